@@ -1,0 +1,451 @@
+"""The one training loop: torchnet's engine, meters, log, checkpoints, precision.
+
+A run is a folder (`--save`): `log.txt` with `json_stats: ` lines (the first holds the options and
+the environment, each further one the options and an epoch's numbers), `model.pt7` (the last
+finished epoch, from which the same command continues) and `curves.png`.
+"""
+import ctypes
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import torch
+from torchnet.engine import Engine
+from torchnet.meter import AverageValueMeter, TimeMeter
+from tqdm import tqdm
+
+import weights
+from utils import InputError, RunError
+
+# options that say where and how a run runs, not what it computes: they may differ on continuing
+NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'gpu_id', 'dataroot', 'compile', 'cuda'}
+DTYPES = {'float': torch.float32, 'bfloat16': torch.bfloat16, 'double': torch.float64}
+MOMENTUM = .9
+
+
+# ---- the script around a run --------------------------------------------------------------------
+
+def add_flags(parser, **defaults):
+    """The flags that all training scripts share; `defaults` are the script's own."""
+    t = parser.add_argument_group('training')
+    t.add_argument('--batch_size', type=int, help='images per step')
+    t.add_argument('--lr', type=float, help='initial learning rate of SGD with momentum 0.9')
+    t.add_argument('--epochs', type=int, metavar='N', help='passes over the training images')
+    t.add_argument('--weight_decay', type=float, help='L2 penalty, on all trained parameters')
+    t.add_argument('--epoch_step', help='json list of the epochs (from 1) at whose start the '
+                   'learning rate drops; numbers below 1 are fractions of --epochs')
+    t.add_argument('--lr_decay_ratio', type=float, help='factor of the learning rate at each drop')
+    t.add_argument('--validate', default=0, type=int, metavar='N',
+                   help='hold N training images out and test on them instead of the test set')
+    t.add_argument('--seed', default=0, type=int, help='of initialisation, order, augmentation')
+    t.add_argument('--resume', default='', metavar='FILE', help='checkpoint to start from; not '
+                   'needed to continue a run that was cut off: repeat its command')
+    t.add_argument('--save', default='', metavar='DIR',
+                   help="folder of log and checkpoint; '' makes logs/<name from the options>")
+    t.add_argument('--export', default='', metavar='FILE',
+                   help='at the end write the (student) net alone: .pth or .hkl')
+    d = parser.add_argument_group('device')
+    d.add_argument('--dtype', default='auto', choices=['auto', *DTYPES],
+                   help='of activations (parameters are kept in float at least); auto: bfloat16 '
+                   'where the hardware computes it natively, else float')
+    d.add_argument('--compile', action='store_true', help='torch.compile the loss function')
+    d.add_argument('--deterministic', action='store_true',
+                   help='deterministic algorithms only: the same bits on the same machine')
+    d.add_argument('--nthread', default=4, type=int, help='data-loading workers; none is started '
+                   'for data sets that are held in memory, as those here are')
+    d.add_argument('--ngpu', default=1, type=int, help='number of GPUs; 1 for now')
+    d.add_argument('--gpu_id', default='',
+                   help="value for CUDA_VISIBLE_DEVICES; '' leaves the environment alone")
+    d.add_argument('--cuda', action='store_true', help='accepted and ignored: a GPU is used '
+                   'where there is one')
+    parser.set_defaults(**defaults)
+
+
+def check_flags(opt):
+    """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list."""
+    for name in ('batch_size', 'lr', 'epochs', 'lr_decay_ratio'):
+        if not 0 < getattr(opt, name) < float('inf'):
+            raise InputError(f'--{name} is {getattr(opt, name)}: give a number above zero')
+    for name in ('weight_decay', 'validate', 'nthread'):
+        if not 0 <= getattr(opt, name) < float('inf'):
+            raise InputError(f'--{name} is {getattr(opt, name)}: give zero or more')
+    if opt.ngpu != 1:
+        raise InputError(f'--ngpu {opt.ngpu}: one process trains on one device; give 1')
+    steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
+    if not all(isinstance(s, (int, float)) and s > 0 for s in steps):
+        raise InputError(f'--epoch_step {opt.epoch_step}: epochs and fractions are above zero')
+    opt.epoch_step = [max(1, round(s * opt.epochs)) if s < 1 else int(s) for s in steps]
+    if opt.export:
+        weights.check_format(opt.export)
+
+
+def json_list(text, flag, example):
+    """The list that a flag's text stands for."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list):
+        raise InputError(f"{flag} {text}: give a json list such as '{example}'")
+    return value
+
+
+def set_up(opt):
+    """Device, precision and random state of a run -> the device. Fills in `opt.dtype`."""
+    if opt.gpu_id:
+        os.environ['CUDA_VISIBLE_DEVICES'] = opt.gpu_id
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if opt.dtype == 'auto':
+        opt.dtype = 'bfloat16' if computes_bfloat16(device) else 'float'
+    if opt.deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    torch.use_deterministic_algorithms(opt.deterministic)
+    torch.backends.cudnn.benchmark = not opt.deterministic
+    torch.manual_seed(opt.seed)
+    keep_memory()
+    return device
+
+
+def keep_memory():
+    """Let glibc keep what is freed: giving the activations of each step back to the kernel and
+    faulting them in again costs a quarter of a step's time on a CPU."""
+    if platform.libc_ver()[0] == 'glibc':
+        mallopt, mmap_max, trim_threshold = ctypes.CDLL(None).mallopt, -4, -1   # malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2 ** 31 - 1)
+
+
+def computes_bfloat16(device):
+    """Whether the device has instructions for bfloat16 products."""
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(k, False) for k in ('avx512_bf16', 'amx_bf16', 'bf16'))
+
+
+def run(main):
+    """Call main() and end the process: 0 done, 2 bad input, 1 failure while running (each one
+    line, no traceback), 130 interrupted."""
+    status = 0
+    try:
+        main()
+    except InputError as e:
+        print(f'error: {e}', file=sys.stderr)
+        status = 2
+    except RunError as e:
+        print(f'error: {e}', file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print('interrupted: the checkpoint of the last finished epoch, if there is one, is good; '
+              'the same command continues from it', file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+# ---- the folder of a run ------------------------------------------------------------------------
+
+def environment(opt, device):
+    """What produced a run's numbers, beside its options."""
+    def git(*command):
+        try:
+            return subprocess.run(['git', *command], cwd=pathlib.Path(__file__).parent, text=True,
+                                  capture_output=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ''
+
+    return dict(command=' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+                git=git('rev-parse', 'HEAD'), git_dirty=bool(git('status', '--porcelain', '-uno')),
+                torch=torch.__version__, python=platform.python_version(),
+                device=device_name(device), threads=torch.get_num_threads())
+
+
+def device_name(device):
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        names = [line.split(':')[1].strip() for line in cpuinfo.read_text().splitlines()
+                 if line.startswith('model name')]
+        name = names[0] if names else name
+    return f'{name}, {os.cpu_count()} cores'
+
+
+def read_log(path):
+    """The lines of a log.txt as dicts: options and environment, then one per epoch."""
+    lines = pathlib.Path(path).read_text().splitlines()
+    return [json.loads(s[len('json_stats: '):]) for s in lines if s.startswith('json_stats: ')]
+
+
+def write(path, data):
+    """Write the bytes whole or not at all: a failure leaves the previous file as it was."""
+    temporary = path.with_name(path.name + '.tmp')
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f'cannot write {path}: {e.strerror}. What was there before is as it was; '
+                       f'make room and repeat the command') from None
+
+
+def write_log(path, lines):
+    write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
+                        for z in lines).encode())
+
+
+def save_checkpoint(path, **state):
+    data = io.BytesIO()
+    torch.save(state, data)
+    write(path, data.getvalue())
+
+
+def trained(params):
+    """The entries that belong to the trained net, without the student's prefix."""
+    return {k.removeprefix('student.'): v for k, v in params.items()
+            if not k.startswith('teacher.')}
+
+
+def previous(opt, params):
+    """The state from which to go on: (checkpoint or None, lines of the log so far).
+
+    The folder's own checkpoint if it holds a run of the same options, else --resume; anything
+    else that is in the way is an InputError, and nothing is overwritten.
+    """
+    folder = pathlib.Path(opt.save)
+    model, log = folder / 'model.pt7', folder / 'log.txt'
+    lines = read_log(log) if log.exists() else []
+    if lines:
+        differing = [f'--{k} was {lines[0][k]}, is {v}' for k, v in vars(opt).items()
+                     if k in lines[0] and k not in NEUTRAL and lines[0][k] != v]
+        if differing:
+            raise InputError(f'{folder} holds a run of other options ({"; ".join(differing)}); '
+                             f'give those or another --save')
+    if len(lines) > 1 and not model.exists() and lines[-1]['epoch'] < opt.epochs:
+        raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no checkpoint '
+                         f'to continue from; give another --save')
+    if len(lines) > 1 and not model.exists():
+        return dict(epoch=lines[-1]['epoch']), lines
+    path = model if model.exists() else opt.resume
+    if not path:
+        return None, []
+    state = weights.load(path)
+    own = weights.parameters(state, path)
+    if 'epoch' not in state:
+        raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
+    weights.check_same(own, trained(params), path)
+    if path is model and not lines:
+        raise InputError(f'{model} is there without its log; give another --save')
+    return {**state, 'params': own}, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+
+
+def to_cpu(params):
+    return {k: v.detach().cpu() for k, v in params.items()}
+
+
+def random_state():
+    return dict(cpu=torch.get_rng_state(),
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+
+def set_random_state(state):
+    torch.set_rng_state(state['cpu'])
+    if len(state['cuda']) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+# ---- the loop -----------------------------------------------------------------------------------
+
+def learning_rate(opt, epoch):
+    """In the given epoch, counted from 1 as --epoch_step counts."""
+    return opt.lr * opt.lr_decay_ratio ** sum(s <= epoch for s in opt.epoch_step)
+
+
+def sgd(opt, params, epoch):
+    """A new optimizer, its momentum zero, for the entries of `params` that take a gradient."""
+    return torch.optim.SGD([v for v in params.values() if v.requires_grad],
+                           learning_rate(opt, epoch), MOMENTUM, weight_decay=opt.weight_decay)
+
+
+def parameter_dtype(opt):
+    return torch.float64 if opt.dtype == 'double' else torch.float32
+
+
+def on_device(params, opt, device):
+    """Parameters as the loop wants them: on the device, filters in channels_last."""
+    dtype = parameter_dtype(opt)
+    return {k: v.detach().to(device, dtype, memory_format=torch.channels_last if v.ndim == 4
+                             else torch.preserve_format).requires_grad_(v.requires_grad)
+            for k, v in params.items()}
+
+
+def restore(opt, params, state):
+    """Put a checkpoint's state into `params` (in place) and torch's generators -> optimizer."""
+    for k, v in state['params'].items():
+        params['student.' + k].data.copy_(v)
+    optimizer = sgd(opt, params, state['epoch'])
+    if 'random' in state:
+        set_random_state(state['random'])
+        optimizer.load_state_dict(state['optimizer'])
+        for group in optimizer.param_groups:
+            group.update(lr=learning_rate(opt, state['epoch']), weight_decay=opt.weight_decay)
+    else:
+        print('the checkpoint is not of this code: momentum starts from zero')
+    return optimizer
+
+
+def batch_sums(loss, logits, targets, parts, finite):
+    """What is added up over an epoch, on the device: images, loss, right answers, the steps whose
+    losses were all finite so far, and the objective's parts."""
+    n = torch.full_like(loss, len(targets))
+    right = (logits.argmax(1) == targets).sum()
+    return torch.stack([n, loss * n, right, finite, *(p * n for p in parts)]).detach().double()
+
+
+def averages(tally, where):
+    """What an epoch added up, read off the device -> loss, accuracy in percent, parts."""
+    n, loss, right, finite, *parts = tally['sums'].tolist()
+    if finite < tally['steps']:
+        raise RunError(f'the loss is not finite in step {int(finite) + 1} of {where}; nothing was '
+                       f'saved since the epoch before. Try a smaller --lr or --beta, or --dtype '
+                       f'float')
+    meters = [AverageValueMeter() for _ in (loss, right, *parts)]
+    for meter, value in zip(meters, (loss, 100 * right, *parts), strict=True):
+        meter.add(value / n)
+    loss, accuracy, *parts = (meter.value()[0] for meter in meters)
+    return loss, accuracy, parts
+
+
+def progress(device):
+    """A bar for one epoch after another, quiet when stderr is no terminal -> (start, step, stop).
+
+    What it shows was copied off the device some steps ago, so that nothing waits for the device.
+    """
+    bar, host = None, torch.zeros(3, dtype=torch.float64, pin_memory=device.type == 'cuda')
+
+    def start(title, n):
+        nonlocal bar
+        host.zero_()
+        bar = tqdm(desc=title, total=n, unit=' images', leave=False, dynamic_ncols=True,
+                   disable=None)
+
+    def step(sums, n, t):
+        bar.update(n)
+        if not bar.disable and t % 20 == 0:
+            n, loss, right = host.tolist()
+            if n:
+                bar.set_postfix(loss=f'{loss / n:.3f}', error=f'{100 - 100 * right / n:.1f}%')
+            host.copy_(sums[:3], non_blocking=True)
+
+    return start, step, lambda: bar.close()
+
+
+def fit(opt, objective, params, train, test, num_classes, device):
+    """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
+
+    opt: the options, those of `add_flags` and the script's own
+    objective(params, inputs, targets, mode) -> loss, logits (B, K) and a list of scalars, logged
+        as 'at_losses'
+    train, test: (number of images, function that gives an epoch's batches): inputs (B, 3, H, W)
+        and targets (B,) on the device
+    """
+    folder = pathlib.Path(opt.save)
+    checkpoint, lines = previous(opt, params)
+    done = checkpoint['epoch'] if checkpoint else 0
+    if done >= opt.epochs:
+        print(f'{folder} is finished: {done} epochs, test error '
+              f'{100 - lines[-1]["test_acc"]:.2f} %')
+        return restore(opt, params, checkpoint) if 'params' in checkpoint else None
+    optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
+    news = environment(opt, device)
+    if not lines:
+        lines, news = [{**vars(opt), **news}], {}
+    n_parameters = sum(v.numel() for v in params.values() if v.requires_grad)
+    bar_start, bar_step, bar_stop = progress(device)
+    tally, timer, engine = {}, TimeMeter(False), Engine()
+
+    def h(sample):
+        inputs, targets, mode = sample
+        with torch.autocast(device.type, torch.bfloat16, enabled=opt.dtype == 'bfloat16'):
+            loss, logits, parts = objective(params, inputs, targets, mode)
+        return loss, (logits, parts)
+
+    def reset():
+        tally.update(steps=0, sums=0, finite=torch.ones((), device=device))
+        timer.reset()
+
+    def on_start(state):
+        if state['train']:
+            state['epoch'] = done
+
+    def on_start_epoch(state):
+        epoch = state['epoch'] + 1
+        if epoch in opt.epoch_step:     # a new optimizer: the momentum starts from zero
+            state['optimizer'] = sgd(opt, params, epoch)
+        state['iterator'] = train[1]()
+        bar_start(f'epoch {epoch}/{opt.epochs}', train[0])
+        reset()
+
+    def on_sample(state):
+        state['sample'] = (*state['sample'], state['train'])
+
+    def on_forward(state):
+        _, targets, mode = state['sample']
+        tally['finite'] = tally['finite'] * state['loss'].detach().isfinite()
+        tally['sums'] = tally['sums'] + batch_sums(state['loss'], state['output'][0], targets,
+                                                   state['output'][1], tally['finite'])
+        tally['steps'] += 1
+        if mode:
+            bar_step(tally['sums'], len(targets), tally['steps'])
+
+    def on_end_epoch(state):
+        epoch = state['epoch']
+        train_loss, train_acc, at_losses = averages(tally, f'epoch {epoch}')
+        train_time = timer.value()
+        bar_stop()
+        reset()
+        with torch.no_grad():
+            engine.test(h, test[1]())
+        test_loss, test_acc, _ = averages(tally, f'the test after epoch {epoch}')
+        z = dict(train_loss=train_loss, train_acc=train_acc, test_loss=test_loss,
+                 test_acc=test_acc, epoch=epoch, num_classes=num_classes,
+                 n_parameters=n_parameters, train_time=train_time, test_time=timer.value(),
+                 at_losses=at_losses)
+        lines.append({**vars(opt), **z, **({'continued': news.copy()} if news else {})})
+        news.clear()
+        write_log(folder / 'log.txt', lines)
+        save_checkpoint(folder / 'model.pt7', params=to_cpu(trained(params)), epoch=epoch,
+                        optimizer=state['optimizer'].state_dict(), random=random_state(),
+                        options=vars(opt))
+        print(f'epoch {epoch}/{opt.epochs}  train loss {train_loss:.4f} error '
+              f'{100 - train_acc:.2f} %  test loss {test_loss:.4f} error {100 - test_acc:.2f} %  '
+              f'{train_time:.1f} s, {train[0] / train_time:.0f} images/s', flush=True)
+
+    engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_sample, on_forward,
+                                                  on_end_epoch))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_log(folder / 'log.txt', lines)
+    engine.train(h, None, opt.epochs, optimizer)
+    plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
+
+
+def plot_curves(logs, path):
+    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    for i, (label, log) in enumerate(logs.items()):
+        lines = read_log(log)[1:]
+        epochs = [z['epoch'] for z in lines]
+        axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
+        axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
+    axes.set(xlabel='epoch', ylabel='error, % (dashed: on the training images)', ylim=(0, None))
+    axes.grid(alpha=.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

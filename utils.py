@@ -1,0 +1,142 @@
+"""Parameter dicts, layers over them, attention maps and distillation losses: pure functions.
+
+A net is `(f, params)`: `params` is one flat `dict[str, Tensor]` with dotted keys, and
+`logits, groups = f(inputs, params, mode, base='')` computes it. Names, keys and arguments are
+those of szagoruyko/attention-transfer, whose papers are
+  Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
+  Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.init import kaiming_normal_
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says what is wrong and what to do."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on for a reason that is no fault of the code (disk full, loss not finite)."""
+
+
+# ---- parameter dicts --------------------------------------------------------------------------
+
+def cast(params, dtype: str = 'float'):
+    """A tensor, or each tensor of a dict, as `dtype`; on the GPU where there is one."""
+    if isinstance(params, dict):
+        return {k: cast(v, dtype) for k, v in params.items()}
+    return getattr(params.cuda() if torch.cuda.is_available() else params, dtype)()
+
+
+def conv_params(ni: int, no: int, k: int = 1) -> Tensor:
+    """He-normal filters, (no, ni, k, k)."""
+    return kaiming_normal_(torch.empty(no, ni, k, k))
+
+
+def linear_params(ni: int, no: int) -> dict[str, Tensor]:
+    """He-normal weight (no, ni) and zero bias (no,)."""
+    return {'weight': kaiming_normal_(torch.empty(no, ni)), 'bias': torch.zeros(no)}
+
+
+def bnparams(n: int) -> dict[str, Tensor]:
+    """Scale, shift and running statistics, each (n,); the scale is uniform in [0, 1)."""
+    return {'weight': torch.rand(n), 'bias': torch.zeros(n),
+            'running_mean': torch.zeros(n), 'running_var': torch.ones(n)}
+
+
+def flatten(params: dict) -> dict[str, Tensor]:
+    """Nested dicts -> one flat dict with dotted keys; entries that are None are left out."""
+    flat = {}
+    for key, value in params.items():
+        if isinstance(value, dict):
+            flat.update({f'{key}.{k}': v for k, v in flatten(value).items()})
+        elif value is not None:
+            flat[key] = value
+    return flat
+
+
+def is_statistic(key: str) -> bool:
+    """Whether the entry is one of BN's running statistics, which no gradient reaches."""
+    return key.endswith(('running_mean', 'running_var'))
+
+
+def set_requires_grad_except_bn_(params: dict[str, Tensor]) -> None:
+    for key, value in params.items():
+        value.requires_grad = not is_statistic(key)
+
+
+def with_prefix(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + k: v for k, v in params.items()}
+
+
+def without_prefix(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries under `prefix`, with the prefix taken off."""
+    return {k[len(prefix):]: v for k, v in params.items() if k.startswith(prefix)}
+
+
+def print_tensor_dict(params: dict[str, Tensor]) -> None:
+    width = max(map(len, params), default=0)
+    for i, (key, v) in enumerate(params.items()):
+        print(f'{i:<5} {key:<{width}}  {str(tuple(v.shape)):<20} {torch.typename(v)}'
+              f'{"" if v.requires_grad else "  fixed"}')
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """bfloat16 and half become float; float and double stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# ---- layers -----------------------------------------------------------------------------------
+
+def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> Tensor:
+    """Batch normalisation of (B, C, H, W) with the entries of `params` under `base`.
+
+    The one impurity of all nets here: with `mode` True, `base.running_mean` and
+    `base.running_var` are updated in place.
+    """
+    if not isinstance(mode, bool):
+        raise TypeError(f'mode is True (training) or False (evaluation), not {mode!r}')
+    return F.batch_norm(x, params[base + '.running_mean'], params[base + '.running_var'],
+                        params[base + '.weight'], params[base + '.bias'], training=mode)
+
+
+# ---- attention and distillation ---------------------------------------------------------------
+
+def attention_map(x: Tensor) -> Tensor:
+    """F²_sum of the attention paper (section 3.1): activations (B, C, H, W) -> (B, H, W).
+
+    In single precision at least. The mean over channels is taken, as in the published code; the
+    normalisation of `at` makes it the same as the sum.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=1, dtype=dtype).square() / x.shape[1]
+
+
+def at(x: Tensor, size=None) -> Tensor:
+    """Attention Q/||Q||_2 of Eq. 2: activations (B, C, H, W) -> (B, H*W).
+
+    `size` (height, width) resizes the map before it is normalised.
+    """
+    q = attention_map(x)
+    if size is not None and tuple(size) != tuple(q.shape[1:]):
+        q = F.interpolate(q[:, None], tuple(size), mode='bilinear', antialias=True)[:, 0]
+    return F.normalize(q.flatten(1))
+
+
+def at_loss(x: Tensor, y: Tensor) -> Tensor:
+    """The published form of Eq. 2: mean over batch and positions of the squared difference of the
+    student's attention (of x) and the teacher's (of y, resized to x's height and width)."""
+    return (at(x) - at(y, x.shape[2:])).square().mean()
+
+
+def distillation(y: Tensor, teacher_scores: Tensor, labels: Tensor, T: float, alpha: float):
+    """Knowledge distillation: alpha T² KL(teacher || student) + (1 - alpha) cross-entropy.
+
+    y and teacher_scores (B, K) are logits, labels (B,) class numbers; KL is summed over classes
+    and averaged over the batch, at temperature T (Hinton et al., section 2).
+    """
+    p = F.log_softmax(y / T, dim=1)
+    q = F.softmax(teacher_scores / T, dim=1)
+    return (F.kl_div(p, q, reduction='batchmean') * T ** 2 * alpha
+            + F.cross_entropy(y, labels) * (1 - alpha))

@@ -1,0 +1,106 @@
+"""Reading and writing parameter files, without ever running what a file carries."""
+import pathlib
+import zipfile
+
+import h5py
+import hickle
+import numpy as np
+import torch
+
+from utils import InputError, without_prefix
+
+
+def load(path):
+    """What a torch file (.pt7, .pth, .pt; zip or the older form) holds: tensors on the CPU in
+    plain containers. A damaged file, or one that carries code, is an InputError."""
+    path = pathlib.Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as z:
+                bad = z.testzip()
+            if bad is not None:
+                raise InputError(f'{path} is damaged: its part {bad} fails its checksum')
+        elif path.read_bytes()[:2] == b'PK':
+            raise InputError(f'{path} is truncated: the end of the file is missing')
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as e:
+        raise InputError(f'cannot read {path}: {e.strerror or e}') from None
+    except InputError:
+        raise
+    except Exception as e:      # a damaged pickle raises nearly anything
+        if 'Unsupported global' in str(e) or 'Trying to load unsupported GLOBAL' in str(e):
+            raise InputError(f'{path} carries code or is cut off: it should hold tensors and '
+                             f'plain values only, and is not loaded') from None
+        raise InputError(f'{path} is damaged or no file of torch ({type(e).__name__})') from None
+
+
+def read_hickle(path):
+    """The arrays of a .hkl file as a flat dict, read through h5py: nothing is unpickled."""
+    params = {}
+
+    def visit(name, node):
+        if not isinstance(node, h5py.Dataset):
+            return
+        if node.dtype.kind == 'u' and node.dtype.itemsize == 1:
+            raise InputError(f'{path} holds a pickle ({name}) instead of arrays; it is not loaded')
+        if node.dtype.kind == 'f':
+            keys = [k.strip('\'"') for k in name.split('/') if not k.startswith('data')]
+            params['.'.join(keys)] = torch.from_numpy(np.asarray(node[()]))
+
+    try:
+        with h5py.File(path, 'r') as f:
+            f.visititems(visit)
+    except OSError as e:
+        raise InputError(f'cannot read {path} as HDF5: {e}') from None
+    return params
+
+
+def parameters(holder, path):
+    """The parameters in a loaded file: our and the published checkpoints' `params` (of the
+    student, where there is a teacher beside it), `model` or `state_dict` of others, or the dict
+    itself. `path` is for the message when there are none."""
+    for key in ('params', 'model', 'state_dict'):
+        if isinstance(holder, dict) and isinstance(holder.get(key), dict):
+            holder = holder[key]
+    if not isinstance(holder, dict) or not holder or not all(
+            isinstance(v, torch.Tensor) for v in holder.values()):
+        raise InputError(f'{path} holds no dict of tensors')
+    return without_prefix(holder, 'student.') or dict(holder)
+
+
+def read(path):
+    """The parameters in a .hkl, .pt7, .pth or .pt file: a flat dict of tensors on the CPU."""
+    if str(path).endswith('.hkl'):
+        return parameters(read_hickle(path), path)
+    return parameters(load(path), path)
+
+
+def check_format(path):
+    """Refuse a name that `write` does not know, before the work of hours depends on it."""
+    if not str(path).endswith(('.pth', '.hkl')):
+        raise InputError(f'{path}: write .pth (torch) or .hkl (hickle)')
+
+
+def write(params, path):
+    """Write a flat dict of tensors as .pth or .hkl."""
+    check_format(path)
+    params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if str(path).endswith('.hkl'):
+        hickle.dump({k: v.numpy() for k, v in params.items()}, str(path), mode='w')
+    else:
+        torch.save(params, path)
+
+
+def check_same(params, expected, path):
+    """Refuse parameters whose keys or shapes are not those of `expected`; name the first that
+    differ."""
+    def shape(d, k):
+        return tuple(d[k].shape) if k in d else 'missing'
+
+    differing = [k for k in {**expected, **params} if shape(params, k) != shape(expected, k)]
+    if differing:
+        first = '; '.join(f'{k}: {shape(params, k)}, expected {shape(expected, k)}'
+                          for k in differing[:3])
+        raise InputError(f'{path} is of another architecture; {len(differing)} entries differ, '
+                         f'the first are {first}')
