@@ -167,16 +167,15 @@ def net_of(params, path):
     return f, len(params['fc.bias'])
 
 
-def load_teacher(teacher_id):
+def load_net(name):
     """A run under logs/, a run's folder or a file of parameters -> (f, classes, params)."""
     logs = pathlib.Path('logs')
-    for path in (logs / teacher_id / 'model.pt7', pathlib.Path(teacher_id) / 'model.pt7',
-                 pathlib.Path(teacher_id)):
+    for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
         if path.is_file():
             params = weights.read(path)
             return *net_of(params, path), params
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
-    raise InputError(f'no teacher {teacher_id}: it is no run under logs/ and no path. '
+    raise InputError(f'no teacher {name}: it is no run under logs/ and no path. '
                      f'Runs under logs/: {", ".join(known) or "none"}')
 
 
@@ -206,7 +205,7 @@ def main(argv=None):
     device = training.set_up(opt)
     f_t, teacher = None, {}
     if opt.teacher_id:
-        f_t, teacher_classes, teacher = load_teacher(opt.teacher_id)
+        f_t, teacher_classes, teacher = load_net(opt.teacher_id)
     train, test, num_classes = datasets.load(opt.dataset, opt.dataroot, opt.validate)
     if opt.teacher_id and teacher_classes != num_classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '

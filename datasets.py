@@ -3,11 +3,14 @@
 CIFAR10 and CIFAR100 from https://www.cs.toronto.edu/~kriz/cifar.html, read from a folder or
 downloaded; `shapes`, drawn here, needs no file at all.
 """
+import hashlib
 import io
+import os
 import pathlib
 import pickle
 import sys
 import tarfile
+import tempfile
 
 import cv2
 import numpy as np
@@ -64,12 +67,14 @@ def cifar_folder(name, root):
     """The folder of CIFAR's batches below `root`; downloaded and unpacked when it is not there."""
     spec = CIFAR[name]
     root = pathlib.Path(root).expanduser()
-    if not (root / spec['folder']).exists():
+    folder = root / spec['folder']
+    if not folder.exists():
         archive = download(spec['url'], root, spec['sha256'])
         print(f'unpacking {archive}')
-        with tarfile.open(archive) as tar:
-            tar.extractall(root, filter='data')
-    return root / spec['folder']
+        with tempfile.TemporaryDirectory(dir=root) as part, tarfile.open(archive) as tar:
+            tar.extractall(part, filter='data')
+            os.replace(pathlib.Path(part, spec['folder']), folder)
+    return folder
 
 
 def download(url, root, sha256):
@@ -77,6 +82,9 @@ def download(url, root, sha256):
     The file appears under its name only when its checksum is right."""
     path = pathlib.Path(root) / url.rsplit('/', 1)[-1]
     if path.exists():
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise InputError(f'{path} has another checksum than the archive of {url}; delete it '
+                             f'to have it downloaded again')
         return path
     print(f'downloading {url} to {path}')
     try:
@@ -84,8 +92,8 @@ def download(url, root, sha256):
         torch.hub.download_url_to_file(url, path, hash_prefix=sha256,
                                        progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as e:
-        raise InputError(f'cannot download {url}: {e}. Try again, or put the file or what is in '
-                         f'it into {root} by hand and name that folder with --dataroot') from None
+        raise InputError(f'cannot download {url}: {e}. Try again, or put the archive or its '
+                         f'folder into {root} by hand') from None
     return path
 
 
@@ -197,29 +205,30 @@ def place(outlines, rng, centre, radius):
     return [(o * squeeze) @ rotation.T * radius + centre for o in outlines]
 
 
-def texture(rng, size, grain):
-    """Smooth noise of random colours: (size, size, 3), grey levels around a random colour."""
-    noise = rng.normal(0, 1, (grain, grain, 3)).astype(np.float32)
-    smooth = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
-    return rng.uniform(40, 215, 3) + smooth * rng.uniform(15, 45)
+def texture(rng, size, grain, contrast):
+    """Smooth noise, (size, size, 3), of zero mean; `contrast` is its deviation in grey levels."""
+    noise = rng.normal(0, contrast, (grain, grain, 3)).astype(np.float32)
+    return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def draw(rng, label, size):
     """One image, uint8 (size, size, 3), and the mask of its shape, bool (size, size)."""
-    image = texture(rng, size, int(rng.integers(3, 9)))
-    for _ in range(int(rng.integers(3, 7))):        # distractors: small polygons of no class
+    ground = rng.uniform(30, 225, 3)
+    image = ground + texture(rng, size, int(rng.integers(3, 9)), rng.uniform(5, 30))
+    for _ in range(int(rng.integers(1, 6))):        # distractors: small polygons of no class
         blob = [rng.uniform(-1, 1, (int(rng.integers(3, 6)), 2))]
-        blob = place(blob, rng, rng.uniform(0, size, 2), size * rng.uniform(.08, .22))
-        alpha = fill(blob, size)[..., None]
-        image += alpha * (texture(rng, size, 3) - image)
-    radius = size * rng.uniform(.2, .34)
+        blob = place(blob, rng, rng.uniform(0, size, 2), size * rng.uniform(.06, .16))
+        image += fill(blob, size)[..., None] * (rng.uniform(0, 255, 3) - image)
+    radius = size * rng.uniform(.26, .42)
     outlines = place(list(SHAPES.values())[label], rng,
                      rng.uniform(.8 * radius, size - .8 * radius, 2), radius)
     alpha = fill(outlines, size)
-    colour = texture(rng, size, int(rng.integers(2, 6)))
-    colour += np.sign(colour.mean() - image.mean()) * rng.uniform(10, 40)
+    colour = rng.uniform(0, 255, 3)
+    colour += (np.sign(127 - ground.mean()) * rng.uniform(50, 90) + ground.mean()
+               - colour.mean())     # so much brighter or darker than the ground
+    colour = colour + texture(rng, size, int(rng.integers(2, 6)), rng.uniform(5, 20))
     image += alpha[..., None] * (colour - image)
-    image += rng.normal(0, rng.uniform(2, 12), image.shape)
+    image += rng.normal(0, rng.uniform(0, 8), image.shape)
     return image.clip(0, 255).astype(np.uint8), alpha > .5
 
 

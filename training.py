@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 
@@ -123,8 +124,13 @@ def computes_bfloat16(device):
     """Whether the device has instructions for bfloat16 products."""
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(k, False) for k in ('avx512_bf16', 'amx_bf16', 'bf16'))
+    return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', cpuinfo()))
+
+
+def cpuinfo():
+    """What Linux says of the processor; '' on other systems."""
+    path = pathlib.Path('/proc/cpuinfo')
+    return path.read_text() if path.exists() else ''
 
 
 def run(main):
@@ -166,12 +172,8 @@ def environment(opt, device):
 def device_name(device):
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        names = [line.split(':')[1].strip() for line in cpuinfo.read_text().splitlines()
-                 if line.startswith('model name')]
-        name = names[0] if names else name
+    model = re.search(r'model name\s*: (.*)', cpuinfo())
+    name = model[1] if model else platform.processor() or platform.machine()
     return f'{name}, {os.cpu_count()} cores'
 
 

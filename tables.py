@@ -1,0 +1,170 @@
+"""The tables of the papers: the command behind each number, and the numbers that its logs hold.
+
+    python tables.py commands TABLE     the shell lines, teachers first
+    python tables.py run TABLE          run what is not finished, then show
+    python tables.py show TABLE         the table, and its learning curves as curves.png
+    python tables.py report             write the tables into the README, from the logs alone
+
+A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the last epoch's test
+error, mean ± standard deviation over seeds. Seconds are those of the median epoch times the epochs.
+"""
+import argparse
+import pathlib
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+
+import training
+from utils import InputError
+
+README = pathlib.Path(__file__).with_name('README.md')
+SHORT = "--epochs 10 --epoch_step '[0.3,0.6,0.8]'"
+TEACHER = '--teacher_id {table}/teacher/seed{seed}'
+# Errors in %, from table 1 of the attention transfer paper (median of 5 runs of 200 epochs).
+# Checked: 8.77, 7.93 and 6.31 are quoted alike by the Rocket Launching paper (arXiv:1708.04106)
+# or stand in the paper's text; the others could not be checked and are marked so.
+UNCHECKED = '{} (unverified)'.format
+# table -> title, number of seeds, rows: name -> (label, paper's number, options of cifar.py)
+TABLES = {
+    'demo': dict(
+        title='shapes, drawn by the program: 5,000 training and 1,000 test images of 32x32',
+        paper='', seeds=1,
+        common="--dataset shapes --batch_size 64 --epochs 8 --epoch_step '[0.6,0.8,0.9]'",
+        rows={
+            'teacher': ('WRN-16-2, the teacher', '', '--depth 16 --width 2'),
+            'student': ('WRN-16-1 alone', '', ''),
+            'at': ('WRN-16-1, AT', '', f'{TEACHER} --beta 1e+3'),
+            'kd': ('WRN-16-1, KD', '', f'{TEACHER} --alpha 0.9'),
+            'at_kd': ('WRN-16-1, AT+KD', '', f'{TEACHER} --beta 1e+3 --alpha 0.9'),
+        }),
+    'cifar10-10epochs': dict(
+        title='CIFAR-10, WRN-16-2 -> WRN-16-1, in a twentieth of the schedule',
+        paper='paper, 200 epochs', seeds=3, common=SHORT,
+        rows={
+            'teacher': ('WRN-16-2, the teacher', '6.31', '--depth 16 --width 2'),
+            'student': ('WRN-16-1 alone', '8.77', ''),
+            'at': ('WRN-16-1, AT', '7.93', f'{TEACHER} --beta 1e+3'),
+            'kd': ('WRN-16-1, KD', UNCHECKED('7.41'), f'{TEACHER} --alpha 0.9'),
+            'at_kd': ('WRN-16-1, AT+KD', UNCHECKED('7.51'),
+                      f'{TEACHER} --beta 1e+3 --alpha 0.9'),
+            'at_float': ('WRN-16-1, AT, in float instead of bfloat16', '7.93',
+                         f'{TEACHER} --beta 1e+3 --dtype float'),
+        }),
+}
+
+
+def commands(name, root, seeds=None):
+    """The command line of each run of a table, as lists of words: seed by seed, teachers first."""
+    table = TABLES[name]
+    for seed in range(table['seeds'] if seeds is None else seeds):
+        for row, (_, _, options) in table['rows'].items():
+            options = options.format(table=f'{root}/{name}', seed=seed)
+            yield ['cifar.py', '--save', f'{root}/{name}/{row}/seed{seed}',
+                   *shlex.split(options), *shlex.split(table['common']), '--seed', str(seed)]
+
+
+def run(name, root, seeds=None):
+    """Run the commands of a table one after another; finished runs say so and are skipped. A
+    failed run is named at the end and does not stop the others."""
+    failed = []
+    for words in commands(name, root, seeds):
+        print('$ python', shlex.join(words), flush=True)
+        status = subprocess.run([sys.executable, *words]).returncode
+        if status in (-2, 130):
+            raise KeyboardInterrupt
+        if status:
+            failed.append(shlex.join(words))
+    show(name, root)
+    if failed:
+        raise training.RunError('failed: ' + '; '.join(failed))
+
+
+def finished(folder):
+    """The logs of the finished runs below a row's folder, by path."""
+    logs = {path: training.read_log(path) for path in sorted(folder.glob('seed*/log.txt'))}
+    return {path: z for path, z in logs.items() if len(z) > 1 and z[-1]['epoch'] == z[-1]['epochs']}
+
+
+def summary(logs):
+    """(ours, n, schedule, seconds, machine) of a row from its finished logs, as texts."""
+    errors = [100 - z[-1]['test_acc'] for z in logs]
+    ours = f'{statistics.mean(errors):.2f}'
+    if len(errors) > 1:
+        ours += f' ± {statistics.stdev(errors):.2f}'
+    seconds = statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
+                                                             for e in z[1:]) for z in logs)
+    schedules = {f'{z[-1]["epochs"]} epochs, drops at {z[-1]["epoch_step"]}' for z in logs}
+    machines = {f'{z[0]["device"]}; {z[0]["threads"]} threads, {z[0]["dtype"]}, '
+                f'torch {z[0]["torch"]}' for z in logs}
+    return ours, str(len(errors)), '; '.join(schedules), f'{seconds:.0f}', '; '.join(machines)
+
+
+def table_lines(name, root):
+    """The lines of a table in Markdown, from the logs below `root`."""
+    table = TABLES[name]
+    head = ['test error, %', *([table['paper']] if table['paper'] else []), 'ours', 'n', 'schedule',
+            'seconds a run', 'machine']
+    lines = [f'| {" | ".join(head)} |', '|' + ' --- |' * len(head)]
+    for row, (label, paper, _) in table['rows'].items():
+        logs = finished(pathlib.Path(root, name, row))
+        link = f'[{label}]({root}/{name}/{row})' if logs else label
+        cells = [link, *([paper] if table['paper'] else []),
+                 *(summary(list(logs.values())) if logs else ['', '0', '', '', ''])]
+        lines.append(f'| {" | ".join(cells)} |')
+    return lines
+
+
+def show(name, root):
+    """Print a table with aligned columns; draw the first seeds' learning curves."""
+    rows = [[re.sub(r'\[(.*)\]\(.*\)', r'\1', c.strip()) for c in line.split('|')[1:-1]]
+            for line in table_lines(name, root) if '---' not in line]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(TABLES[name]['title'])
+    for cells in rows:
+        print('  '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip())
+    folder = pathlib.Path(root, name)
+    logs = {label: log for row, (label, *_) in TABLES[name]['rows'].items()
+            for log in list(finished(folder / row))[:1]}
+    if logs:
+        training.plot_curves(logs, folder / 'curves.png')
+        print(f'curves: {folder}/curves.png')
+
+
+def report(readme):
+    """The README's text with the block of every table made anew from results/."""
+    for name, table in TABLES.items():
+        begin, end = f'<!-- table {name} -->\n', '<!-- end of table -->'
+        block = '\n'.join([f'**{table["title"]}**', '', *table_lines(name, 'results'), ''])
+        readme, n = re.subn(f'(?s){re.escape(begin)}.*?{end}',
+                            lambda _, text=begin + block + end: text, readme)
+        if n != 1:
+            raise InputError(f'README.md has no place for the table: {begin.strip()} ... {end}')
+    return readme
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
+    parser.add_argument('table', nargs='?', choices=TABLES, help='all but report need it')
+    parser.add_argument('--root', default='results', help='folder of the runs (default: results)')
+    parser.add_argument('--seeds', type=int, help="run seeds 0 to N-1 (default: the table's)")
+    opt = parser.parse_args(argv)
+    if opt.what == 'report':
+        README.write_text(report(README.read_text()))
+        return
+    if not opt.table:
+        raise InputError(f'name a table: {", ".join(TABLES)}')
+    if opt.what == 'commands':
+        for words in commands(opt.table, opt.root, opt.seeds):
+            print('python', shlex.join(words))
+    elif opt.what == 'run':
+        run(opt.table, opt.root, opt.seeds)
+    else:
+        show(opt.table, opt.root)
+
+
+if __name__ == '__main__':
+    training.run(main)

@@ -1,0 +1,54 @@
+"""Small data, runs in process and in a process of their own."""
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import cifar
+import datasets
+import training
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = {'train': 256, 'test': 64}
+# a run of seconds; what a test passes after it wins
+QUICK = ['--dataset', 'shapes', '--depth', '10', '--batch_size', '64', '--epochs', '1',
+         '--lr', '0.05']
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own, on few images of shapes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, 'SHAPES_COUNTS', SMALL)
+
+
+@pytest.fixture
+def cifar_run():
+    """Call cifar.main in process with QUICK and more flags -> the lines of the log, if any."""
+    def call(save, *flags):
+        cifar.main([*QUICK, '--save', str(save), *map(str, flags)])
+        log = pathlib.Path(save, 'log.txt')
+        return training.read_log(log) if log.exists() else []
+    return call
+
+
+@pytest.fixture
+def fails(capsys):
+    """Call a script's main as its command line does -> (exit status, what it says)."""
+    def call(main, *flags):
+        with pytest.raises(SystemExit) as e:
+            training.run(lambda: main([str(f) for f in flags]))
+        return e.value.code, capsys.readouterr().err
+    return call
+
+
+def process(*flags, before=''):
+    """Start cifar.py on few images of shapes in a process of its own; `before` is code to run
+    first."""
+    code = (f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
+            f'import cifar, datasets, training, torch\n'
+            f'datasets.SHAPES_COUNTS = {SMALL}\n{before}\n'
+            f'training.run(lambda: cifar.main({[*QUICK, *map(str, flags)]!r}))')
+    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)

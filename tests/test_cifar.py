@@ -1,0 +1,243 @@
+"""Nets, objectives and the command line of cifar.py."""
+import math
+import re
+
+import pytest
+import torch
+
+import cifar
+import data
+import datasets
+import training
+import utils
+import weights
+
+
+@pytest.mark.parametrize('depth, width, count', [(16, 1, 175066), (16, 2, 691674),
+                                                 (40, 1, 563930), (40, 2, 2243546)])
+def test_parameter_counts(depth, width, count):
+    _, params = cifar.resnet(depth, width, 10)
+    assert sum(v.numel() for v in params.values() if v.requires_grad) == count
+
+
+def test_groups_and_logits():
+    f, params = cifar.resnet(10, 1, 7)
+    logits, groups = f(torch.randn(2, 3, 32, 32), params, False)
+    assert logits.shape == (2, 7)
+    assert [tuple(g.shape) for g in groups] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
+    prefixed = utils.with_prefix(params, 'x.')
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(f(x, params, False)[0], f(x, prefixed, False, 'x.')[0])
+
+
+def test_net_follows_from_its_parameters():
+    _, params = cifar.resnet(16, 1.5, 7)
+    f, classes = cifar.net_of(params, 'a file')
+    assert classes == 7 and f(torch.randn(2, 3, 32, 32), params, False)[0].shape == (2, 7)
+
+
+class Options:
+    """What `make_objective` and the loop ask of the options."""
+    alpha, beta, temperature, at_groups = .9, 1000., 4., [0, 1, 2]
+    lr, weight_decay, epoch_step, lr_decay_ratio = .1, 5e-4, [], .2
+
+    def __init__(self, **options):
+        self.dtype = 'float'
+        self.__dict__.update(options)
+
+
+def train(opt, steps, f_t=None, teacher=None, batch_size=32, seed=0, n=512):
+    """A short training on shapes -> (f, params with prefixes, losses)."""
+    torch.manual_seed(seed)
+    f, student = cifar.resnet(10, 1, 10)
+    params = training.on_device({**utils.with_prefix(student, 'student.'), **(teacher or {})},
+                                opt, torch.device('cpu'))
+    images, labels, _ = datasets.shapes(n)
+    _, epoch = data.epoch_batches(torch.from_numpy(data.pad_reflect(images, 4)),
+                                  torch.from_numpy(labels), batch_size, datasets.MEAN,
+                                  datasets.STD, pad=4, shuffle=True)
+    objective = cifar.make_objective(opt, f, f_t)
+    optimizer, losses = training.sgd(opt, params, 1), []
+    while len(losses) < steps:
+        for inputs, targets in epoch():
+            optimizer.zero_grad()
+            with torch.autocast('cpu', torch.bfloat16, enabled=opt.dtype == 'bfloat16'):
+                loss, _, _ = objective(params, inputs, targets, True)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return f, params, losses[:steps]
+
+
+def teacher_of(f, params):
+    teacher = utils.without_prefix(params, 'student.')
+    return f, {k: v.detach() for k, v in utils.with_prefix(teacher, 'teacher.').items()}
+
+
+def test_objective_is_the_sum_of_its_terms():
+    f_s, student = cifar.resnet(10, 1, 10)
+    f_t, teacher = cifar.resnet(16, 2, 10)
+    params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(teacher, 'teacher.')}
+    x, y = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
+    opt = Options(at_groups=[1, 2])
+    loss, logits, parts = cifar.make_objective(opt, f_s, f_t)(params, x, y, True)
+    y_s, g_s = f_s(x, student, True)
+    y_t, g_t = f_t(x, teacher, False)
+    at = [utils.at_loss(g_s[i], g_t[i]) for i in (1, 2)]
+    torch.testing.assert_close(
+        loss, utils.distillation(y_s, y_t, y, 4., .9) + 1000 * sum(at))
+    torch.testing.assert_close(torch.stack(parts), torch.stack(at))
+    torch.testing.assert_close(logits, y_s)
+    loss, _, parts = cifar.make_objective(opt, f_s, f_t)(params, x, y, False)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(f_s(x, student, False)[0],
+                                                                       y))
+    assert parts == []
+
+
+def test_teacher_never_changes():
+    f_t, teacher = cifar.resnet(16, 1, 10)
+    teacher = {k: v.detach() for k, v in utils.with_prefix(teacher, 'teacher.').items()}
+    before = {k: v.clone() for k, v in teacher.items()}
+    _, params, _ = train(Options(), 4, f_t, teacher)
+    for k, v in before.items():
+        assert torch.equal(params[k], v) and params[k].grad is None, k
+    assert all(v.grad is not None for k, v in params.items()
+               if k.startswith('student.') and v.requires_grad)
+
+
+@pytest.mark.parametrize('taught', [False, True])
+def test_bfloat16_follows_float(taught):
+    """The mean of the last ten of 50 losses within 2 %, from the same start."""
+    f_t, teacher = None, None
+    if taught:
+        f_t, params, losses = train(Options(alpha=0., beta=0., lr=.05), 120, seed=1, n=160)
+        f_t, teacher = teacher_of(f_t, params)
+        assert sum(losses[-10:]) / 10 < 1.9    # it has learned something
+    last = {}
+    for dtype in ('float', 'bfloat16'):
+        _, _, losses = train(Options(dtype=dtype, alpha=0.), 50, f_t, teacher)
+        last[dtype] = sum(losses[-10:]) / 10
+    assert math.isclose(last['float'], last['bfloat16'], rel_tol=.02), last
+
+
+def test_student_with_a_teacher_can_be_a_teacher(cifar_run):
+    cifar_run('logs/a', '--width', 2)
+    lines = cifar_run('logs/b', '--depth', 16, '--teacher_id', 'a', '--beta', 1000,
+                      '--alpha', .9)
+    assert len(lines[-1]['at_losses']) == 3 and all(v > 0 for v in lines[-1]['at_losses'])
+    for name in ('b', 'logs/b', 'logs/b/model.pt7'):
+        lines = cifar_run(f'logs/from_{name.replace("/", "_")}', '--teacher_id', name,
+                          '--beta', 1, '--at_groups', '[2]')
+        assert len(lines[-1]['at_losses']) == 1
+
+
+@pytest.mark.parametrize('prefix', ['', 'student.'])
+@pytest.mark.parametrize('as_zip', [True, False])
+def test_published_checkpoint_is_a_teacher(cifar_run, prefix, as_zip, tmp_path):
+    """As torch.save of the published code writes it, with the teacher's own teacher beside."""
+    _, params = cifar.resnet(16, 1, 10)
+    params = {k: v.data for k, v in utils.with_prefix(params, prefix).items()}
+    if prefix:
+        params |= utils.with_prefix(cifar.resnet(10, 2, 10)[1], 'teacher.')
+    (tmp_path / 'logs/old').mkdir(parents=True)
+    torch.save(dict(params=params, optimizer={'state': {}, 'param_groups': []}, epoch=200),
+               'logs/old/model.pt7', _use_new_zipfile_serialization=as_zip)
+    lines = cifar_run('logs/new', '--teacher_id', 'old', '--alpha', .9)
+    assert lines[-1]['epoch'] == 1
+
+
+@pytest.mark.parametrize('name', ['net.pth', 'net.hkl'])
+def test_export_is_the_student_alone(cifar_run, name):
+    cifar_run('logs/t', '--width', 2)
+    cifar_run('logs/s', '--teacher_id', 't', '--beta', 1, '--export', name)
+    exported = weights.read(name)
+    own = weights.read('logs/s/model.pt7')
+    assert set(exported) == set(own) == set(cifar.resnet(10, 1, 10)[1])
+    assert all(torch.equal(exported[k], own[k]) for k in own)
+    assert cifar_run('logs/u', '--teacher_id', name, '--beta', 1)[-1]['epoch'] == 1
+
+
+def test_export_of_a_finished_run(cifar_run, capsys):
+    cifar_run('logs/s')
+    cifar_run('logs/s', '--export', 'late.pth')
+    assert 'finished' in capsys.readouterr().out
+    own = weights.read('logs/s/model.pt7')
+    assert all(torch.equal(v, own[k]) for k, v in weights.read('late.pth').items())
+
+
+def test_name_of_a_run_without_save(cifar_run):
+    cifar_run('')
+    assert training.read_log('logs/shapes_resnet_10_1_seed0/log.txt')[-1]['epoch'] == 1
+
+
+def test_random_crop_can_be_turned_off(cifar_run):
+    assert cifar_run('logs/a', '--randomcrop_pad', 0)[-1]['randomcrop_pad'] == 0
+
+
+def test_validation_images_come_from_the_training_set():
+    (x, y), _, _ = datasets.load('shapes')
+    train, held, _ = datasets.load('shapes', validate=50)
+    assert len(held[1]) == 50 and len(train[1]) == len(y) - 50
+    known = {image.tobytes() for image in x}
+    parts = [{image.tobytes() for image in part[0]} for part in (train, held)]
+    assert parts[0] | parts[1] == known and not parts[0] & parts[1]
+    assert all((a == b).all() for a, b in zip(held, datasets.load('shapes', validate=50)[1],
+                                              strict=True))
+
+
+BAD_FLAGS = [
+    (['--depth', '15'], '6n\\+4'), (['--depth', '4'], '6n\\+4'), (['--width', '0'], 'width'),
+    (['--width', '0.01'], 'no channels'), (['--alpha', '0.9'], 'teacher_id'),
+    (['--beta', '1'], 'teacher_id'), (['--alpha', '-1'], 'alpha'), (['--alpha', '2'], 'alpha'),
+    (['--beta', '-1'], 'beta'), (['--beta', 'nan'], 'beta'), (['--temperature', '0'], 'temp'),
+    (['--batch_size', '0'], 'batch_size'), (['--epochs', '0'], 'epochs'), (['--lr', '0'], 'lr'),
+    (['--lr', 'nan'], 'lr'), (['--lr_decay_ratio', '-1'], 'lr_decay'),
+    (['--weight_decay', '-1'], 'weight_decay'), (['--validate', '-1'], 'validate'),
+    (['--validate', '256'], 'validate'), (['--randomcrop_pad', '-1'], 'randomcrop_pad'),
+    (['--randomcrop_pad', '40'], 'randomcrop_pad'), (['--epoch_step', '[60'], 'epoch_step'),
+    (['--epoch_step', '60'], 'epoch_step'), (['--epoch_step', '["a"]'], 'epoch_step'),
+    (['--epoch_step', '[-1]'], 'epoch_step'), (['--at_groups', '[3]'], 'at_groups'),
+    (['--at_groups', '[]'], 'at_groups'), (['--ngpu', '2'], 'ngpu'),
+    (['--export', 'x.txt'], 'x.txt'), (['--teacher_id', 'x'], 'no effect'),
+]
+
+
+@pytest.mark.parametrize('flags, message', BAD_FLAGS)
+def test_bad_flags(fails, flags, message, tmp_path):
+    status, said = fails(cifar.main, '--dataset', 'shapes', *flags)
+    assert status == 2 and len(said.splitlines()) == 1
+    assert re.search(message, said), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_teacher_lists_those_there_are(fails, cifar_run):
+    cifar_run('logs/good')
+    status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', 'goood', '--beta', 1)
+    assert status == 2 and 'goood' in said and 'Runs under logs/: good' in said
+
+
+def test_teacher_of_another_data_set(fails):
+    weights.write(cifar.resnet(10, 1, 100)[1], 'hundred.pth')
+    status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', 'hundred.pth',
+                         '--beta', 1)
+    assert status == 2 and '100 classes' in said and '10' in said
+
+
+def test_teacher_of_another_architecture(fails):
+    weights.write({'features.0.weight': torch.ones(3)}, 'other.pth')
+    params = cifar.resnet(10, 1, 10)[1]
+    del params['bn.weight']
+    weights.write(params, 'broken.pth')
+    for name, key in (('other.pth', 'features.0.weight'), ('broken.pth', 'bn.weight')):
+        status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', name,
+                             '--beta', 1)
+        assert status == 2 and key in said
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        cifar.main(['--help'])
+    text = capsys.readouterr().out
+    for flag in ('depth', 'width', 'teacher_id', 'alpha', 'beta', 'temperature', 'epoch_step',
+                 'nthread', 'randomcrop_pad', 'gpu_id', 'cuda', 'deterministic', 'validate'):
+        assert f'--{flag}' in text

@@ -1,0 +1,271 @@
+"""The loop: log, checkpoints, continuing, and what can go wrong while it runs."""
+import json
+import re
+import signal
+import time
+
+import pytest
+import torch
+from conftest import process
+
+import cifar
+import training
+import weights
+from utils import RunError
+
+
+def test_log_is_valid_json_with_all_fields(cifar_run):
+    cifar_run('logs/t')
+    cifar_run('logs/a', '--teacher_id', 't', '--beta', 10, '--epochs', 2, '--epoch_step', '[0.5]')
+    text = open('logs/a/log.txt').read().splitlines()
+
+    def no_constant(name):
+        raise AssertionError(name)
+
+    first, *epochs = [json.loads(s.removeprefix('json_stats: '), parse_constant=no_constant)
+                      for s in text]
+    assert all(s.startswith('json_stats: ') for s in text) and len(epochs) == 2
+    assert {'command', 'git', 'git_dirty', 'torch', 'device', 'dtype', 'seed', 'depth',
+            'width'} <= set(first)
+    assert first['dtype'] in ('float', 'bfloat16') and first['epoch_step'] == [1]
+    for k, z in enumerate(epochs):
+        assert {'train_loss', 'train_acc', 'test_loss', 'test_acc', 'epoch', 'num_classes',
+                'n_parameters', 'train_time', 'test_time', 'at_losses'} <= set(z)
+        assert z['epoch'] == k + 1 and z['num_classes'] == 10 and len(z['at_losses']) == 3
+        assert 0 <= z['test_acc'] <= 100 and z['train_time'] > 0 and z['depth'] == 10
+    f, params = cifar.resnet(10, 1, 10)
+    assert z['n_parameters'] == sum(v.numel() for v in params.values() if v.requires_grad)
+
+
+def test_numbers_of_the_log_are_those_of_the_checkpoint(cifar_run):
+    """Test loss and accuracy, computed again from model.pt7 in one batch."""
+    import data
+    import datasets
+    z = cifar_run('logs/a', '--dtype', 'float')[-1]
+    params = weights.read('logs/a/model.pt7')
+    f, _ = cifar.resnet(10, 1, 10)
+    _, (images, labels), _ = datasets.load('shapes')
+    logits, _ = f(data.normalise(torch.from_numpy(images), datasets.MEAN, datasets.STD), params,
+                  False)
+    labels = torch.from_numpy(labels)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    assert z['test_loss'] == pytest.approx(loss.item(), rel=1e-4)
+    assert z['test_acc'] == pytest.approx(100 * (logits.argmax(1) == labels).double().mean())
+
+
+def test_checkpoint_loads_safely_and_has_all_it_needs(cifar_run):
+    cifar_run('logs/a', '--width', 2)
+    state = torch.load('logs/a/model.pt7', weights_only=True)
+    assert set(state) == {'params', 'optimizer', 'epoch', 'random', 'options'}
+    assert state['epoch'] == 1 and state['options']['width'] == 2
+    assert open('logs/a/curves.png', 'rb').read(4) == b'\x89PNG'
+
+
+def test_learning_rate_and_momentum_as_published(cifar_run, monkeypatch):
+    """Drops at the START of the named epochs, each with a new optimizer (momentum zero)."""
+    made, real = [], training.sgd
+
+    def sgd(opt, params, epoch):
+        made.append((epoch, real(opt, params, epoch)))
+        return made[-1][1]
+
+    monkeypatch.setattr(training, 'sgd', sgd)
+    cifar_run('logs/a', '--epochs', 5, '--epoch_step', '[2,0.8]', '--lr', 1e-3)
+    assert [(e, o.param_groups[0]['lr']) for e, o in made] == [
+        (1, 1e-3), (2, pytest.approx(2e-4)), (4, pytest.approx(4e-5))]
+    assert all(o.param_groups[0]['momentum'] == .9 for _, o in made)
+
+
+def same_run(a, b):
+    """Whether two runs' checkpoints hold the same bits and their logs the same numbers."""
+    x, y = (torch.load(f'{p}/model.pt7', weights_only=True) for p in (a, b))
+    timed = {'train_time', 'test_time', 'save', 'continued', 'epochs', 'resume'}
+    logs = [[{k: v for k, v in z.items() if k not in timed} for z in
+             training.read_log(f'{p}/log.txt')[1:]] for p in (a, b)]
+    buffers = [[s['momentum_buffer'] for s in z['optimizer']['state'].values()] for z in (x, y)]
+    return (logs[0] == logs[1] and torch.equal(x['random']['cpu'], y['random']['cpu'])
+            and all(torch.equal(v, y['params'][k]) for k, v in x['params'].items())
+            and all(torch.equal(v, w) for v, w in zip(*buffers, strict=True)))
+
+
+def wait_for(path, text, run, seconds=120):
+    end = time.time() + seconds
+    while time.time() < end and run.poll() is None:
+        if path.exists() and text in path.read_text():
+            return
+        time.sleep(.02)
+    raise AssertionError(run.communicate())
+
+
+def test_killed_and_continued_equals_uninterrupted(cifar_run, tmp_path):
+    flags = ['--teacher_id', 't', '--beta', 100, '--epochs', 4, '--epoch_step', '[2,4]']
+    cifar_run('logs/t')
+    cifar_run('logs/whole', *flags)
+    killed = process('--save', 'logs/killed', *flags)
+    wait_for(tmp_path / 'logs/killed/log.txt', '"epoch": 2', killed)
+    killed.kill()
+    killed.wait()
+    lines = cifar_run('logs/killed', *flags)
+    assert [z['epoch'] for z in lines[1:]] == [1, 2, 3, 4]
+    assert any('continued' in z for z in lines[2:])
+    assert same_run('logs/whole', 'logs/killed')
+
+
+def test_longer_epochs_continue(cifar_run):
+    cifar_run('logs/whole', '--epochs', 2)
+    cifar_run('logs/a', '--epochs', 1)
+    cifar_run('logs/a', '--epochs', 2)
+    assert same_run('logs/whole', 'logs/a')
+
+
+def test_resume_from_a_file(cifar_run):
+    cifar_run('logs/whole', '--epochs', 2)
+    cifar_run('logs/a', '--epochs', 1)
+    lines = cifar_run('logs/b', '--epochs', 2, '--resume', 'logs/a/model.pt7')
+    assert [z.get('epoch') for z in lines] == [None, 2]
+    x, y = (torch.load(f'logs/{p}/model.pt7', weights_only=True)['params'] for p in ('whole', 'b'))
+    assert all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_resume_from_a_published_file(cifar_run, capsys):
+    _, params = cifar.resnet(10, 1, 10)
+    torch.save(dict(params=params, optimizer={}, epoch=1), 'old.pt7')
+    lines = cifar_run('logs/a', '--epochs', 2, '--resume', 'old.pt7')
+    assert lines[-1]['epoch'] == 2 and 'momentum' in capsys.readouterr().out
+
+
+def test_line_after_the_checkpoint_is_dropped_on_continuing(cifar_run):
+    """Killed between writing the log and the checkpoint."""
+    cifar_run('logs/a', '--epochs', 1)
+    checkpoint = open('logs/a/model.pt7', 'rb').read()
+    cifar_run('logs/a', '--epochs', 2)
+    with open('logs/a/model.pt7', 'wb') as f:
+        f.write(checkpoint)
+    lines = cifar_run('logs/a', '--epochs', 2)
+    assert [z['epoch'] for z in lines[1:]] == [1, 2] and 'continued' in lines[2]
+
+
+def test_finished_run_says_so(cifar_run, capsys):
+    before = cifar_run('logs/a')
+    capsys.readouterr()
+    assert cifar_run('logs/a') == before
+    assert 'logs/a is finished' in capsys.readouterr().out
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+def test_other_options_are_named_and_nothing_is_overwritten(fails, cifar_run, tmp_path):
+    cifar_run('logs/a')
+    before = contents(tmp_path)
+    status, said = fails(cifar.main, '--dataset', 'shapes', '--depth', 10, '--batch_size', 64,
+                         '--epochs', 1, '--lr', .1, '--seed', 3, '--save', 'logs/a')
+    assert status == 2 and '--lr was 0.05, is 0.1' in said and '--seed was 0, is 3' in said
+    assert contents(tmp_path) == before
+
+
+def test_log_without_checkpoint(fails, cifar_run, tmp_path):
+    cifar_run('logs/a')
+    (tmp_path / 'logs/a/model.pt7').unlink()
+    cifar_run('logs/a')     # finished: the log says so
+    before = contents(tmp_path)
+    with pytest.raises(SystemExit) as e:
+        training.run(lambda: cifar_run('logs/a', '--epochs', 2))
+    assert e.value.code == 2 and contents(tmp_path) == before
+
+
+def test_resume_of_another_architecture_names_the_first_keys(fails, cifar_run, tmp_path):
+    cifar_run('logs/a')
+    before = contents(tmp_path)
+    status, said = fails(cifar.main, '--dataset', 'shapes', '--depth', 10, '--width', 2,
+                         '--save', 'logs/b', '--resume', 'logs/a/model.pt7')
+    assert status == 2 and 'group0.block0.conv0: (16, 16, 3, 3), expected (32, 16, 3, 3)' in said
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('lr', ['1e38', '1e4'])
+def test_loss_that_is_not_finite(lr, cifar_run, fails, capsys, tmp_path):
+    """Exit 1, the step named, and the checkpoint before stays."""
+    cifar_run('logs/a', '--epochs', 1)
+    good = (tmp_path / 'logs/a/model.pt7').read_bytes()
+    flags = ['--dataset', 'shapes', '--depth', '10', '--dtype', 'float', '--epochs', '2',
+             '--resume', 'logs/a/model.pt7', '--save', 'logs/b', '--weight_decay', '1e30']
+    status, said = fails(cifar.main, *flags, '--lr', lr)
+    assert status == 1 and re.search(r'not finite in step \d+ of epoch 2', said)
+    assert '--lr' in said and not (tmp_path / 'logs/b/model.pt7').exists()
+    assert (tmp_path / 'logs/a/model.pt7').read_bytes() == good
+
+
+def test_first_bad_step_is_the_one_named():
+    tally, finite = {'steps': 0, 'sums': 0}, torch.ones(())
+    for loss in (1., 2., float('nan'), 3.):
+        loss = torch.tensor(loss)
+        finite = finite * loss.isfinite()
+        tally['sums'] = tally['sums'] + training.batch_sums(loss, torch.eye(2), torch.arange(2),
+                                                            [], finite)
+        tally['steps'] += 1
+    with pytest.raises(RunError, match='step 3 of epoch 7'):
+        training.averages(tally, 'epoch 7')
+
+
+def test_full_disk_leaves_the_previous_checkpoint(cifar_run, tmp_path):
+    cifar_run('logs/a', '--epochs', 1)
+    good = (tmp_path / 'logs/a/model.pt7').read_bytes()
+    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))'
+    run = process('--save', 'logs/a', '--epochs', 2, before=limit)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 1 and 'cannot write' in said and 'Traceback' not in said
+    assert (tmp_path / 'logs/a/model.pt7').read_bytes() == good
+    assert not list(tmp_path.rglob('*.tmp'))
+    assert cifar_run('logs/a', '--epochs', 2)[-1]['epoch'] == 2
+
+
+def test_interrupt(tmp_path, cifar_run):
+    run = process('--save', 'logs/a', '--epochs', 1000)
+    wait_for(tmp_path / 'logs/a/log.txt', '"epoch": 1', run)
+    wait_for(tmp_path / 'logs/a/log.txt', '"epoch": 2', run)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130 and 'the same command continues' in said
+    assert 'Traceback' not in said
+    assert torch.load('logs/a/model.pt7', weights_only=True)['epoch'] >= 1
+
+
+def test_deterministic_and_compiled_runs(cifar_run):
+    try:
+        runs = [cifar_run(f'logs/{k}', '--deterministic', '--seed', 5) for k in 'ab']
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert runs[0][-1]['train_loss'] == runs[1][-1]['train_loss'] and same_run('logs/a', 'logs/b')
+    other = cifar_run('logs/c', '--seed', 6)
+    assert other[-1]['train_loss'] != runs[0][-1]['train_loss']
+
+
+@pytest.mark.slow
+def test_compiled_run_follows_the_plain_one(cifar_run):
+    cifar_run('logs/t')
+    flags = ['--teacher_id', 't', '--beta', 100, '--alpha', .9, '--dtype', 'float', '--epochs', 2]
+    plain = cifar_run('logs/a', *flags)
+    compiled = cifar_run('logs/b', *flags, '--compile')
+    assert compiled[-1]['train_loss'] == pytest.approx(plain[-1]['train_loss'], rel=1e-2)
+
+
+def test_bars_are_quiet_without_a_terminal(tmp_path):
+    run = process('--save', 'logs/a')
+    out, err = run.communicate(timeout=120)
+    assert err == '' and out.startswith('epoch 1/1  train loss')
+
+
+def test_progress_bar_shows_loss_error_and_speed(monkeypatch, capsys):
+    """On a terminal; the numbers are those of some steps before."""
+    real = training.tqdm
+    monkeypatch.setattr(training, 'tqdm', lambda **how: real(**{**how, 'disable': False,
+                                                               'ncols': 120, 'mininterval': 0}))
+    start, step, stop = training.progress(torch.device('cpu'))
+    start('epoch 1/2', 400)
+    for t in range(1, 41):
+        step(torch.tensor([10. * t, 20. * t, 7. * t], dtype=torch.double), 10, t)
+    stop()
+    shown = capsys.readouterr().err
+    assert 'loss=2.000' in shown and 'error=30.0%' in shown and 'images/s' in shown
