@@ -9,7 +9,6 @@
 
 The second should give 7.93 % test error (table 1 of the paper; see the README for ours).
 """
-import argparse
 import pathlib
 import re
 
@@ -26,9 +25,7 @@ from utils import InputError
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        description='CIFAR teachers and students, attention transfer and distillation',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = training.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--model', default='resnet', choices=['resnet'],
                    help='resnet: the (wide) residual net WRN-depth-width of the paper')
@@ -68,17 +65,10 @@ def check_flags(opt):
     opt.at_groups = groups
     if not 0 <= opt.alpha <= 1:
         raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
-    for name, low in (('beta', 0), ('randomcrop_pad', 0)):
-        if not low <= getattr(opt, name) < float('inf'):
-            raise InputError(f'--{name} is {getattr(opt, name)}: give zero or more')
-    for name in ('temperature', 'width'):
-        if not 0 < getattr(opt, name) < float('inf'):
-            raise InputError(f'--{name} is {getattr(opt, name)}: give a number above zero')
+    training.check_numbers(opt, above_zero=('temperature', 'width'),
+                           zero_or_more=('beta', 'randomcrop_pad'))
     if (opt.alpha or opt.beta) and not opt.teacher_id:
         raise InputError('--alpha and --beta weigh what comes from a teacher: give --teacher_id')
-    if opt.teacher_id and not (opt.alpha or opt.beta):
-        raise InputError('--teacher_id has no effect without --alpha (distillation) or --beta '
-                         '(attention transfer)')
 
 
 def run_name(opt):

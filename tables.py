@@ -8,7 +8,6 @@
 A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the last epoch's test
 error, mean ± standard deviation over seeds. Seconds are those of the median epoch times the epochs.
 """
-import argparse
 import pathlib
 import re
 import shlex
@@ -49,8 +48,8 @@ TABLES = {
             'kd': ('WRN-16-1, KD', UNCHECKED('7.41'), f'{TEACHER} --alpha 0.9'),
             'at_kd': ('WRN-16-1, AT+KD', UNCHECKED('7.51'),
                       f'{TEACHER} --beta 1e+3 --alpha 0.9'),
-            'at_float': ('WRN-16-1, AT, in float instead of bfloat16', '7.93',
-                         f'{TEACHER} --beta 1e+3 --dtype float'),
+            'student_float': ('WRN-16-1 alone, in float instead of bfloat16', '8.77',
+                              '--dtype float'),
         }),
 }
 
@@ -60,9 +59,10 @@ def commands(name, root, seeds=None):
     table = TABLES[name]
     for seed in range(table['seeds'] if seeds is None else seeds):
         for row, (_, _, options) in table['rows'].items():
-            options = options.format(table=f'{root}/{name}', seed=seed)
-            yield ['cifar.py', '--save', f'{root}/{name}/{row}/seed{seed}',
-                   *shlex.split(options), *shlex.split(table['common']), '--seed', str(seed)]
+            options = [word.format(table=f'{root}/{name}', seed=seed)
+                       for word in shlex.split(f'{options} {table["common"]}')]
+            yield ['cifar.py', '--save', f'{root}/{name}/{row}/seed{seed}', *options,
+                   '--seed', str(seed)]
 
 
 def run(name, root, seeds=None):
@@ -71,7 +71,7 @@ def run(name, root, seeds=None):
     failed = []
     for words in commands(name, root, seeds):
         print('$ python', shlex.join(words), flush=True)
-        status = subprocess.run([sys.executable, *words]).returncode
+        status = subprocess.run([sys.executable, README.with_name(words[0]), *words[1:]]).returncode
         if status in (-2, 130):
             raise KeyboardInterrupt
         if status:
@@ -145,11 +145,10 @@ def report(readme):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = training.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
     parser.add_argument('table', nargs='?', choices=TABLES, help='all but report need it')
-    parser.add_argument('--root', default='results', help='folder of the runs (default: results)')
+    parser.add_argument('--root', default='results', help='folder of the runs')
     parser.add_argument('--seeds', type=int, help="run seeds 0 to N-1 (default: the table's)")
     opt = parser.parse_args(argv)
     if opt.what == 'report':

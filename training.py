@@ -4,6 +4,7 @@ A run is a folder (`--save`): `log.txt` with `json_stats: ` lines (the first hol
 the environment, each further one the options and an epoch's numbers), `model.pt7` (the last
 finished epoch, from which the same command continues) and `curves.png`.
 """
+import argparse
 import ctypes
 import io
 import json
@@ -11,6 +12,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import subprocess
 import sys
 
@@ -29,6 +31,20 @@ MOMENTUM = .9
 
 
 # ---- the script around a run --------------------------------------------------------------------
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """A script's docstring as it stands, and the default of every flag."""
+
+
+def make_parser(doc):
+    """A parser of a script's flags whose errors are InputErrors, of one line."""
+    def error(message):
+        raise InputError(f'{message}; see --help')
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=Help)
+    parser.error = error
+    return parser
+
 
 def add_flags(parser, **defaults):
     """The flags that all training scripts share; `defaults` are the script's own."""
@@ -68,12 +84,8 @@ def add_flags(parser, **defaults):
 
 def check_flags(opt):
     """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list."""
-    for name in ('batch_size', 'lr', 'epochs', 'lr_decay_ratio'):
-        if not 0 < getattr(opt, name) < float('inf'):
-            raise InputError(f'--{name} is {getattr(opt, name)}: give a number above zero')
-    for name in ('weight_decay', 'validate', 'nthread'):
-        if not 0 <= getattr(opt, name) < float('inf'):
-            raise InputError(f'--{name} is {getattr(opt, name)}: give zero or more')
+    check_numbers(opt, above_zero=('batch_size', 'lr', 'epochs', 'lr_decay_ratio'),
+                  zero_or_more=('weight_decay', 'validate', 'nthread'))
     if opt.ngpu != 1:
         raise InputError(f'--ngpu {opt.ngpu}: one process trains on one device; give 1')
     steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
@@ -82,6 +94,16 @@ def check_flags(opt):
     opt.epoch_step = [max(1, round(s * opt.epochs)) if s < 1 else int(s) for s in steps]
     if opt.export:
         weights.check_format(opt.export)
+
+
+def check_numbers(opt, above_zero=(), zero_or_more=()):
+    """Refuse values of the named options that are not finite or too small."""
+    for name in above_zero:
+        if not 0 < getattr(opt, name) < float('inf'):
+            raise InputError(f'--{name} is {getattr(opt, name)}: give a number above zero')
+    for name in zero_or_more:
+        if not 0 <= getattr(opt, name) < float('inf'):
+            raise InputError(f'--{name} is {getattr(opt, name)}: give zero or more')
 
 
 def json_list(text, flag, example):
@@ -156,14 +178,14 @@ def run(main):
 
 def environment(opt, device):
     """What produced a run's numbers, beside its options."""
-    def git(*command):
+    def git(*command):      # '' where there is no git
         try:
             return subprocess.run(['git', *command], cwd=pathlib.Path(__file__).parent, text=True,
                                   capture_output=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return ''
 
-    return dict(command=' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+    return dict(command=shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
                 git=git('rev-parse', 'HEAD'), git_dirty=bool(git('status', '--porcelain', '-uno')),
                 torch=torch.__version__, python=platform.python_version(),
                 device=device_name(device), threads=torch.get_num_threads())
@@ -180,7 +202,11 @@ def device_name(device):
 def read_log(path):
     """The lines of a log.txt as dicts: options and environment, then one per epoch."""
     lines = pathlib.Path(path).read_text().splitlines()
-    return [json.loads(s[len('json_stats: '):]) for s in lines if s.startswith('json_stats: ')]
+    try:
+        return [json.loads(s[len('json_stats: '):]) for s in lines if s.startswith('json_stats: ')]
+    except ValueError:
+        raise InputError(f'{path} is damaged: it should hold a json object behind each '
+                         f'"json_stats: "') from None
 
 
 def write(path, data):
@@ -227,11 +253,11 @@ def previous(opt, params):
         if differing:
             raise InputError(f'{folder} holds a run of other options ({"; ".join(differing)}); '
                              f'give those or another --save')
-    if len(lines) > 1 and not model.exists() and lines[-1]['epoch'] < opt.epochs:
-        raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no checkpoint '
-                         f'to continue from; give another --save')
     if len(lines) > 1 and not model.exists():
-        return dict(epoch=lines[-1]['epoch']), lines
+        if lines[-1]['epoch'] < opt.epochs or opt.export:
+            raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no '
+                             f'checkpoint to go on from; give another --save')
+        return dict(epoch=lines[-1]['epoch'], params={}), lines
     path = model if model.exists() else opt.resume
     if not path:
         return None, []
@@ -242,6 +268,8 @@ def previous(opt, params):
     weights.check_same(own, trained(params), path)
     if path is model and not lines:
         raise InputError(f'{model} is there without its log; give another --save')
+    if 'random' not in state:
+        print(f'{path} is not of this code: momentum starts from zero')
     return {**state, 'params': own}, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
 
 
@@ -295,8 +323,6 @@ def restore(opt, params, state):
         optimizer.load_state_dict(state['optimizer'])
         for group in optimizer.param_groups:
             group.update(lr=learning_rate(opt, state['epoch']), weight_decay=opt.weight_decay)
-    else:
-        print('the checkpoint is not of this code: momentum starts from zero')
     return optimizer
 
 
@@ -358,11 +384,11 @@ def fit(opt, objective, params, train, test, num_classes, device):
     folder = pathlib.Path(opt.save)
     checkpoint, lines = previous(opt, params)
     done = checkpoint['epoch'] if checkpoint else 0
+    optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
     if done >= opt.epochs:
         print(f'{folder} is finished: {done} epochs, test error '
               f'{100 - lines[-1]["test_acc"]:.2f} %')
-        return restore(opt, params, checkpoint) if 'params' in checkpoint else None
-    optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
+        return
     news = environment(opt, device)
     if not lines:
         lines, news = [{**vars(opt), **news}], {}

@@ -5,7 +5,6 @@
 Each row is one group's map Q = F²_sum (attention transfer paper, section 3.1) over one image: an
 image file, or a test image of `shapes` when none is named.
 """
-import argparse
 import pathlib
 
 import cv2
@@ -70,14 +69,13 @@ def label_of(path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = training.make_parser(__doc__)
     parser.add_argument('images', nargs='*', help='image files; none: test images of shapes')
     parser.add_argument('--model', nargs='+', required=True,
                         help='runs under logs/, or paths of runs or of files of parameters')
     parser.add_argument('--size', default=32, type=int,
-                        help='pixels to which images are resized, both ways (default: 32)')
-    parser.add_argument('--save', default='attention.png', help='(default: attention.png)')
+                        help='pixels to which images are resized, both ways')
+    parser.add_argument('--save', default='attention.png', help='the figure')
     opt = parser.parse_args(argv)
     nets = {label_of(m): cifar.load_net(m) for m in opt.model}
     if opt.images:

@@ -198,7 +198,8 @@ BAD_FLAGS = [
     (['--epoch_step', '60'], 'epoch_step'), (['--epoch_step', '["a"]'], 'epoch_step'),
     (['--epoch_step', '[-1]'], 'epoch_step'), (['--at_groups', '[3]'], 'at_groups'),
     (['--at_groups', '[]'], 'at_groups'), (['--ngpu', '2'], 'ngpu'),
-    (['--export', 'x.txt'], 'x.txt'), (['--teacher_id', 'x'], 'no effect'),
+    (['--export', 'x.txt'], 'x.txt'), (['--dataset', 'MNIST'], 'MNIST'),
+    (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),
 ]
 
 

@@ -170,9 +170,19 @@ def test_log_without_checkpoint(fails, cifar_run, tmp_path):
     (tmp_path / 'logs/a/model.pt7').unlink()
     cifar_run('logs/a')     # finished: the log says so
     before = contents(tmp_path)
+    for flags in (['--epochs', 2], ['--export', 'net.pth']):
+        with pytest.raises(SystemExit) as e:
+            training.run(lambda flags=flags: cifar_run('logs/a', *flags))
+        assert e.value.code == 2 and contents(tmp_path) == before
+
+
+def test_damaged_log(cifar_run, tmp_path):
+    cifar_run('logs/a')
+    log = tmp_path / 'logs/a/log.txt'
+    log.write_text(log.read_text()[:-9])
     with pytest.raises(SystemExit) as e:
         training.run(lambda: cifar_run('logs/a', '--epochs', 2))
-    assert e.value.code == 2 and contents(tmp_path) == before
+    assert e.value.code == 2
 
 
 def test_resume_of_another_architecture_names_the_first_keys(fails, cifar_run, tmp_path):

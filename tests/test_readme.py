@@ -1,0 +1,71 @@
+"""Every command of the README runs, shortened, on shapes."""
+import pathlib
+import re
+import shlex
+
+import pytest
+
+import cifar
+import tables
+import training
+import visualize
+
+README = pathlib.Path(__file__).parent.parent / 'README.md'
+QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
+
+
+def readme_commands(script):
+    """The options of each command line of a script in the README's indented and fenced blocks."""
+    lines = re.sub(r'\\\n\s*', '', README.read_text()).splitlines()
+    pattern = rf'\s*python {re.escape(script)} (.*)'
+    return [shlex.split(m[1], comments=True) for m in (re.fullmatch(pattern, s) for s in lines)
+            if m]
+
+
+def test_published_command_lines_are_there():
+    commands = [' '.join(c) for c in readme_commands('cifar.py')]
+    for line in ('--save logs/resnet_40_1_teacher --depth 40 --width 1',
+                 '--save logs/resnet_16_2_teacher --depth 16 --width 2',
+                 '--save logs/resnet_40_2_teacher --depth 40 --width 2',
+                 '--save logs/at_16_1_16_2 --teacher_id resnet_16_2_teacher --beta 1e+3',
+                 '--save logs/kd_16_1_16_2 --teacher_id resnet_16_2_teacher --alpha 0.9'):
+        assert line in commands
+
+
+def test_cifar_commands(capsys):
+    """In the README's order: a teacher comes before its students."""
+    saved = set()
+    for options in readme_commands('cifar.py'):
+        if '--help' in options:
+            continue
+        held_out = ['--validate', '32'] if '--validate' in options else []
+        cifar.main([*options, *QUICK, *held_out])
+        save = options[options.index('--save') + 1]
+        assert training.read_log(f'{save}/log.txt')[-1]['epoch'] == 1
+        saved.add(save)
+    assert len(saved) >= 5
+
+
+def test_visualize_commands(tmp_path):
+    runs = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
+    for run in runs:
+        cifar.main([*QUICK, '--depth', '10', '--save', run])
+    for options in readme_commands('visualize.py'):
+        visualize.main(options)
+        assert pathlib.Path(options[options.index('--save') + 1]).exists()
+
+
+@pytest.mark.parametrize('options', readme_commands('tables.py'), ids=' '.join)
+def test_tables_commands(options, monkeypatch, capsys, tmp_path):
+    """`run` is handed on, `report` writes into a copy."""
+    ran, copy = [], tmp_path / 'README.md'
+    copy.write_text(README.read_text())
+    monkeypatch.setattr(tables, 'README', copy)
+    monkeypatch.chdir(README.parent)
+    monkeypatch.setattr(tables, 'run', lambda *a: ran.append(a))
+    monkeypatch.setattr(training, 'plot_curves', lambda *a: None)
+    tables.main(options)
+    if options[0] == 'report':
+        assert '<!-- end of table -->' in copy.read_text()
+    else:
+        assert ran or capsys.readouterr().out

@@ -1,0 +1,111 @@
+"""Tables from logs; the README's blocks."""
+import json
+import os
+import pathlib
+import shlex
+
+import pytest
+
+import tables
+import training
+
+ROW = ('WRN-10-1', '', '--depth 10')
+QUICK = '--dataset shapes --epochs 1 --batch_size 64'
+
+
+def write_run(folder, errors, epochs=None, seconds=2.):
+    """A log with the given test errors, one an epoch."""
+    options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float')
+    lines = [options | dict(device='a processor', threads=2, torch='2')]
+    lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
+                             test_time=1.) for k, e in enumerate(errors)]
+    folder.mkdir(parents=True)
+    (folder / 'log.txt').write_text(''.join(f'json_stats: {json.dumps(z)}\n' for z in lines))
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """A table of two rows."""
+    monkeypatch.setattr(tables, 'TABLES', {'t': dict(
+        title='A table', paper='paper', seeds=2, common=QUICK,
+        rows={'teacher': ROW, 'at': ('WRN-10-1, AT', '5.00',
+                                     f'--depth 10 {tables.TEACHER} --beta 10')})})
+
+
+def test_commands_are_shell_lines_with_teachers_first(table, capsys):
+    tables.main(['commands', 't', '--root', 'some where'])
+    lines = capsys.readouterr().out.splitlines()
+    words = [shlex.split(s) for s in lines]
+    assert [w[w.index('--save') + 1] for w in words] == [
+        f'some where/t/{row}/seed{k}' for k in (0, 1) for row in ('teacher', 'at')]
+    assert words[3][words[3].index('--teacher_id') + 1] == 'some where/t/teacher/seed1'
+    tables.main(['commands', 't', '--seeds', '1'])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_numbers_come_from_the_finished_runs(table, tmp_path):
+    write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
+    write_run(tmp_path / 'results/t/at/seed1', [30, 20, 12.], seconds=3.)
+    write_run(tmp_path / 'results/t/at/seed2', [30, 20, 50.], epochs=9)     # not finished
+    head, _, teacher, at = tables.table_lines('t', 'results')
+    assert head == '| test error, % | paper | ours | n | schedule | seconds a run | machine |'
+    assert teacher == '| WRN-10-1 |  |  | 0 |  |  |  |'
+    assert at == ('| [WRN-10-1, AT](results/t/at) | 5.00 | 11.00 ± 1.41 | 2 | '
+                  '3 epochs, drops at [3] | 10 | a processor; 2 threads, float, torch 2 |')
+
+
+def test_seconds_are_robust_to_one_slow_epoch(table, tmp_path):
+    write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
+    log = tmp_path / 'results/t/at/seed0/log.txt'
+    log.write_text(log.read_text().replace('"train_time": 2.0', '"train_time": 99.0', 1))
+    assert '| 9 |' in tables.table_lines('t', 'results')[3]
+
+
+def test_report_replaces_the_blocks_alone(table, tmp_path, monkeypatch):
+    readme = tmp_path / 'README.md'
+    readme.write_text('before\n<!-- table t -->\nold\n<!-- end of table -->\nafter\n')
+    monkeypatch.setattr(tables, 'README', readme)
+    write_run(tmp_path / 'results/t/teacher/seed0', [3.])
+    tables.main(['report'])
+    text = readme.read_text()
+    assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
+    assert text.endswith('<!-- end of table -->\nafter\n') and 'old' not in text
+    assert tables.report(text) == text
+    with pytest.raises(tables.InputError, match='no place'):
+        tables.report('nothing')
+
+
+def test_readme_is_up_to_date(monkeypatch):
+    monkeypatch.chdir(tables.README.parent)
+    text = tables.README.read_text()
+    assert tables.report(text) == text, 'run: python tables.py report'
+
+
+def test_logs_in_results_are_whole(monkeypatch):
+    """Each number's log holds its command and its seed, and the command is the table's."""
+    monkeypatch.chdir(tables.README.parent)
+    commands = {name: {w[2]: w for w in tables.commands(name, 'results')}
+                for name in tables.TABLES}
+    for log in pathlib.Path('results').glob('*/*/seed*/log.txt'):
+        first = training.read_log(log)[0]
+        words = commands[log.parts[1]][str(log.parent)]
+        assert shlex.split(first['command']) == words, log
+        assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
+
+
+def test_run_goes_on_after_a_failure_and_shows_the_table(monkeypatch, tmp_path, capfd):
+    rows = {'bad': ('a bad row', '', '--depth 11'), 'good': ROW}
+    monkeypatch.setattr(tables, 'TABLES', {'t': dict(title='A table', paper='', seeds=1,
+                                                     common=QUICK, rows=rows)})
+    monkeypatch.setitem(os.environ, 'OMP_NUM_THREADS', '1')
+    with pytest.raises(SystemExit) as e:
+        training.run(lambda: tables.main(['run', 't', '--root', 'logs']))
+    out, err = capfd.readouterr()
+    assert e.value.code == 1 and err.count('6n+4') == 1 and 'failed: ' in err and 'bad' in err
+    assert (tmp_path / 'logs/t/curves.png').exists()
+    assert out.splitlines()[-2].startswith('WRN-10-1') and 'a bad row' in out
+
+
+def test_table_must_be_named(fails):
+    status, said = fails(tables.main, 'show')
+    assert status == 2 and 'demo' in said
