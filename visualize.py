@@ -2,8 +2,8 @@
 
     python visualize.py --model logs/resnet_16_2_teacher logs/at_16_1_16_2 --save attention.png
 
-Each row is one group's map Q = F²_sum (attention transfer paper, section 3.1) over one image: an
-image file, or a test image of `shapes` when none is named.
+A row for each net, a column for each image and group: the map F²_sum (attention transfer paper,
+section 3.1) over the image, which is a file or, when none is named, a test image of `shapes`.
 """
 import pathlib
 
@@ -39,25 +39,27 @@ def attention_maps(f, params, images):
 
 
 def draw(images, maps, path):
-    """Write the figure: a row for each image and group; a column for the image and each of `maps`
-    ({label: maps of the groups}), which lie over the image, each stretched to its own maximum."""
+    """Write the figure: a column for each image and group; a row for the images themselves and for
+    each of `maps` ({label: maps of the groups}), drawn over them and stretched to their maximum."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
     groups = len(next(iter(maps.values())))
-    rows = [(i, g) for i in range(len(images)) for g in range(groups)]
-    figure, axes = plt.subplots(len(rows), 1 + len(maps), squeeze=False, layout='constrained',
-                                figsize=(1.5 * (1 + len(maps)), 1.4 * len(rows)))
+    columns = [(i, g) for i in range(len(images)) for g in range(groups)]
+    figure, axes = plt.subplots(1 + len(maps), len(columns), squeeze=False, layout='constrained',
+                                figsize=(1.1 * len(columns), 1.1 * (1 + len(maps))))
     extent = (0, images.shape[2], images.shape[1], 0)
-    for (i, g), line in zip(rows, axes, strict=True):
-        for axis, label in zip(line, ['', *maps], strict=True):
+    for label, row in zip(['', *maps], axes, strict=True):
+        row[0].set_ylabel(label)
+        for (i, g), axis in zip(columns, row, strict=True):
             axis.imshow(images[i], extent=extent)
+            axis.set(xticks=[], yticks=[])
             if label:
                 q = maps[label][g][i]
                 axis.imshow(q / q.max(), extent=extent, cmap='jet', alpha=.55, vmin=0, vmax=1,
                             interpolation='bilinear')
-            axis.set(xticks=[], yticks=[], title=label if (i, g) == rows[0] else '')
-        line[0].set_ylabel(f'group {g}')
+            else:
+                axis.set_title(f'group {g}', fontsize='medium')
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
@@ -81,7 +83,7 @@ def main(argv=None):
     if opt.images:
         images = read_images(opt.images, opt.size)
     else:
-        images = datasets.shapes(4, seed=1, size=opt.size)[0]
+        images = datasets.shapes(10, seed=1, size=opt.size)[0][::3]
     draw(images, {label: attention_maps(f, params, images)
                   for label, (f, _, params) in nets.items()}, opt.save)
     print(f'attention maps: {opt.save}')
