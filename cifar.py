@@ -200,6 +200,7 @@ def main(argv=None):
     if opt.teacher_id and teacher_classes != num_classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
                          f'{opt.dataset} has {num_classes}')
+    torch.manual_seed(opt.seed)     # again: with a teacher or without, the student starts alike
     f_s, student = resnet(opt.depth, opt.width, num_classes)
     params = training.on_device({**utils.with_prefix(student, 'student.'),
                                  **utils.with_prefix(teacher, 'teacher.')}, opt, device)
