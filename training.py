@@ -5,6 +5,7 @@ the environment, each further one the options and an epoch's numbers), `model.pt
 finished epoch, from which the same command continues) and `curves.png`.
 """
 import argparse
+import contextlib
 import ctypes
 import io
 import json
@@ -213,10 +214,12 @@ def write(path, data):
     """Write the bytes whole or not at all: a failure leaves the previous file as it was."""
     temporary = path.with_name(path.name + '.tmp')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise RunError(f'cannot write {path}: {e.strerror}. What was there before is as it was; '
                        f'make room and repeat the command') from None
 
@@ -224,12 +227,6 @@ def write(path, data):
 def write_log(path, lines):
     write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
                         for z in lines).encode())
-
-
-def save_checkpoint(path, **state):
-    data = io.BytesIO()
-    torch.save(state, data)
-    write(path, data.getvalue())
 
 
 def trained(params):
@@ -268,13 +265,23 @@ def previous(opt, params):
     weights.check_same(own, trained(params), path)
     if path is model and not lines:
         raise InputError(f'{model} is there without its log; give another --save')
+    if path is not model and state['epoch'] >= opt.epochs:
+        raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
     if 'random' not in state:
         print(f'{path} is not of this code: momentum starts from zero')
     return {**state, 'params': own}, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
 
 
-def to_cpu(params):
-    return {k: v.detach().cpu() for k, v in params.items()}
+def save_epoch(folder, opt, lines, params, optimizer):
+    """Write the log, then the checkpoint of its last line. Cut off between the two, a run goes on
+    from the checkpoint before, and `previous` drops the line."""
+    write_log(folder / 'log.txt', lines)
+    state = dict(params={k: v.detach().cpu() for k, v in trained(params).items()},
+                 optimizer=optimizer.state_dict(), epoch=lines[-1]['epoch'],
+                 random=random_state(), options=vars(opt))
+    data = io.BytesIO()
+    torch.save(state, data)
+    write(folder / 'model.pt7', data.getvalue())
 
 
 def random_state():
@@ -372,6 +379,31 @@ def progress(device):
     return start, step, lambda: bar.close()
 
 
+def add_up(engine, device, step):
+    """Make the engine add up, on the device, what `averages` reads -> (reset, read). `step(sums,
+    images, steps)` is called after each training step."""
+    tally = {}
+
+    def reset():
+        tally.update(steps=0, sums=0, finite=torch.ones((), device=device))
+
+    def on_sample(state):
+        state['sample'] = (*state['sample'], state['train'])
+
+    def on_forward(state):
+        _, targets, mode = state['sample']
+        logits, parts = state['output']
+        tally['steps'] += 1
+        tally['finite'] = tally['finite'] * state['loss'].detach().isfinite()
+        tally['sums'] = tally['sums'] + batch_sums(state['loss'], logits, targets, parts,
+                                                   tally['finite'])
+        if mode:
+            step(tally['sums'], len(targets), tally['steps'])
+
+    engine.hooks.update(on_sample=on_sample, on_forward=on_forward)
+    return reset, lambda where: averages(tally, where)
+
+
 def fit(opt, objective, params, train, test, num_classes, device):
     """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
 
@@ -389,22 +421,19 @@ def fit(opt, objective, params, train, test, num_classes, device):
         print(f'{folder} is finished: {done} epochs, test error '
               f'{100 - lines[-1]["test_acc"]:.2f} %')
         return
-    news = environment(opt, device)
-    if not lines:
-        lines, news = [{**vars(opt), **news}], {}
-    n_parameters = sum(v.numel() for v in params.values() if v.requires_grad)
+    news = {'continued': environment(opt, device)} if lines else {}
+    lines = lines or [{**vars(opt), **environment(opt, device)}]
+    counts = dict(num_classes=num_classes,
+                  n_parameters=sum(v.numel() for v in params.values() if v.requires_grad))
+    engine, timer = Engine(), TimeMeter(False)
     bar_start, bar_step, bar_stop = progress(device)
-    tally, timer, engine = {}, TimeMeter(False), Engine()
+    reset, read = add_up(engine, device, bar_step)
 
     def h(sample):
         inputs, targets, mode = sample
         with torch.autocast(device.type, torch.bfloat16, enabled=opt.dtype == 'bfloat16'):
             loss, logits, parts = objective(params, inputs, targets, mode)
         return loss, (logits, parts)
-
-    def reset():
-        tally.update(steps=0, sums=0, finite=torch.ones((), device=device))
-        timer.reset()
 
     def on_start(state):
         if state['train']:
@@ -417,45 +446,26 @@ def fit(opt, objective, params, train, test, num_classes, device):
         state['iterator'] = train[1]()
         bar_start(f'epoch {epoch}/{opt.epochs}', train[0])
         reset()
-
-    def on_sample(state):
-        state['sample'] = (*state['sample'], state['train'])
-
-    def on_forward(state):
-        _, targets, mode = state['sample']
-        tally['finite'] = tally['finite'] * state['loss'].detach().isfinite()
-        tally['sums'] = tally['sums'] + batch_sums(state['loss'], state['output'][0], targets,
-                                                   state['output'][1], tally['finite'])
-        tally['steps'] += 1
-        if mode:
-            bar_step(tally['sums'], len(targets), tally['steps'])
+        timer.reset()
 
     def on_end_epoch(state):
-        epoch = state['epoch']
-        train_loss, train_acc, at_losses = averages(tally, f'epoch {epoch}')
-        train_time = timer.value()
+        z = dict(zip(('train_loss', 'train_acc', 'at_losses'), read(f'epoch {state["epoch"]}'),
+                     strict=True), train_time=timer.value(), epoch=state['epoch'], **counts)
         bar_stop()
         reset()
+        timer.reset()
         with torch.no_grad():
             engine.test(h, test[1]())
-        test_loss, test_acc, _ = averages(tally, f'the test after epoch {epoch}')
-        z = dict(train_loss=train_loss, train_acc=train_acc, test_loss=test_loss,
-                 test_acc=test_acc, epoch=epoch, num_classes=num_classes,
-                 n_parameters=n_parameters, train_time=train_time, test_time=timer.value(),
-                 at_losses=at_losses)
-        lines.append({**vars(opt), **z, **({'continued': news.copy()} if news else {})})
+        z['test_loss'], z['test_acc'], _ = read(f'the test after epoch {z["epoch"]}')
+        lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
         news.clear()
-        write_log(folder / 'log.txt', lines)
-        save_checkpoint(folder / 'model.pt7', params=to_cpu(trained(params)), epoch=epoch,
-                        optimizer=state['optimizer'].state_dict(), random=random_state(),
-                        options=vars(opt))
-        print(f'epoch {epoch}/{opt.epochs}  train loss {train_loss:.4f} error '
-              f'{100 - train_acc:.2f} %  test loss {test_loss:.4f} error {100 - test_acc:.2f} %  '
-              f'{train_time:.1f} s, {train[0] / train_time:.0f} images/s', flush=True)
+        save_epoch(folder, opt, lines, params, state['optimizer'])
+        print(f'epoch {z["epoch"]}/{opt.epochs}  train loss {z["train_loss"]:.4f} error '
+              f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
+              f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
+              f'{train[0] / z["train_time"]:.0f} images/s', flush=True)
 
-    engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_sample, on_forward,
-                                                  on_end_epoch))
-    folder.mkdir(parents=True, exist_ok=True)
+    engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
     write_log(folder / 'log.txt', lines)
     engine.train(h, None, opt.epochs, optimizer)
     plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
@@ -475,5 +485,7 @@ def plot_curves(logs, path):
     axes.set(xlabel='epoch', ylabel='error, % (dashed: on the training images)', ylim=(0, None))
     axes.grid(alpha=.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120)
     plt.close(figure)
+    write(pathlib.Path(path), data.getvalue())

@@ -7,7 +7,7 @@ import hickle
 import numpy as np
 import torch
 
-from utils import InputError, without_prefix
+from utils import InputError, RunError, without_prefix
 
 
 def load(path):
@@ -85,11 +85,14 @@ def write(params, path):
     """Write a flat dict of tensors as .pth or .hkl."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if str(path).endswith('.hkl'):
-        hickle.dump({k: v.numpy() for k, v in params.items()}, str(path), mode='w')
-    else:
-        torch.save(params, path)
+    try:
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if str(path).endswith('.hkl'):
+            hickle.dump({k: v.numpy() for k, v in params.items()}, str(path), mode='w')
+        else:
+            torch.save(params, path)
+    except (OSError, RuntimeError) as e:    # torch's writer turns a full disk into the latter
+        raise RunError(f'cannot write {path}: {str(e).splitlines()[0]}') from None
 
 
 def check_same(params, expected, path):

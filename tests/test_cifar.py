@@ -165,6 +165,17 @@ def test_export_of_a_finished_run(cifar_run, capsys):
     assert all(torch.equal(v, own[k]) for k, v in weights.read('late.pth').items())
 
 
+def test_students_of_one_seed_start_alike(cifar_run):
+    """With a teacher or without: with no learning to speak of, the parameters stay the same."""
+    cifar_run('logs/t')
+    still = ['--lr', 1e-30, '--weight_decay', 0, '--seed', 4, '--dtype', 'float']
+    cifar_run('logs/a', *still)
+    cifar_run('logs/b', *still, '--teacher_id', 't', '--beta', 1)
+    a, b = (weights.read(f'logs/{k}/model.pt7') for k in 'ab')
+    for k in a:     # biases start from zero and moved by some 1e-30
+        torch.testing.assert_close(a[k], b[k], rtol=0, atol=1e-20)
+
+
 def test_name_of_a_run_without_save(cifar_run):
     cifar_run('')
     assert training.read_log('logs/shapes_resnet_10_1_seed0/log.txt')[-1]['epoch'] == 1

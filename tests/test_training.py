@@ -127,6 +127,19 @@ def test_resume_from_a_file(cifar_run):
     assert all(torch.equal(x[k], y[k]) for k in x)
 
 
+def test_resume_of_a_finished_run_elsewhere(cifar_run, tmp_path):
+    cifar_run('logs/a')
+    with pytest.raises(SystemExit) as e:
+        training.run(lambda: cifar_run('logs/b', '--resume', 'logs/a/model.pt7'))
+    assert e.value.code == 2 and not (tmp_path / 'logs/b').exists()
+
+
+def test_folder_that_cannot_be_written(fails, tmp_path):
+    (tmp_path / 'file').write_text('')
+    status, said = fails(cifar.main, '--dataset', 'shapes', '--save', 'file/run')
+    assert status == 1 and 'cannot write' in said and len(said.splitlines()) == 1
+
+
 def test_resume_from_a_published_file(cifar_run, capsys):
     _, params = cifar.resnet(10, 1, 10)
     torch.save(dict(params=params, optimizer={}, epoch=1), 'old.pt7')
