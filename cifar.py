@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import data
 import datasets
+import runs
 import training
 import utils
 import weights
@@ -216,7 +217,7 @@ def main(argv=None):
                          pad=opt.randomcrop_pad, shuffle=True),
                  batches(*test), num_classes, device)
     if opt.export:
-        weights.write(training.trained(params), opt.export)
+        weights.write(runs.trained(params), opt.export)
         print(f'wrote {opt.export}')
 
 

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 
+import runs
 import training
 from utils import InputError
 
@@ -83,7 +84,7 @@ def run(name, root, seeds=None):
 
 def finished(folder):
     """The logs of the finished runs below a row's folder, by path."""
-    logs = {path: training.read_log(path) for path in sorted(folder.glob('seed*/log.txt'))}
+    logs = {path: runs.read_log(path) for path in sorted(folder.glob('seed*/log.txt'))}
     return {path: z for path, z in logs.items() if len(z) > 1 and z[-1]['epoch'] == z[-1]['epochs']}
 
 
@@ -128,7 +129,7 @@ def show(name, root):
     logs = {label: log for row, (label, *_) in TABLES[name]['rows'].items()
             for log in list(finished(folder / row))[:1]}
     if logs:
-        training.plot_curves(logs, folder / 'curves.png')
+        runs.plot_curves(logs, folder / 'curves.png')
         print(f'curves: {folder}/curves.png')
 
 

@@ -1,20 +1,15 @@
-"""The one training loop: torchnet's engine, meters, log, checkpoints, precision.
+"""The one training loop, and what is around it in every script: flags, precision, exit status.
 
-A run is a folder (`--save`): `log.txt` with `json_stats: ` lines (the first holds the options and
-the environment, each further one the options and an epoch's numbers), `model.pt7` (the last
-finished epoch, from which the same command continues) and `curves.png`.
+torchnet's Engine drives it and its meters average; what an epoch adds up stays on the device and is
+read once. The folder that a run leaves behind is the business of runs.py.
 """
 import argparse
-import contextlib
 import ctypes
-import io
 import json
 import os
 import pathlib
 import platform
 import re
-import shlex
-import subprocess
 import sys
 
 import torch
@@ -22,11 +17,10 @@ from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter, TimeMeter
 from tqdm import tqdm
 
+import runs
 import weights
 from utils import InputError, RunError
 
-# options that say where and how a run runs, not what it computes: they may differ on continuing
-NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'gpu_id', 'dataroot', 'compile', 'cuda'}
 DTYPES = {'float': torch.float32, 'bfloat16': torch.bfloat16, 'double': torch.float64}
 MOMENTUM = .9
 
@@ -147,13 +141,7 @@ def computes_bfloat16(device):
     """Whether the device has instructions for bfloat16 products."""
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', cpuinfo()))
-
-
-def cpuinfo():
-    """What Linux says of the processor; '' on other systems."""
-    path = pathlib.Path('/proc/cpuinfo')
-    return path.read_text() if path.exists() else ''
+    return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', runs.cpuinfo()))
 
 
 def run(main):
@@ -173,126 +161,6 @@ def run(main):
               'the same command continues from it', file=sys.stderr)
         status = 130
     sys.exit(status)
-
-
-# ---- the folder of a run ------------------------------------------------------------------------
-
-def environment(opt, device):
-    """What produced a run's numbers, beside its options."""
-    def git(*command):      # '' where there is no git
-        try:
-            return subprocess.run(['git', *command], cwd=pathlib.Path(__file__).parent, text=True,
-                                  capture_output=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ''
-
-    return dict(command=shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-                git=git('rev-parse', 'HEAD'), git_dirty=bool(git('status', '--porcelain', '-uno')),
-                torch=torch.__version__, python=platform.python_version(),
-                device=device_name(device), threads=torch.get_num_threads())
-
-
-def device_name(device):
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    model = re.search(r'model name\s*: (.*)', cpuinfo())
-    name = model[1] if model else platform.processor() or platform.machine()
-    return f'{name}, {os.cpu_count()} cores'
-
-
-def read_log(path):
-    """The lines of a log.txt as dicts: options and environment, then one per epoch."""
-    lines = pathlib.Path(path).read_text().splitlines()
-    try:
-        return [json.loads(s[len('json_stats: '):]) for s in lines if s.startswith('json_stats: ')]
-    except ValueError:
-        raise InputError(f'{path} is damaged: it should hold a json object behind each '
-                         f'"json_stats: "') from None
-
-
-def write(path, data):
-    """Write the bytes whole or not at all: a failure leaves the previous file as it was."""
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(f'cannot write {path}: {e.strerror}. What was there before is as it was; '
-                       f'make room and repeat the command') from None
-
-
-def write_log(path, lines):
-    write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
-                        for z in lines).encode())
-
-
-def trained(params):
-    """The entries that belong to the trained net, without the student's prefix."""
-    return {k.removeprefix('student.'): v for k, v in params.items()
-            if not k.startswith('teacher.')}
-
-
-def previous(opt, params):
-    """The state from which to go on: (checkpoint or None, lines of the log so far).
-
-    The folder's own checkpoint if it holds a run of the same options, else --resume; anything
-    else that is in the way is an InputError, and nothing is overwritten.
-    """
-    folder = pathlib.Path(opt.save)
-    model, log = folder / 'model.pt7', folder / 'log.txt'
-    lines = read_log(log) if log.exists() else []
-    if lines:
-        differing = [f'--{k} was {lines[0][k]}, is {v}' for k, v in vars(opt).items()
-                     if k in lines[0] and k not in NEUTRAL and lines[0][k] != v]
-        if differing:
-            raise InputError(f'{folder} holds a run of other options ({"; ".join(differing)}); '
-                             f'give those or another --save')
-    if len(lines) > 1 and not model.exists():
-        if lines[-1]['epoch'] < opt.epochs or opt.export:
-            raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no '
-                             f'checkpoint to go on from; give another --save')
-        return dict(epoch=lines[-1]['epoch'], params={}), lines
-    path = model if model.exists() else opt.resume
-    if not path:
-        return None, []
-    state = weights.load(path)
-    own = weights.parameters(state, path)
-    if 'epoch' not in state:
-        raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
-    weights.check_same(own, trained(params), path)
-    if path is model and not lines:
-        raise InputError(f'{model} is there without its log; give another --save')
-    if path is not model and state['epoch'] >= opt.epochs:
-        raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
-    if 'random' not in state:
-        print(f'{path} is not of this code: momentum starts from zero')
-    return {**state, 'params': own}, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
-
-
-def save_epoch(folder, opt, lines, params, optimizer):
-    """Write the log, then the checkpoint of its last line. Cut off between the two, a run goes on
-    from the checkpoint before, and `previous` drops the line."""
-    write_log(folder / 'log.txt', lines)
-    state = dict(params={k: v.detach().cpu() for k, v in trained(params).items()},
-                 optimizer=optimizer.state_dict(), epoch=lines[-1]['epoch'],
-                 random=random_state(), options=vars(opt))
-    data = io.BytesIO()
-    torch.save(state, data)
-    write(folder / 'model.pt7', data.getvalue())
-
-
-def random_state():
-    return dict(cpu=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
-
-
-def set_random_state(state):
-    torch.set_rng_state(state['cpu'])
-    if len(state['cuda']) == torch.cuda.device_count() > 0:
-        torch.cuda.set_rng_state_all(state['cuda'])
 
 
 # ---- the loop -----------------------------------------------------------------------------------
@@ -326,7 +194,7 @@ def restore(opt, params, state):
         params['student.' + k].data.copy_(v)
     optimizer = sgd(opt, params, state['epoch'])
     if 'random' in state:
-        set_random_state(state['random'])
+        runs.set_random_state(state['random'])
         optimizer.load_state_dict(state['optimizer'])
         for group in optimizer.param_groups:
             group.update(lr=learning_rate(opt, state['epoch']), weight_decay=opt.weight_decay)
@@ -414,15 +282,15 @@ def fit(opt, objective, params, train, test, num_classes, device):
         and targets (B,) on the device
     """
     folder = pathlib.Path(opt.save)
-    checkpoint, lines = previous(opt, params)
+    checkpoint, lines = runs.previous(opt, params)
     done = checkpoint['epoch'] if checkpoint else 0
     optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
     if done >= opt.epochs:
         print(f'{folder} is finished: {done} epochs, test error '
               f'{100 - lines[-1]["test_acc"]:.2f} %')
         return
-    news = {'continued': environment(opt, device)} if lines else {}
-    lines = lines or [{**vars(opt), **environment(opt, device)}]
+    news = {'continued': runs.environment(opt, device)} if lines else {}
+    lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
     counts = dict(num_classes=num_classes,
                   n_parameters=sum(v.numel() for v in params.values() if v.requires_grad))
     engine, timer = Engine(), TimeMeter(False)
@@ -459,33 +327,13 @@ def fit(opt, objective, params, train, test, num_classes, device):
         z['test_loss'], z['test_acc'], _ = read(f'the test after epoch {z["epoch"]}')
         lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
         news.clear()
-        save_epoch(folder, opt, lines, params, state['optimizer'])
+        runs.save_epoch(folder, opt, lines, params, state['optimizer'])
         print(f'epoch {z["epoch"]}/{opt.epochs}  train loss {z["train_loss"]:.4f} error '
               f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
               f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
               f'{train[0] / z["train_time"]:.0f} images/s', flush=True)
 
     engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
-    write_log(folder / 'log.txt', lines)
+    runs.write_log(folder / 'log.txt', lines)
     engine.train(h, None, opt.epochs, optimizer)
-    plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
-
-
-def plot_curves(logs, path):
-    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    for i, (label, log) in enumerate(logs.items()):
-        lines = read_log(log)[1:]
-        epochs = [z['epoch'] for z in lines]
-        axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
-        axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
-    axes.set(xlabel='epoch', ylabel='error, % (dashed: on the training images)', ylim=(0, None))
-    axes.grid(alpha=.3)
-    axes.legend()
-    data = io.BytesIO()
-    figure.savefig(data, dpi=120)
-    plt.close(figure)
-    write(pathlib.Path(path), data.getvalue())
+    runs.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')

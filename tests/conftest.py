@@ -7,6 +7,7 @@ import pytest
 
 import cifar
 import datasets
+import runs
 import training
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,7 +30,7 @@ def cifar_run():
     def call(save, *flags):
         cifar.main([*QUICK, '--save', str(save), *map(str, flags)])
         log = pathlib.Path(save, 'log.txt')
-        return training.read_log(log) if log.exists() else []
+        return runs.read_log(log) if log.exists() else []
     return call
 
 

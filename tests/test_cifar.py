@@ -8,6 +8,7 @@ import torch
 import cifar
 import data
 import datasets
+import runs
 import training
 import utils
 import weights
@@ -178,7 +179,7 @@ def test_students_of_one_seed_start_alike(cifar_run):
 
 def test_name_of_a_run_without_save(cifar_run):
     cifar_run('')
-    assert training.read_log('logs/shapes_resnet_10_1_seed0/log.txt')[-1]['epoch'] == 1
+    assert runs.read_log('logs/shapes_resnet_10_1_seed0/log.txt')[-1]['epoch'] == 1
 
 
 def test_random_crop_can_be_turned_off(cifar_run):

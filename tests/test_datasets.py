@@ -14,7 +14,7 @@ import pytest
 
 import cifar
 import datasets
-import training
+import runs
 from utils import InputError
 
 COUNT = 20      # images per batch in the small copies of CIFAR that these tests write
@@ -209,7 +209,7 @@ def test_capacity_matters(tmp_path, monkeypatch):
             cifar.main(['--dataset', 'shapes', '--width', str(width), '--batch_size', '64',
                         '--epochs', '8', '--epoch_step', '[0.6,0.8,0.9]', '--seed', str(seed),
                         '--save', f'logs/{width}_{seed}'])
-            log = training.read_log(f'logs/{width}_{seed}/log.txt')
+            log = runs.read_log(f'logs/{width}_{seed}/log.txt')
             list_.append(100 - log[-1]['test_acc'])
     difference = statistics.mean(errors[1]) - statistics.mean(errors[2])
     standard_error = (sum(statistics.variance(e) for e in errors.values()) / 3) ** .5

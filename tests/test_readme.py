@@ -6,8 +6,8 @@ import shlex
 import pytest
 
 import cifar
+import runs
 import tables
-import training
 import visualize
 
 README = pathlib.Path(__file__).parent.parent / 'README.md'
@@ -41,7 +41,7 @@ def test_cifar_commands(capsys):
         held_out = ['--validate', '32'] if '--validate' in options else []
         cifar.main([*options, *QUICK, *held_out])
         save = options[options.index('--save') + 1]
-        assert training.read_log(f'{save}/log.txt')[-1]['epoch'] == 1
+        assert runs.read_log(f'{save}/log.txt')[-1]['epoch'] == 1
         saved.add(save)
     assert len(saved) >= 5
 
@@ -63,7 +63,7 @@ def test_tables_commands(options, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(tables, 'README', copy)
     monkeypatch.chdir(README.parent)
     monkeypatch.setattr(tables, 'run', lambda *a: ran.append(a))
-    monkeypatch.setattr(training, 'plot_curves', lambda *a: None)
+    monkeypatch.setattr(runs, 'plot_curves', lambda *a: None)
     tables.main(options)
     if options[0] == 'report':
         assert '<!-- end of table -->' in copy.read_text()

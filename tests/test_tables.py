@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+import runs
 import tables
 import training
 
@@ -87,7 +88,7 @@ def test_logs_in_results_are_whole(monkeypatch):
     commands = {name: {w[2]: w for w in tables.commands(name, 'results')}
                 for name in tables.TABLES}
     for log in pathlib.Path('results').glob('*/*/seed*/log.txt'):
-        first = training.read_log(log)[0]
+        first = runs.read_log(log)[0]
         words = commands[log.parts[1]][str(log.parent)]
         assert shlex.split(first['command']) == words, log
         assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40

@@ -9,6 +9,7 @@ import torch
 from conftest import process
 
 import cifar
+import runs
 import training
 import weights
 from utils import RunError
@@ -81,7 +82,7 @@ def same_run(a, b):
     x, y = (torch.load(f'{p}/model.pt7', weights_only=True) for p in (a, b))
     timed = {'train_time', 'test_time', 'save', 'continued', 'epochs', 'resume'}
     logs = [[{k: v for k, v in z.items() if k not in timed} for z in
-             training.read_log(f'{p}/log.txt')[1:]] for p in (a, b)]
+             runs.read_log(f'{p}/log.txt')[1:]] for p in (a, b)]
     buffers = [[s['momentum_buffer'] for s in z['optimizer']['state'].values()] for z in (x, y)]
     return (logs[0] == logs[1] and torch.equal(x['random']['cpu'], y['random']['cpu'])
             and all(torch.equal(v, y['params'][k]) for k, v in x['params'].items())

@@ -1,0 +1,168 @@
+"""The folder of a run: `log.txt`, `model.pt7`, `curves.png`.
+
+`log.txt` has `json_stats: ` lines: the first holds the options and the environment, each further
+one the options and an epoch's numbers. `model.pt7` is the last finished epoch, from which the same
+command continues. All are written whole or not at all.
+"""
+import contextlib
+import io
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import subprocess
+import sys
+
+import torch
+
+import weights
+from utils import InputError, RunError
+
+# options that say where and how a run runs, not what it computes: they may differ on continuing
+NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'gpu_id', 'dataroot', 'compile', 'cuda'}
+
+
+def environment(opt, device):
+    """What produced a run's numbers, beside its options."""
+    def git(*command):      # '' where there is no git
+        try:
+            return subprocess.run(['git', *command], cwd=pathlib.Path(__file__).parent, text=True,
+                                  capture_output=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ''
+
+    return dict(command=shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+                git=git('rev-parse', 'HEAD'), git_dirty=bool(git('status', '--porcelain', '-uno')),
+                torch=torch.__version__, python=platform.python_version(),
+                device=device_name(device), threads=torch.get_num_threads())
+
+
+def cpuinfo():
+    """What Linux says of the processor; '' on other systems."""
+    path = pathlib.Path('/proc/cpuinfo')
+    return path.read_text() if path.exists() else ''
+
+
+def device_name(device):
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    model = re.search(r'model name\s*: (.*)', cpuinfo())
+    name = model[1] if model else platform.processor() or platform.machine()
+    return f'{name}, {os.cpu_count()} cores'
+
+
+def read_log(path):
+    """The lines of a log.txt as dicts: options and environment, then one per epoch."""
+    lines = pathlib.Path(path).read_text().splitlines()
+    try:
+        return [json.loads(s[len('json_stats: '):]) for s in lines if s.startswith('json_stats: ')]
+    except ValueError:
+        raise InputError(f'{path} is damaged: it should hold a json object behind each '
+                         f'"json_stats: "') from None
+
+
+def write(path, data):
+    """Write the bytes whole or not at all: a failure leaves the previous file as it was."""
+    temporary = path.with_name(path.name + '.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunError(f'cannot write {path}: {e.strerror}. What was there before is as it was; '
+                       f'make room and repeat the command') from None
+
+
+def write_log(path, lines):
+    write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
+                        for z in lines).encode())
+
+
+def trained(params):
+    """The entries that belong to the trained net, without the student's prefix."""
+    return {k.removeprefix('student.'): v for k, v in params.items()
+            if not k.startswith('teacher.')}
+
+
+def previous(opt, params):
+    """The state from which to go on: (checkpoint or None, lines of the log so far).
+
+    The folder's own checkpoint if it holds a run of the same options, else --resume; anything
+    else that is in the way is an InputError, and nothing is overwritten.
+    """
+    folder = pathlib.Path(opt.save)
+    model, log = folder / 'model.pt7', folder / 'log.txt'
+    lines = read_log(log) if log.exists() else []
+    if lines:
+        differing = [f'--{k} was {lines[0][k]}, is {v}' for k, v in vars(opt).items()
+                     if k in lines[0] and k not in NEUTRAL and lines[0][k] != v]
+        if differing:
+            raise InputError(f'{folder} holds a run of other options ({"; ".join(differing)}); '
+                             f'give those or another --save')
+    if len(lines) > 1 and not model.exists():
+        if lines[-1]['epoch'] < opt.epochs or opt.export:
+            raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no '
+                             f'checkpoint to go on from; give another --save')
+        return dict(epoch=lines[-1]['epoch'], params={}), lines
+    path = model if model.exists() else opt.resume
+    if not path:
+        return None, []
+    state = weights.load(path)
+    own = weights.parameters(state, path)
+    if 'epoch' not in state:
+        raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
+    weights.check_same(own, trained(params), path)
+    if path is model and not lines:
+        raise InputError(f'{model} is there without its log; give another --save')
+    if path is not model and state['epoch'] >= opt.epochs:
+        raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
+    if 'random' not in state:
+        print(f'{path} is not of this code: momentum starts from zero')
+    return {**state, 'params': own}, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+
+
+def save_epoch(folder, opt, lines, params, optimizer):
+    """Write the log, then the checkpoint of its last line. Cut off between the two, a run goes on
+    from the checkpoint before, and `previous` drops the line."""
+    write_log(folder / 'log.txt', lines)
+    state = dict(params={k: v.detach().cpu() for k, v in trained(params).items()},
+                 optimizer=optimizer.state_dict(), epoch=lines[-1]['epoch'],
+                 random=random_state(), options=vars(opt))
+    data = io.BytesIO()
+    torch.save(state, data)
+    write(folder / 'model.pt7', data.getvalue())
+
+
+def random_state():
+    return dict(cpu=torch.get_rng_state(),
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+
+def set_random_state(state):
+    torch.set_rng_state(state['cpu'])
+    if len(state['cuda']) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+def plot_curves(logs, path):
+    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    for i, (label, log) in enumerate(logs.items()):
+        lines = read_log(log)[1:]
+        epochs = [z['epoch'] for z in lines]
+        axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
+        axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
+    axes.set(xlabel='epoch', ylabel='error, % (dashed: on the training images)', ylim=(0, None))
+    axes.grid(alpha=.3)
+    axes.legend()
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120)
+    plt.close(figure)
+    write(pathlib.Path(path), data.getvalue())
