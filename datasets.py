@@ -71,9 +71,12 @@ def cifar_folder(name, root):
     if not folder.exists():
         archive = download(spec['url'], root, spec['sha256'])
         print(f'unpacking {archive}')
-        with tempfile.TemporaryDirectory(dir=root) as part, tarfile.open(archive) as tar:
-            tar.extractall(part, filter='data')
-            os.replace(pathlib.Path(part, spec['folder']), folder)
+        part = pathlib.Path(tempfile.mkdtemp(dir=root))
+        with tarfile.open(archive) as tar:      # it is flat: no member's folder is needed
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                (part / pathlib.Path(member.name).name).write_bytes(tar.extractfile(member).read())
+        part.chmod(0o755)
+        os.replace(part, folder)
     return folder
 
 
