@@ -7,7 +7,8 @@
     python cifar.py --save logs/resnet_16_2_teacher --depth 16 --width 2
     python cifar.py --save logs/at_16_1_16_2 --teacher_id resnet_16_2_teacher --beta 1e+3
 
-The second should give 7.93 % test error (table 1 of the paper; see the README for ours).
+The second should give 7.93 % test error (table 1 of the paper; see the README for ours). Defaults
+are the paper's.
 """
 import pathlib
 import re
@@ -68,6 +69,7 @@ def check_flags(opt):
         raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
     training.check_numbers(opt, above_zero=('temperature', 'width'),
                            zero_or_more=('beta', 'randomcrop_pad'))
+    blocks_and_widths(opt.depth, opt.width)
     if (opt.alpha or opt.beta) and not opt.teacher_id:
         raise InputError('--alpha and --beta weigh what comes from a teacher: give --teacher_id')
 
@@ -86,16 +88,21 @@ def run_name(opt):
 
 # ---- nets ---------------------------------------------------------------------------------------
 
-def resnet(depth, width, num_classes):
-    """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='') gives logits
-    (B, num_classes) and the outputs of the three groups, before the next BN and ReLU."""
+def blocks_and_widths(depth, width):
+    """Of WRN-depth-width: the number of blocks in a group, and the groups' channels."""
     if depth < 10 or (depth - 4) % 6:
         raise InputError(f'--depth {depth}: the depth of a wide residual net is 6n+4, such as '
                          f'10, 16, 22, 28 or 40')
-    n = (depth - 4) // 6
     widths = [int(v * width) for v in (16, 32, 64)]
     if not widths[0]:
         raise InputError(f'--width {width:g} leaves no channels')
+    return (depth - 4) // 6, widths
+
+
+def resnet(depth, width, num_classes):
+    """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='') gives logits
+    (B, num_classes) and the outputs of the three groups, before the next BN and ReLU."""
+    n, widths = blocks_and_widths(depth, width)
 
     def gen_block_params(ni, no):
         return {

@@ -84,9 +84,10 @@ def check_flags(opt):
     if opt.ngpu != 1:
         raise InputError(f'--ngpu {opt.ngpu}: one process trains on one device; give 1')
     steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
-    if not all(isinstance(s, (int, float)) and s > 0 for s in steps):
-        raise InputError(f'--epoch_step {opt.epoch_step}: epochs and fractions are above zero')
-    opt.epoch_step = [max(1, round(s * opt.epochs)) if s < 1 else int(s) for s in steps]
+    if not all(isinstance(s, int) and s > 0 or isinstance(s, float) and 0 < s < 1 for s in steps):
+        raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
+                         f'between 0 and 1')
+    opt.epoch_step = [s if isinstance(s, int) else max(1, round(s * opt.epochs)) for s in steps]
     if opt.export:
         weights.check_format(opt.export)
 

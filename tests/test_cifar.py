@@ -208,7 +208,8 @@ BAD_FLAGS = [
     (['--validate', '256'], 'validate'), (['--randomcrop_pad', '-1'], 'randomcrop_pad'),
     (['--randomcrop_pad', '40'], 'randomcrop_pad'), (['--epoch_step', '[60'], 'epoch_step'),
     (['--epoch_step', '60'], 'epoch_step'), (['--epoch_step', '["a"]'], 'epoch_step'),
-    (['--epoch_step', '[-1]'], 'epoch_step'), (['--at_groups', '[3]'], 'at_groups'),
+    (['--epoch_step', '[-1]'], 'epoch_step'),
+    (['--epoch_step', '[60.5]'], 'epoch_step'), (['--at_groups', '[3]'], 'at_groups'),
     (['--at_groups', '[]'], 'at_groups'), (['--ngpu', '2'], 'ngpu'),
     (['--export', 'x.txt'], 'x.txt'), (['--dataset', 'MNIST'], 'MNIST'),
     (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),
@@ -221,6 +222,11 @@ def test_bad_flags(fails, flags, message, tmp_path):
     assert status == 2 and len(said.splitlines()) == 1
     assert re.search(message, said), said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_depth_is_said_before_anything_is_downloaded(fails, monkeypatch):
+    monkeypatch.setattr(datasets, 'load', lambda *a: pytest.fail('too late'))
+    assert fails(cifar.main, '--depth', 15)[0] == 2
 
 
 def test_unknown_teacher_lists_those_there_are(fails, cifar_run):
