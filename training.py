@@ -239,7 +239,7 @@ def progress(device):
 
     def step(sums, n, t):
         bar.update(n)
-        if not bar.disable and t % 20 == 0:
+        if not bar.disable and t % 10 == 0:
             n, loss, right = host.tolist()
             if n:
                 bar.set_postfix(loss=f'{loss / n:.3f}', error=f'{100 - 100 * right / n:.1f}%')
