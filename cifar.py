@@ -62,7 +62,7 @@ def parse(argv):
 
 def check_flags(opt):
     groups = training.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
-    if not groups or not all(g in (0, 1, 2) for g in groups):
+    if not groups or not all(type(g) is int and 0 <= g <= 2 for g in groups):
         raise InputError(f'--at_groups {opt.at_groups}: choose from 0, 1 and 2')
     opt.at_groups = groups
     if not 0 <= opt.alpha <= 1:
@@ -154,12 +154,12 @@ def resnet(depth, width, num_classes):
 
 def net_of(params, path):
     """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
+    n = sum(bool(re.fullmatch(r'group0\.block\d+\.conv0', k)) for k in params)
     try:
-        n = sum(bool(re.fullmatch(r'group0\.block\d+\.conv0', k)) for k in params)
         width = params['group0.block0.conv0'].shape[0] / 16
         f, expected = resnet(6 * n + 4, width, len(params['fc.bias']))
-    except KeyError as e:
-        raise InputError(f'{path} is no wide residual net: {e} is missing; its first entries are '
+    except (KeyError, IndexError, TypeError):
+        raise InputError(f'{path} is no wide residual net; its first entries are '
                          f'{", ".join(list(params)[:3])}') from None
     weights.check_same(params, expected, path)
     return f, len(params['fc.bias'])
@@ -173,7 +173,7 @@ def load_net(name):
             params = weights.read(path)
             return *net_of(params, path), params
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
-    raise InputError(f'no teacher {name}: it is no run under logs/ and no path. '
+    raise InputError(f'no net {name}: it is no run under logs/ and no path. '
                      f'Runs under logs/: {", ".join(known) or "none"}')
 
 
@@ -198,9 +198,7 @@ def make_objective(opt, f_s, f_t=None):
     return objective
 
 
-def main(argv=None):
-    opt = parse(argv)
-    device = training.set_up(opt)
+def train(opt, device, checkpoint, lines):
     f_t, teacher = None, {}
     if opt.teacher_id:
         f_t, teacher_classes, teacher = load_net(opt.teacher_id)
@@ -208,24 +206,35 @@ def main(argv=None):
     if opt.teacher_id and teacher_classes != num_classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
                          f'{opt.dataset} has {num_classes}')
-    torch.manual_seed(opt.seed)     # again: with a teacher or without, the student starts alike
-    f_s, student = resnet(opt.depth, opt.width, num_classes)
-    params = training.on_device({**utils.with_prefix(student, 'student.'),
-                                 **utils.with_prefix(teacher, 'teacher.')}, opt, device)
-    objective = make_objective(opt, f_s, f_t)
 
     def batches(images, labels, **how):
         return data.epoch_batches(torch.from_numpy(images).to(device),
                                   torch.from_numpy(labels).to(device), opt.batch_size,
                                   datasets.MEAN, datasets.STD, training.parameter_dtype(opt), **how)
 
-    training.fit(opt, torch.compile(objective) if opt.compile else objective, params,
-                 batches(data.pad_reflect(train[0], opt.randomcrop_pad), train[1],
-                         pad=opt.randomcrop_pad, shuffle=True),
-                 batches(*test), num_classes, device)
-    if opt.export:
-        weights.write(runs.trained(params), opt.export)
-        print(f'wrote {opt.export}')
+    train = batches(data.pad_reflect(train[0], opt.randomcrop_pad), train[1],
+                    pad=opt.randomcrop_pad, shuffle=True)
+    test = batches(*test)
+    teacher = training.on_device(teacher, opt, device)
+    if opt.teacher_id:
+        print(f'teacher {opt.teacher_id}: test error '
+              f'{training.test_error(opt, f_t, teacher, test, device):.2f} %')
+    torch.manual_seed(opt.seed)     # again: with a teacher or without, the student starts alike
+    f_s, student = resnet(opt.depth, opt.width, num_classes)
+    params = {**utils.with_prefix(training.on_device(student, opt, device), 'student.'),
+              **utils.with_prefix(teacher, 'teacher.')}
+    objective = make_objective(opt, f_s, f_t)
+    training.fit(opt, checkpoint, lines, torch.compile(objective) if opt.compile else objective,
+                 params, train, test, num_classes, device)
+
+
+def main(argv=None):
+    opt = parse(argv)
+    device = training.set_up(opt)
+    checkpoint, lines = runs.previous(opt)
+    if not checkpoint or checkpoint['epoch'] < opt.epochs:
+        train(opt, device, checkpoint, lines)
+    runs.finish(opt)
 
 
 if __name__ == '__main__':

@@ -23,10 +23,10 @@ def crop_flip(padded, index, top, left, flip, height, width):
     return padded[index[:, None, None], rows[:, :, None], cols[:, None, :]]
 
 
-def normalise(images, mean, std, dtype=torch.float32):
-    """uint8 (B, H, W, 3) -> `dtype` (B, 3, H, W) in channels_last memory format."""
-    stats = torch.tensor([mean, std], dtype=dtype, device=images.device)
-    return ((images.to(dtype) - stats[0]) / stats[1]).permute(0, 3, 1, 2)
+def normalise(images, stats):
+    """uint8 (B, H, W, 3) and [mean, deviation] (2, 3) -> (B, 3, H, W) in channels_last memory
+    format, of the statistics' dtype."""
+    return ((images.to(stats.dtype) - stats[0]) / stats[1]).permute(0, 3, 1, 2)
 
 
 def epoch_batches(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0,
@@ -38,17 +38,18 @@ def epoch_batches(images, labels, batch_size, mean, std, dtype=torch.float32, pa
     pad > 0 (images then have that many pixels around them), cropped at random. All this is drawn
     once per epoch from torch's CPU generator, so that it does not depend on the device.
     """
+    stats = torch.tensor([mean, std], dtype=dtype, device=images.device)
     n, height, width = len(images), images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
 
     def epoch():
         if not shuffle:
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                yield normalise(x, mean, std, dtype), y
+                yield normalise(x, stats), y
             return
         draws = torch.stack([torch.randperm(n), *torch.randint(2 * pad + 1, (2, n)),
                              torch.randint(2, (n,))]).to(images.device)
         for index, top, left, flip in draws.split(batch_size, dim=1):
             x = crop_flip(images, index, top, left, flip.bool(), height, width)
-            yield normalise(x, mean, std, dtype), labels[index]
+            yield normalise(x, stats), labels[index]
 
     return n, epoch

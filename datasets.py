@@ -4,6 +4,7 @@ CIFAR10 and CIFAR100 from https://www.cs.toronto.edu/~kriz/cifar.html, read from
 downloaded; `shapes`, drawn here, needs no file at all.
 """
 import hashlib
+import http.client
 import io
 import os
 import pathlib
@@ -24,12 +25,12 @@ CIFAR = {
         url='https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz',
         sha256='6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce',
         folder='cifar-10-batches-py', labels=b'labels', classes=10,
-        train=[f'data_batch_{k}' for k in range(1, 6)], test=['test_batch'], batch=10000),
+        train=[f'data_batch_{k}' for k in range(1, 6)], test=['test_batch']),
     'CIFAR100': dict(
         url='https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz',
         sha256='85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7',
         folder='cifar-100-python', labels=b'fine_labels', classes=100,
-        train=['train'], test=['test'], batch=None),
+        train=['train'], test=['test']),
 }
 COUNTS = {'train': 50000, 'test': 10000}
 NAMES = [*CIFAR, 'shapes']
@@ -71,13 +72,21 @@ def cifar_folder(name, root):
     if not folder.exists():
         archive = download(spec['url'], root, spec['sha256'])
         print(f'unpacking {archive}')
-        part = pathlib.Path(tempfile.mkdtemp(dir=root))
-        with tarfile.open(archive) as tar:      # it is flat: no member's folder is needed
-            for member in filter(tarfile.TarInfo.isfile, tar):
-                (part / pathlib.Path(member.name).name).write_bytes(tar.extractfile(member).read())
-        part.chmod(0o755)
-        os.replace(part, folder)
+        try:
+            unpack(archive, folder)
+        except (OSError, tarfile.TarError) as e:
+            raise InputError(f'cannot unpack {archive} into {root}: {e}') from None
     return folder
+
+
+def unpack(archive, folder):
+    """The files of a flat archive into `folder`, which appears when all of them are there."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part, tarfile.open(archive) as tar:
+        whole = pathlib.Path(part, folder.name)
+        whole.mkdir()
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            (whole / pathlib.Path(member.name).name).write_bytes(tar.extractfile(member).read())
+        os.replace(whole, folder)
 
 
 def download(url, root, sha256):
@@ -94,7 +103,7 @@ def download(url, root, sha256):
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, path, hash_prefix=sha256,
                                        progress=sys.stderr.isatty())
-    except (OSError, RuntimeError) as e:
+    except (OSError, RuntimeError, http.client.HTTPException) as e:
         raise InputError(f'cannot download {url}: {e}. Try again, or put the archive or its '
                          f'folder into {root} by hand') from None
     return path
@@ -110,7 +119,7 @@ def cifar(name, folder, part):
         try:
             data, target = batch[b'data'], np.asarray(batch[spec['labels']])
             good = (data.shape == (len(target), 3072) and data.dtype == np.uint8
-                    and target.dtype.kind == 'i' and len(target) > 0
+                    and target.dtype.kind == 'i' and target.ndim == 1 and len(target) > 0
                     and 0 <= target.min() and target.max() < spec['classes'])
         except (KeyError, TypeError, AttributeError, ValueError):
             good = False

@@ -55,12 +55,15 @@ def device_name(device):
 
 def read_log(path):
     """The lines of a log.txt as dicts: options and environment, then one per epoch."""
-    lines = pathlib.Path(path).read_text().splitlines()
+    mark = 'json_stats: '
     try:
-        return [json.loads(s[len('json_stats: '):]) for s in lines if s.startswith('json_stats: ')]
+        lines = [json.loads(s[len(mark):]) for s in pathlib.Path(path).read_text().splitlines()
+                 if s.startswith(mark)]
     except ValueError:
-        raise InputError(f'{path} is damaged: it should hold a json object behind each '
-                         f'"json_stats: "') from None
+        lines = ['']
+    if not all(isinstance(z, dict) for z in lines):
+        raise InputError(f'{path} is damaged: it should hold a json object behind each "{mark}"')
+    return lines
 
 
 def write(path, data):
@@ -88,41 +91,61 @@ def trained(params):
             if not k.startswith('teacher.')}
 
 
-def previous(opt, params):
-    """The state from which to go on: (checkpoint or None, lines of the log so far).
+def previous(opt):
+    """What a run goes on from: (checkpoint or None, lines of the log so far).
 
     The folder's own checkpoint if it holds a run of the same options, else --resume; anything
-    else that is in the way is an InputError, and nothing is overwritten.
+    else that is in the way is an InputError. Nothing is written here.
     """
     folder = pathlib.Path(opt.save)
     model, log = folder / 'model.pt7', folder / 'log.txt'
     lines = read_log(log) if log.exists() else []
-    if lines:
-        differing = [f'--{k} was {lines[0][k]}, is {v}' for k, v in vars(opt).items()
-                     if k in lines[0] and k not in NEUTRAL and lines[0][k] != v]
-        if differing:
-            raise InputError(f'{folder} holds a run of other options ({"; ".join(differing)}); '
-                             f'give those or another --save')
+    if not lines and (log.exists() or model.exists()):
+        raise InputError(f'{folder} holds another log.txt or model.pt7 than a run of ours; give '
+                         f'another --save')
+    if len(lines) > 1 or model.exists():
+        check_options(opt, lines)
     if len(lines) > 1 and not model.exists():
-        if lines[-1]['epoch'] < opt.epochs or opt.export:
+        if lines[-1]['epoch'] < opt.epochs:
             raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no '
                              f'checkpoint to go on from; give another --save')
-        return dict(epoch=lines[-1]['epoch'], params={}), lines
+        return dict(epoch=lines[-1]['epoch']), lines
     path = model if model.exists() else opt.resume
     if not path:
         return None, []
     state = weights.load(path)
-    own = weights.parameters(state, path)
-    if 'epoch' not in state:
+    state = {**state, 'params': weights.parameters(state, path), 'path': path}
+    if not isinstance(state.get('epoch'), int):
         raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
-    weights.check_same(own, trained(params), path)
-    if path is model and not lines:
-        raise InputError(f'{model} is there without its log; give another --save')
     if path is not model and state['epoch'] >= opt.epochs:
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
     if 'random' not in state:
         print(f'{path} is not of this code: momentum starts from zero')
-    return {**state, 'params': own}, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+    return state, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+
+
+def check_options(opt, lines):
+    """Refuse options that compute something else than those in a log; name them."""
+    old, epochs = lines[0], lines[-1]['epochs']
+    differing = [f'--{k} was {old[k]}, is {v}' for k, v in vars(opt).items()
+                 if k in old and k not in NEUTRAL and old[k] != v]
+    if opt.epochs < epochs:
+        differing.append(f'--epochs was {epochs}, is {opt.epochs}: it may only grow')
+    if differing:
+        raise InputError(f'{opt.save} holds a run of other options ({"; ".join(differing)}); '
+                         f'give those or another --save')
+
+
+def finish(opt):
+    """What is left to do when a run has all of its epochs: the curves and --export."""
+    folder = pathlib.Path(opt.save)
+    last = read_log(folder / 'log.txt')[-1]
+    print(f'{folder} is finished: {last["epoch"]} epochs, test error '
+          f'{100 - last["test_acc"]:.2f} %')
+    plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
+    if opt.export:
+        weights.write(weights.read(folder / 'model.pt7'), opt.export)
+        print(f'wrote {opt.export}')
 
 
 def save_epoch(folder, opt, lines, params, optimizer):

@@ -25,7 +25,6 @@ TEACHER = '--teacher_id {table}/teacher/seed{seed}'
 # Errors in %, from table 1 of the attention transfer paper (median of 5 runs of 200 epochs).
 # Checked: 8.77, 7.93 and 6.31 are quoted alike by the Rocket Launching paper (arXiv:1708.04106)
 # or stand in the paper's text; the others could not be checked and are marked so.
-UNCHECKED = '{} (unverified)'.format
 # table -> title, number of seeds, rows: name -> (label, paper's number, options of cifar.py)
 TABLES = {
     'demo': dict(
@@ -46,8 +45,8 @@ TABLES = {
             'teacher': ('WRN-16-2, the teacher', '6.31', '--depth 16 --width 2'),
             'student': ('WRN-16-1 alone', '8.77', ''),
             'at': ('WRN-16-1, AT', '7.93', f'{TEACHER} --beta 1e+3'),
-            'kd': ('WRN-16-1, KD', UNCHECKED('7.41'), f'{TEACHER} --alpha 0.9'),
-            'at_kd': ('WRN-16-1, AT+KD', UNCHECKED('7.51'),
+            'kd': ('WRN-16-1, KD', '7.41 (unverified)', f'{TEACHER} --alpha 0.9'),
+            'at_kd': ('WRN-16-1, AT+KD', '7.51 (unverified)',
                       f'{TEACHER} --beta 1e+3 --alpha 0.9'),
             'student_float': ('WRN-16-1 alone, in float instead of bfloat16', '8.77',
                               '--dtype float'),
@@ -68,15 +67,19 @@ def commands(name, root, seeds=None):
 
 def run(name, root, seeds=None):
     """Run the commands of a table one after another; finished runs say so and are skipped. A
-    failed run is named at the end and does not stop the others."""
-    failed = []
+    failed run is named at the end and stops no other, but for its students."""
+    failed, folders = [], set()
     for words in commands(name, root, seeds):
         print('$ python', shlex.join(words), flush=True)
+        if folders & set(words):
+            failed.append(f'(its teacher failed) {shlex.join(words)}')
+            continue
         status = subprocess.run([sys.executable, README.with_name(words[0]), *words[1:]]).returncode
         if status in (-2, 130):
             raise KeyboardInterrupt
         if status:
             failed.append(shlex.join(words))
+            folders.add(words[words.index('--save') + 1])
     show(name, root)
     if failed:
         raise training.RunError('failed: ' + '; '.join(failed))
@@ -99,17 +102,18 @@ def summary(logs):
     schedules = {f'{z[-1]["epochs"]} epochs, drops at {z[-1]["epoch_step"]}' for z in logs}
     machines = {f'{z[0]["device"]}; {z[0]["threads"]} threads, {z[0]["dtype"]}, '
                 f'torch {z[0]["torch"]}' for z in logs}
-    return ours, str(len(errors)), '; '.join(schedules), f'{seconds:.0f}', '; '.join(machines)
+    return (ours, str(len(errors)), '; '.join(sorted(schedules)), f'{seconds:.0f}',
+            '; '.join(sorted(machines)))
 
 
-def table_lines(name, root):
-    """The lines of a table in Markdown, from the logs below `root`."""
+def table_lines(name, root, base=pathlib.Path()):
+    """The lines of a table in Markdown, from the logs below base/root."""
     table = TABLES[name]
     head = ['test error, %', *([table['paper']] if table['paper'] else []), 'ours', 'n', 'schedule',
             'seconds a run', 'machine']
     lines = [f'| {" | ".join(head)} |', '|' + ' --- |' * len(head)]
     for row, (label, paper, _) in table['rows'].items():
-        logs = finished(pathlib.Path(root, name, row))
+        logs = finished(base / root / name / row)
         link = f'[{label}]({root}/{name}/{row})' if logs else label
         cells = [link, *([paper] if table['paper'] else []),
                  *(summary(list(logs.values())) if logs else ['', '0', '', '', ''])]
@@ -137,7 +141,8 @@ def report(readme):
     """The README's text with the block of every table made anew from results/."""
     for name, table in TABLES.items():
         begin, end = f'<!-- table {name} -->\n', '<!-- end of table -->'
-        block = '\n'.join([f'**{table["title"]}**', '', *table_lines(name, 'results'), ''])
+        lines = table_lines(name, 'results', README.parent)
+        block = '\n'.join([f'**{table["title"]}**', '', *lines, ''])
         readme, n = re.subn(f'(?s){re.escape(begin)}.*?{end}',
                             lambda _, text=begin + block + end: text, readme)
         if n != 1:
@@ -149,7 +154,8 @@ def main(argv=None):
     parser = training.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
     parser.add_argument('table', nargs='?', choices=TABLES, help='all but report need it')
-    parser.add_argument('--root', default='results', help='folder of the runs')
+    parser.add_argument('--root', default='results',
+                        help='folder of the runs; report always takes results')
     parser.add_argument('--seeds', type=int, help="run seeds 0 to N-1 (default: the table's)")
     opt = parser.parse_args(argv)
     if opt.what == 'report':

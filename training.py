@@ -80,14 +80,16 @@ def add_flags(parser, **defaults):
 def check_flags(opt):
     """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list."""
     check_numbers(opt, above_zero=('batch_size', 'lr', 'epochs', 'lr_decay_ratio'),
-                  zero_or_more=('weight_decay', 'validate', 'nthread'))
+                  zero_or_more=('weight_decay', 'validate', 'nthread', 'seed'))
+    if opt.seed >= 2 ** 32:
+        raise InputError(f'--seed is {opt.seed}: give less than 2**32')
     if opt.ngpu != 1:
         raise InputError(f'--ngpu {opt.ngpu}: one process trains on one device; give 1')
     steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
-    if not all(isinstance(s, int) and s > 0 or isinstance(s, float) and 0 < s < 1 for s in steps):
+    if not all(type(s) is int and s > 0 or type(s) is float and 0 < s < 1 for s in steps):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
                          f'between 0 and 1')
-    opt.epoch_step = [s if isinstance(s, int) else max(1, round(s * opt.epochs)) for s in steps]
+    opt.epoch_step = [s if type(s) is int else max(1, round(s * opt.epochs)) for s in steps]
     if opt.export:
         weights.check_format(opt.export)
 
@@ -158,8 +160,8 @@ def run(main):
         print(f'error: {e}', file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
-        print('interrupted: the checkpoint of the last finished epoch, if there is one, is good; '
-              'the same command continues from it', file=sys.stderr)
+        print('interrupted; the same command continues a training from its last finished epoch',
+              file=sys.stderr)
         status = 130
     sys.exit(status)
 
@@ -191,6 +193,7 @@ def on_device(params, opt, device):
 
 def restore(opt, params, state):
     """Put a checkpoint's state into `params` (in place) and torch's generators -> optimizer."""
+    weights.check_same(state['params'], runs.trained(params), state['path'])
     for k, v in state['params'].items():
         params['student.' + k].data.copy_(v)
     optimizer = sgd(opt, params, state['epoch'])
@@ -205,9 +208,9 @@ def restore(opt, params, state):
 def batch_sums(loss, logits, targets, parts, finite):
     """What is added up over an epoch, on the device: images, loss, right answers, the steps whose
     losses were all finite so far, and the objective's parts."""
-    n = torch.full_like(loss, len(targets))
+    n = torch.full_like(loss, len(targets), dtype=torch.double)
     right = (logits.argmax(1) == targets).sum()
-    return torch.stack([n, loss * n, right, finite, *(p * n for p in parts)]).detach().double()
+    return torch.stack([n, loss * n, right, finite, *(p * n for p in parts)]).detach()
 
 
 def averages(tally, where):
@@ -273,23 +276,33 @@ def add_up(engine, device, step):
     return reset, lambda where: averages(tally, where)
 
 
-def fit(opt, objective, params, train, test, num_classes, device):
+def precision(opt, device):
+    """The context in which nets are computed: bfloat16 by autocast, or as the parameters are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=opt.dtype == 'bfloat16')
+
+
+def test_error(opt, f, params, test, device):
+    """Of a net (f, params) over the batches of `test`, in percent."""
+    right = 0
+    with torch.no_grad(), precision(opt, device):
+        for inputs, targets in test[1]():
+            right = right + (f(inputs, params, False)[0].argmax(1) == targets).sum()
+    return 100 - 100 * right.item() / test[0]
+
+
+def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device):
     """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
 
     opt: the options, those of `add_flags` and the script's own
+    checkpoint, lines: what `runs.previous` found to go on from
     objective(params, inputs, targets, mode) -> loss, logits (B, K) and a list of scalars, logged
         as 'at_losses'
     train, test: (number of images, function that gives an epoch's batches): inputs (B, 3, H, W)
         and targets (B,) on the device
     """
     folder = pathlib.Path(opt.save)
-    checkpoint, lines = runs.previous(opt, params)
     done = checkpoint['epoch'] if checkpoint else 0
     optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
-    if done >= opt.epochs:
-        print(f'{folder} is finished: {done} epochs, test error '
-              f'{100 - lines[-1]["test_acc"]:.2f} %')
-        return
     news = {'continued': runs.environment(opt, device)} if lines else {}
     lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
     counts = dict(num_classes=num_classes,
@@ -300,7 +313,7 @@ def fit(opt, objective, params, train, test, num_classes, device):
 
     def h(sample):
         inputs, targets, mode = sample
-        with torch.autocast(device.type, torch.bfloat16, enabled=opt.dtype == 'bfloat16'):
+        with precision(opt, device):
             loss, logits, parts = objective(params, inputs, targets, mode)
         return loss, (logits, parts)
 
@@ -336,5 +349,5 @@ def fit(opt, objective, params, train, test, num_classes, device):
 
     engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
     runs.write_log(folder / 'log.txt', lines)
+    print(f'{folder}: epochs {done + 1} to {opt.epochs} on {runs.device_name(device)}, {opt.dtype}')
     engine.train(h, None, opt.epochs, optimizer)
-    runs.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')

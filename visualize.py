@@ -5,6 +5,7 @@
 A row for each net, a column for each image and group: the map F²_sum (attention transfer paper,
 section 3.1) over the image, which is a file or, when none is named, a test image of `shapes`.
 """
+import io
 import pathlib
 
 import cv2
@@ -14,6 +15,7 @@ import torch
 import cifar
 import data
 import datasets
+import runs
 import training
 import utils
 from utils import InputError
@@ -32,7 +34,8 @@ def read_images(paths, size):
 
 def attention_maps(f, params, images):
     """The maps of every group, (N, h, w) each, of a net over uint8 images (N, H, W, 3)."""
-    inputs = data.normalise(torch.from_numpy(images), datasets.MEAN, datasets.STD)
+    inputs = data.normalise(torch.from_numpy(images),
+                            torch.tensor([datasets.MEAN, datasets.STD]))
     with torch.no_grad():
         _, groups = f(inputs, params, False)
     return [utils.attention_map(g).numpy() for g in groups]
@@ -60,8 +63,10 @@ def draw(images, maps, path):
                             interpolation='bilinear')
             else:
                 axis.set_title(f'group {g}', fontsize='medium')
-    figure.savefig(path, dpi=80)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
+    runs.write(pathlib.Path(path), picture.getvalue())
 
 
 def label_of(path):
@@ -77,9 +82,15 @@ def main(argv=None):
                         help='runs under logs/, or paths of runs or of files of parameters')
     parser.add_argument('--size', default=32, type=int,
                         help='pixels to which images are resized, both ways')
-    parser.add_argument('--save', default='attention.png', help='the figure')
+    parser.add_argument('--save', default='attention.png', help='the figure, .png')
     opt = parser.parse_args(argv)
-    nets = {label_of(m): cifar.load_net(m) for m in opt.model}
+    training.check_numbers(opt, above_zero=['size'])
+    if not opt.save.endswith('.png'):
+        raise InputError(f'--save {opt.save}: the figure is a .png')
+    labels = [label_of(m) for m in opt.model]
+    if len(set(labels)) < len(labels):
+        labels = opt.model
+    nets = {label: cifar.load_net(m) for label, m in zip(labels, opt.model, strict=True)}
     if opt.images:
         images = read_images(opt.images, opt.size)
     else:

@@ -1,4 +1,5 @@
 """Reading and writing parameter files, without ever running what a file carries."""
+import os
 import pathlib
 import zipfile
 
@@ -50,7 +51,9 @@ def read_hickle(path):
     try:
         with h5py.File(path, 'r') as f:
             f.visititems(visit)
-    except OSError as e:
+    except InputError:
+        raise
+    except Exception as e:      # a damaged file raises nearly anything
         raise InputError(f'cannot read {path} as HDF5: {e}') from None
     return params
 
@@ -63,9 +66,10 @@ def parameters(holder, path):
         if isinstance(holder, dict) and isinstance(holder.get(key), dict):
             holder = holder[key]
     if not isinstance(holder, dict) or not holder or not all(
-            isinstance(v, torch.Tensor) for v in holder.values()):
+            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in holder.items()):
         raise InputError(f'{path} holds no dict of tensors')
-    return without_prefix(holder, 'student.') or dict(holder)
+    holder = {k: v.detach() for k, v in holder.items()}
+    return without_prefix(holder, 'student.') or holder
 
 
 def read(path):
@@ -85,12 +89,14 @@ def write(params, path):
     """Write a flat dict of tensors as .pth or .hkl."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
+    temporary = f'{path}.tmp'
     try:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         if str(path).endswith('.hkl'):
-            hickle.dump({k: v.numpy() for k, v in params.items()}, str(path), mode='w')
+            hickle.dump({k: v.numpy() for k, v in params.items()}, temporary, mode='w')
         else:
-            torch.save(params, path)
+            torch.save(params, temporary)
+        os.replace(temporary, path)
     except (OSError, RuntimeError) as e:    # torch's writer turns a full disk into the latter
         raise RunError(f'cannot write {path}: {str(e).splitlines()[0]}') from None
 

@@ -106,6 +106,24 @@ def test_teacher_never_changes():
                if k.startswith('student.') and v.requires_grad)
 
 
+def test_teacher_never_changes_in_a_run(cifar_run, monkeypatch):
+    """Even one whose file says that it takes gradients."""
+    torch.save(cifar.resnet(16, 1, 10)[1], 'teacher.pth')
+    seen, real = [], training.fit
+
+    def fit(opt, checkpoint, lines, objective, params, *rest):
+        teacher = utils.without_prefix(params, 'teacher.')
+        before = {k: v.clone() for k, v in teacher.items()}
+        real(opt, checkpoint, lines, objective, params, *rest)
+        seen.extend(torch.equal(before[k], v) and not v.requires_grad for k, v in teacher.items())
+
+    monkeypatch.setattr(training, 'fit', fit)
+    z = cifar_run('logs/a', '--teacher_id', 'teacher.pth', '--beta', 100, '--alpha', .5)[-1]
+    assert len(seen) > 20 and all(seen)
+    assert z['n_parameters'] == sum(v.numel() for v in cifar.resnet(10, 1, 10)[1].values()
+                                    if v.requires_grad)
+
+
 @pytest.mark.parametrize('taught', [False, True])
 def test_bfloat16_follows_float(taught):
     """The mean of the last ten of 50 losses within 2 %, from the same start."""
@@ -114,10 +132,12 @@ def test_bfloat16_follows_float(taught):
         f_t, params, losses = train(Options(alpha=0., beta=0., lr=.05), 120, seed=1, n=160)
         f_t, teacher = teacher_of(f_t, params)
         assert sum(losses[-10:]) / 10 < 1.9    # it has learned something
-    last = {}
+    last, all_losses = {}, []
     for dtype in ('float', 'bfloat16'):
         _, _, losses = train(Options(dtype=dtype, alpha=0.), 50, f_t, teacher)
         last[dtype] = sum(losses[-10:]) / 10
+        all_losses.append(losses)
+    assert all_losses[0] != all_losses[1]       # bfloat16 was on
     assert math.isclose(last['float'], last['bfloat16'], rel_tol=.02), last
 
 
@@ -177,13 +197,24 @@ def test_students_of_one_seed_start_alike(cifar_run):
         torch.testing.assert_close(a[k], b[k], rtol=0, atol=1e-20)
 
 
+def test_teachers_error_is_said_first(cifar_run, capsys):
+    z = cifar_run('logs/t', '--dtype', 'float')[-1]
+    capsys.readouterr()
+    cifar_run('logs/a', '--teacher_id', 't', '--beta', 1, '--dtype', 'float')
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f'teacher t: test error {100 - z["test_acc"]:.2f} %'
+
+
 def test_name_of_a_run_without_save(cifar_run):
     cifar_run('')
     assert runs.read_log('logs/shapes_resnet_10_1_seed0/log.txt')[-1]['epoch'] == 1
 
 
-def test_random_crop_can_be_turned_off(cifar_run):
-    assert cifar_run('logs/a', '--randomcrop_pad', 0)[-1]['randomcrop_pad'] == 0
+def test_random_crop_takes_effect(cifar_run):
+    """Without learning, what differs in the training loss is the crops."""
+    losses = [cifar_run(f'logs/{k}', '--randomcrop_pad', pad, '--lr', 1e-30, '--dtype', 'float')
+              [-1]['train_loss'] for k, pad in enumerate((0, 2, 4, 4))]
+    assert len(set(losses)) == 3 and losses[2] == losses[3]
 
 
 def test_validation_images_come_from_the_training_set():
@@ -200,8 +231,11 @@ def test_validation_images_come_from_the_training_set():
 BAD_FLAGS = [
     (['--depth', '15'], '6n\\+4'), (['--depth', '4'], '6n\\+4'), (['--width', '0'], 'width'),
     (['--width', '0.01'], 'no channels'), (['--alpha', '0.9'], 'teacher_id'),
-    (['--beta', '1'], 'teacher_id'), (['--alpha', '-1'], 'alpha'), (['--alpha', '2'], 'alpha'),
-    (['--beta', '-1'], 'beta'), (['--beta', 'nan'], 'beta'), (['--temperature', '0'], 'temp'),
+    (['--beta', '1'], 'teacher_id'), (['--teacher_id', 'x', '--alpha', '-1'], '0 to 1'),
+    (['--teacher_id', 'x', '--alpha', '2'], '0 to 1'),
+    (['--teacher_id', 'x', '--beta', '-1'], 'zero or more'),
+    (['--teacher_id', 'x', '--beta', 'nan'], 'zero or more'), (['--temperature', '0'], 'temp'),
+    (['--seed', '-1'], 'seed'), (['--seed', '99999999999'], 'seed'),
     (['--batch_size', '0'], 'batch_size'), (['--epochs', '0'], 'epochs'), (['--lr', '0'], 'lr'),
     (['--lr', 'nan'], 'lr'), (['--lr_decay_ratio', '-1'], 'lr_decay'),
     (['--weight_decay', '-1'], 'weight_decay'), (['--validate', '-1'], 'validate'),
@@ -210,6 +244,7 @@ BAD_FLAGS = [
     (['--epoch_step', '60'], 'epoch_step'), (['--epoch_step', '["a"]'], 'epoch_step'),
     (['--epoch_step', '[-1]'], 'epoch_step'),
     (['--epoch_step', '[60.5]'], 'epoch_step'), (['--at_groups', '[3]'], 'at_groups'),
+    (['--at_groups', '[1.0]'], 'at_groups'), (['--epoch_step', '[true]'], 'epoch_step'),
     (['--at_groups', '[]'], 'at_groups'), (['--ngpu', '2'], 'ngpu'),
     (['--export', 'x.txt'], 'x.txt'), (['--dataset', 'MNIST'], 'MNIST'),
     (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),
@@ -243,20 +278,21 @@ def test_teacher_of_another_data_set(fails):
 
 
 def test_teacher_of_another_architecture(fails):
-    weights.write({'features.0.weight': torch.ones(3)}, 'other.pth')
     params = cifar.resnet(10, 1, 10)[1]
-    del params['bn.weight']
-    weights.write(params, 'broken.pth')
-    for name, key in (('other.pth', 'features.0.weight'), ('broken.pth', 'bn.weight')):
+    weights.write({'features.0.weight': torch.ones(3)}, 'other.pth')
+    weights.write({k: v for k, v in params.items() if k != 'bn.weight'}, 'broken.pth')
+    weights.write(params | {'fc.bias': torch.tensor(1.)}, 'scalar.pth')
+    for name, key in (('other.pth', 'features.0.weight'), ('broken.pth', 'bn.weight'),
+                      ('scalar.pth', 'conv0')):
         status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', name,
                              '--beta', 1)
         assert status == 2 and key in said
 
 
-def test_help_names_every_flag(capsys):
-    with pytest.raises(SystemExit):
-        cifar.main(['--help'])
-    text = capsys.readouterr().out
-    for flag in ('depth', 'width', 'teacher_id', 'alpha', 'beta', 'temperature', 'epoch_step',
-                 'nthread', 'randomcrop_pad', 'gpu_id', 'cuda', 'deterministic', 'validate'):
-        assert f'--{flag}' in text
+def test_every_flag_has_help(monkeypatch):
+    parsers, real = [], training.make_parser
+    monkeypatch.setattr(training, 'make_parser', lambda doc: parsers.append(real(doc))
+                        or parsers[0])
+    cifar.parse([])
+    actions = parsers[0]._actions
+    assert len(actions) > 25 and all(a.help for a in actions)

@@ -73,6 +73,7 @@ BAD_BATCHES = {
     'another type': lambda c: c | {b'data': c[b'data'].astype(np.float32)},
     'labels too large': lambda c: c | {b'labels': [10] * COUNT},
     'labels negative': lambda c: c | {b'labels': [-1] * COUNT},
+    'nested labels': lambda c: c | {b'labels': [[k] for k in c[b'labels']]},
     'fewer labels': lambda c: c | {b'labels': c[b'labels'][1:]},
     'fewer images': lambda c: batch(COUNT - 1),
     'code': lambda c: c | {b'x': Evil()},

@@ -47,9 +47,9 @@ def test_cifar_commands(capsys):
 
 
 def test_visualize_commands(tmp_path):
-    runs = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
-    for run in runs:
-        cifar.main([*QUICK, '--depth', '10', '--save', run])
+    models = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
+    for model in models:
+        cifar.main([*QUICK, '--depth', '10', '--save', model])
     for options in readme_commands('visualize.py'):
         visualize.main(options)
         assert pathlib.Path(options[options.index('--save') + 1]).exists()

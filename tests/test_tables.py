@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 
 import pytest
@@ -14,10 +15,10 @@ ROW = ('WRN-10-1', '', '--depth 10')
 QUICK = '--dataset shapes --epochs 1 --batch_size 64'
 
 
-def write_run(folder, errors, epochs=None, seconds=2.):
+def write_run(folder, errors, epochs=None, seconds=2., torch='2'):
     """A log with the given test errors, one an epoch."""
     options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float')
-    lines = [options | dict(device='a processor', threads=2, torch='2')]
+    lines = [options | dict(device='a processor', threads=2, torch=torch)]
     lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
                              test_time=1.) for k, e in enumerate(errors)]
     folder.mkdir(parents=True)
@@ -62,11 +63,19 @@ def test_seconds_are_robust_to_one_slow_epoch(table, tmp_path):
     assert '| 9 |' in tables.table_lines('t', 'results')[3]
 
 
+def test_several_machines_are_in_order(table, tmp_path):
+    for k in range(5):
+        write_run(tmp_path / f'results/t/at/seed{k}', [1.], torch=str(9 - k))
+    assert re.findall(r'torch (\d)', tables.table_lines('t', 'results')[3]) == list('56789')
+
+
 def test_report_replaces_the_blocks_alone(table, tmp_path, monkeypatch):
     readme = tmp_path / 'README.md'
     readme.write_text('before\n<!-- table t -->\nold\n<!-- end of table -->\nafter\n')
     monkeypatch.setattr(tables, 'README', readme)
     write_run(tmp_path / 'results/t/teacher/seed0', [3.])
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
     tables.main(['report'])
     text = readme.read_text()
     assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
@@ -87,24 +96,31 @@ def test_logs_in_results_are_whole(monkeypatch):
     monkeypatch.chdir(tables.README.parent)
     commands = {name: {w[2]: w for w in tables.commands(name, 'results')}
                 for name in tables.TABLES}
-    for log in pathlib.Path('results').glob('*/*/seed*/log.txt'):
+    logs = list(pathlib.Path('results').glob('*/*/seed*/log.txt'))
+    assert logs
+    for log in logs:
         first = runs.read_log(log)[0]
         words = commands[log.parts[1]][str(log.parent)]
         assert shlex.split(first['command']) == words, log
         assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
+        assert not first['git_dirty']
 
 
 def test_run_goes_on_after_a_failure_and_shows_the_table(monkeypatch, tmp_path, capfd):
-    rows = {'bad': ('a bad row', '', '--depth 11'), 'good': ROW}
+    rows = {'teacher': ('a bad row', '', '--depth 11'), 'good': ROW,
+            'taught': ('taught by none', '', f'{tables.TEACHER} --beta 1')}
     monkeypatch.setattr(tables, 'TABLES', {'t': dict(title='A table', paper='', seeds=1,
                                                      common=QUICK, rows=rows)})
     monkeypatch.setitem(os.environ, 'OMP_NUM_THREADS', '1')
     with pytest.raises(SystemExit) as e:
         training.run(lambda: tables.main(['run', 't', '--root', 'logs']))
     out, err = capfd.readouterr()
-    assert e.value.code == 1 and err.count('6n+4') == 1 and 'failed: ' in err and 'bad' in err
+    assert e.value.code == 1 and err.count('6n+4') == 1
+    assert 'failed: cifar.py --save logs/t/teacher/seed0' in err
+    assert '(its teacher failed) cifar.py --save logs/t/taught/seed0' in err
+    assert not (tmp_path / 'logs/t/taught').exists()
     assert (tmp_path / 'logs/t/curves.png').exists()
-    assert out.splitlines()[-2].startswith('WRN-10-1') and 'a bad row' in out
+    assert re.search(r'^WRN-10-1 +\d', out, re.M) and re.search(r'^a bad row +0', out, re.M)
 
 
 def test_table_must_be_named(fails):

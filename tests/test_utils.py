@@ -38,6 +38,12 @@ def test_at_loss_resizes_the_teachers_map():
     flat = torch.ones(2, 3, 4, 4, dtype=torch.double)
     torch.testing.assert_close(utils.at_loss(x, y), utils.at_loss(x, flat))
     assert utils.at_loss(flat, y).item() == pytest.approx(0, abs=1e-20)
+    # halves, through the triangle filter of an antialiased bilinear resize by two
+    half = torch.zeros(1, 1, 8, 8, dtype=torch.double)
+    half[..., :4] = 1
+    row = torch.tensor([8., 7., 1., 0.], dtype=torch.double)
+    expected = row.repeat(4) / row.repeat(4).norm()
+    torch.testing.assert_close(utils.at(half, (4, 4))[0], expected)
 
 
 def test_distillation_follows_the_paper():

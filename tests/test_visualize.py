@@ -47,5 +47,16 @@ def test_bad_input(fails):
         f.write('no image')
     status, said = fails(visualize.main, 'text.jpg', '--model', 'a.pth')
     assert status == 2 and 'text.jpg' in said
-    status, said = fails(visualize.main, '--model', 'none')
-    assert status == 2 and 'none' in said
+    for flags in (['--model', 'none'], ['--model', 'a.pth', '--size', 0],
+                  ['--model', 'a.pth', '--save', 'x.foo']):
+        status, said = fails(visualize.main, *flags)
+        assert status == 2 and str(flags[-1]) in said
+
+
+def test_two_models_of_one_name():
+    for name in ('x/a.pth', 'y/a.pth'):
+        weights.write(cifar.resnet(10, 1, 10)[1], name)
+    visualize.main(['--model', 'x/a.pth', '--save', 'new/one.png'])
+    visualize.main(['--model', 'x/a.pth', 'y/a.pth', '--save', 'new/two.png'])
+    one, two = (cv2.imread(f'new/{k}.png').shape[0] for k in ('one', 'two'))
+    assert two > 1.3 * one

@@ -82,6 +82,25 @@ def test_pickle_in_hickle_is_refused(tmp_path):
     assert not (tmp_path / 'hacked').exists()
 
 
+def test_damaged_hickle():
+    """Wherever the damage is, it is either harmless or said in one line."""
+    weights.write(cifar.resnet(10, 1, 10)[1], 'a.hkl')
+    with open('a.hkl', 'rb') as f:
+        content = f.read()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(40):
+        damaged = bytearray(content)
+        for k in rng.integers(0, 20000, 16):
+            damaged[k] ^= 255
+        with open('b.hkl', 'wb') as f:
+            f.write(damaged)
+        try:
+            weights.read('b.hkl')
+        except InputError:
+            refused += 1
+    assert refused > 10
+
+
 def test_other_files():
     with zipfile.ZipFile('a.pth', 'w') as z:
         z.writestr('readme', 'nothing')
@@ -91,7 +110,9 @@ def test_other_files():
         f.write('hello')
     torch.save({'params': {'a': 1}}, 'd.pth')
     torch.save([1, 2], 'e.pth')
-    for name in ('a.pth', 'b.hkl', 'c.hkl', 'd.pth', 'e.pth', 'missing.pth', 'missing.hkl'):
+    torch.save({0: torch.ones(1)}, 'f.pth')
+    for name in ('a.pth', 'b.hkl', 'c.hkl', 'd.pth', 'e.pth', 'f.pth', 'missing.pth',
+                 'missing.hkl'):
         with pytest.raises(InputError, match=name.replace('.', '[.]')):
             weights.read(name)
     with pytest.raises(InputError, match='x.bin'):
