@@ -100,7 +100,7 @@ def summary(logs):
     seconds = statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
                                                              for e in z[1:]) for z in logs)
     schedules = {f'{z[-1]["epochs"]} epochs, drops at {z[-1]["epoch_step"]}' for z in logs}
-    machines = {f'{z[0]["device"]}; {z[0]["threads"]} threads, {z[0]["dtype"]}, '
+    machines = {f'{z[0]["device"]}; {z[0]["dtype"]}, threads: {z[0]["threads"]}, '
                 f'torch {z[0]["torch"]}' for z in logs}
     return (ours, str(len(errors)), '; '.join(sorted(schedules)), f'{seconds:.0f}',
             '; '.join(sorted(machines)))

@@ -208,7 +208,7 @@ def test_capacity_matters(tmp_path, monkeypatch):
     for seed in range(3):
         for width, list_ in errors.items():
             cifar.main(['--dataset', 'shapes', '--width', str(width), '--batch_size', '64',
-                        '--epochs', '8', '--epoch_step', '[0.6,0.8,0.9]', '--seed', str(seed),
+                        '--epochs', '15', '--epoch_step', '[0.6,0.8]', '--seed', str(seed),
                         '--save', f'logs/{width}_{seed}'])
             log = runs.read_log(f'logs/{width}_{seed}/log.txt')
             list_.append(100 - log[-1]['test_acc'])

@@ -53,7 +53,7 @@ def test_numbers_come_from_the_finished_runs(table, tmp_path):
     assert head == '| test error, % | paper | ours | n | schedule | seconds a run | machine |'
     assert teacher == '| WRN-10-1 |  |  | 0 |  |  |  |'
     assert at == ('| [WRN-10-1, AT](results/t/at) | 5.00 | 11.00 ± 1.41 | 2 | '
-                  '3 epochs, drops at [3] | 10 | a processor; 2 threads, float, torch 2 |')
+                  '3 epochs, drops at [3] | 10 | a processor; float, threads: 2, torch 2 |')
 
 
 def test_seconds_are_robust_to_one_slow_epoch(table, tmp_path):
