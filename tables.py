@@ -138,16 +138,16 @@ def show(name, root):
 
 
 def report(readme):
-    """The README's text with the block of every table made anew from results/."""
-    for name, table in TABLES.items():
-        begin, end = f'<!-- table {name} -->\n', '<!-- end of table -->'
+    """The README's text with the block of each table that it has a place for made anew."""
+    def block(match):
+        name = match[1]
+        if name not in TABLES:
+            raise InputError(f'README.md has a place for the table {name}, which is not here')
         lines = table_lines(name, 'results', README.parent)
-        block = '\n'.join([f'**{table["title"]}**', '', *lines, ''])
-        readme, n = re.subn(f'(?s){re.escape(begin)}.*?{end}',
-                            lambda _, text=begin + block + end: text, readme)
-        if n != 1:
-            raise InputError(f'README.md has no place for the table: {begin.strip()} ... {end}')
-    return readme
+        return '\n'.join([f'<!-- table {name} -->', f'**{TABLES[name]["title"]}**', '', *lines,
+                          '', '<!-- end of table -->'])
+
+    return re.sub(r'(?s)<!-- table (\S+) -->.*?<!-- end of table -->', block, readme)
 
 
 def main(argv=None):

@@ -81,13 +81,14 @@ def test_report_replaces_the_blocks_alone(table, tmp_path, monkeypatch):
     assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
     assert text.endswith('<!-- end of table -->\nafter\n') and 'old' not in text
     assert tables.report(text) == text
-    with pytest.raises(tables.InputError, match='no place'):
-        tables.report('nothing')
+    with pytest.raises(tables.InputError, match='unknown'):
+        tables.report(text.replace('table t', 'table unknown'))
 
 
 def test_readme_is_up_to_date(monkeypatch):
     monkeypatch.chdir(tables.README.parent)
     text = tables.README.read_text()
+    assert '<!-- table cifar10-10epochs -->' in text
     assert tables.report(text) == text, 'run: python tables.py report'
 
 
