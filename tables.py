@@ -22,7 +22,7 @@ from utils import InputError
 README = pathlib.Path(__file__).with_name('README.md')
 SHORT = "--epochs 10 --epoch_step '[0.3,0.6,0.8]'"
 TEACHER = '--teacher_id {table}/teacher/seed{seed}'
-# Errors in %, from table 1 of the attention transfer paper (median of 5 runs of 200 epochs).
+# Errors in %, from table 1 of the attention transfer paper (200 epochs).
 # Checked: 8.77, 7.93 and 6.31 are quoted alike by the Rocket Launching paper (arXiv:1708.04106)
 # or stand in the paper's text; the others could not be checked and are marked so.
 # table -> title, number of seeds, rows: name -> (label, paper's number, options of cifar.py)
