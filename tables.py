@@ -25,31 +25,31 @@ TEACHER = '--teacher_id {table}/teacher/seed{seed}'
 # Errors in %, from table 1 of the attention transfer paper (200 epochs).
 # Checked: 8.77, 7.93 and 6.31 are quoted alike by the Rocket Launching paper (arXiv:1708.04106)
 # or stand in the paper's text; the others could not be checked and are marked so.
-# table -> title, number of seeds, rows: name -> (label, paper's number, options of cifar.py)
+# table -> title, rows: name -> (label, paper's number, options of cifar.py, number of seeds)
 TABLES = {
     'demo': dict(
         title='shapes, drawn by the program: 5,000 training and 1,000 test images of 32x32',
-        paper='', seeds=1,
+        paper='',
         common="--dataset shapes --batch_size 64 --epochs 8 --epoch_step '[0.6,0.8,0.9]'",
         rows={
-            'teacher': ('WRN-16-2, the teacher', '', '--depth 16 --width 2'),
-            'student': ('WRN-16-1 alone', '', ''),
-            'at': ('WRN-16-1, AT', '', f'{TEACHER} --beta 1e+3'),
-            'kd': ('WRN-16-1, KD', '', f'{TEACHER} --alpha 0.9'),
-            'at_kd': ('WRN-16-1, AT+KD', '', f'{TEACHER} --beta 1e+3 --alpha 0.9'),
+            'teacher': ('WRN-16-2, the teacher', '', '--depth 16 --width 2', 1),
+            'student': ('WRN-16-1 alone', '', '', 1),
+            'at': ('WRN-16-1, AT', '', f'{TEACHER} --beta 1e+3', 1),
+            'kd': ('WRN-16-1, KD', '', f'{TEACHER} --alpha 0.9', 1),
+            'at_kd': ('WRN-16-1, AT+KD', '', f'{TEACHER} --beta 1e+3 --alpha 0.9', 1),
         }),
     'cifar10-10epochs': dict(
         title='CIFAR-10, WRN-16-2 -> WRN-16-1, in a twentieth of the schedule',
-        paper='paper, 200 epochs', seeds=3, common=SHORT,
+        paper='paper, 200 epochs', common=SHORT,
         rows={
-            'teacher': ('WRN-16-2, the teacher', '6.31', '--depth 16 --width 2'),
-            'student': ('WRN-16-1 alone', '8.77', ''),
-            'at': ('WRN-16-1, AT', '7.93', f'{TEACHER} --beta 1e+3'),
-            'kd': ('WRN-16-1, KD', '7.41 (unverified)', f'{TEACHER} --alpha 0.9'),
+            'teacher': ('WRN-16-2, the teacher', '6.31', '--depth 16 --width 2', 3),
+            'student': ('WRN-16-1 alone', '8.77', '', 3),
+            'at': ('WRN-16-1, AT', '7.93', f'{TEACHER} --beta 1e+3', 3),
+            'kd': ('WRN-16-1, KD', '7.41 (unverified)', f'{TEACHER} --alpha 0.9', 3),
             'at_kd': ('WRN-16-1, AT+KD', '7.51 (unverified)',
-                      f'{TEACHER} --beta 1e+3 --alpha 0.9'),
+                      f'{TEACHER} --beta 1e+3 --alpha 0.9', 3),
             'student_float': ('WRN-16-1 alone, in float instead of bfloat16', '8.77',
-                              '--dtype float'),
+                              '--dtype float', 1),
         }),
 }
 
@@ -57,8 +57,11 @@ TABLES = {
 def commands(name, root, seeds=None):
     """The command line of each run of a table, as lists of words: seed by seed, teachers first."""
     table = TABLES[name]
-    for seed in range(table['seeds'] if seeds is None else seeds):
-        for row, (_, _, options) in table['rows'].items():
+    most = max(n for *_, n in table['rows'].values())
+    for seed in range(seeds or most):
+        for row, (_, _, options, n) in table['rows'].items():
+            if seed >= (seeds or n):
+                continue
             options = [word.format(table=f'{root}/{name}', seed=seed)
                        for word in shlex.split(f'{options} {table["common"]}')]
             yield ['cifar.py', '--save', f'{root}/{name}/{row}/seed{seed}', *options,
@@ -112,7 +115,7 @@ def table_lines(name, root, base=pathlib.Path()):
     head = ['test error, %', *([table['paper']] if table['paper'] else []), 'ours', 'n', 'schedule',
             'seconds a run', 'machine']
     lines = [f'| {" | ".join(head)} |', '|' + ' --- |' * len(head)]
-    for row, (label, paper, _) in table['rows'].items():
+    for row, (label, paper, *_) in table['rows'].items():
         logs = finished(base / root / name / row)
         link = f'[{label}]({root}/{name}/{row})' if logs else label
         cells = [link, *([paper] if table['paper'] else []),
@@ -156,7 +159,7 @@ def main(argv=None):
     parser.add_argument('table', nargs='?', choices=TABLES, help='all but report need it')
     parser.add_argument('--root', default='results',
                         help='folder of the runs; report always takes results')
-    parser.add_argument('--seeds', type=int, help="run seeds 0 to N-1 (default: the table's)")
+    parser.add_argument('--seeds', type=int, help="run seeds 0 to N-1 (default: each row's)")
     opt = parser.parse_args(argv)
     if opt.what == 'report':
         README.write_text(report(README.read_text()))

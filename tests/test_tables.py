@@ -11,7 +11,7 @@ import runs
 import tables
 import training
 
-ROW = ('WRN-10-1', '', '--depth 10')
+ROW = ('WRN-10-1', '', '--depth 10', 2)
 QUICK = '--dataset shapes --epochs 1 --batch_size 64'
 
 
@@ -29,9 +29,9 @@ def write_run(folder, errors, epochs=None, seconds=2., torch='2'):
 def table(monkeypatch):
     """A table of two rows."""
     monkeypatch.setattr(tables, 'TABLES', {'t': dict(
-        title='A table', paper='paper', seeds=2, common=QUICK,
+        title='A table', paper='paper', common=QUICK,
         rows={'teacher': ROW, 'at': ('WRN-10-1, AT', '5.00',
-                                     f'--depth 10 {tables.TEACHER} --beta 10')})})
+                                     f'--depth 10 {tables.TEACHER} --beta 10', 2)})})
 
 
 def test_commands_are_shell_lines_with_teachers_first(table, capsys):
@@ -43,6 +43,8 @@ def test_commands_are_shell_lines_with_teachers_first(table, capsys):
     assert words[3][words[3].index('--teacher_id') + 1] == 'some where/t/teacher/seed1'
     tables.main(['commands', 't', '--seeds', '1'])
     assert len(capsys.readouterr().out.splitlines()) == 2
+    tables.TABLES['t']['rows']['at'] = (*tables.TABLES['t']['rows']['at'][:3], 1)
+    assert len(list(tables.commands('t', 'results'))) == 3      # a row of one seed
 
 
 def test_numbers_come_from_the_finished_runs(table, tmp_path):
@@ -108,9 +110,9 @@ def test_logs_in_results_are_whole(monkeypatch):
 
 
 def test_run_goes_on_after_a_failure_and_shows_the_table(monkeypatch, tmp_path, capfd):
-    rows = {'teacher': ('a bad row', '', '--depth 11'), 'good': ROW,
-            'taught': ('taught by none', '', f'{tables.TEACHER} --beta 1')}
-    monkeypatch.setattr(tables, 'TABLES', {'t': dict(title='A table', paper='', seeds=1,
+    rows = {'teacher': ('a bad row', '', '--depth 11', 1), 'good': (*ROW[:3], 1),
+            'taught': ('taught by none', '', f'{tables.TEACHER} --beta 1', 1)}
+    monkeypatch.setattr(tables, 'TABLES', {'t': dict(title='A table', paper='',
                                                      common=QUICK, rows=rows)})
     monkeypatch.setitem(os.environ, 'OMP_NUM_THREADS', '1')
     with pytest.raises(SystemExit) as e:
