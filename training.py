@@ -194,8 +194,8 @@ def on_device(params, opt, device):
 def restore(opt, params, state):
     """Put a checkpoint's state into `params` (in place) and torch's generators -> optimizer."""
     weights.check_same(state['params'], runs.trained(params), state['path'])
-    for k, v in state['params'].items():
-        params['student.' + k].data.copy_(v)
+    for k, v in runs.trained(params).items():
+        v.data.copy_(state['params'][k])
     optimizer = sgd(opt, params, state['epoch'])
     if 'random' in state:
         runs.set_random_state(state['random'])
@@ -290,15 +290,17 @@ def test_error(opt, f, params, test, device):
     return 100 - 100 * right.item() / test[0]
 
 
-def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device):
+def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
+        beta=lambda epoch: 0.):
     """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
 
     opt: the options, those of `add_flags` and the script's own
     checkpoint, lines: what `runs.previous` found to go on from
-    objective(params, inputs, targets, mode) -> loss, logits (B, K) and a list of scalars, logged
-        as 'at_losses'
+    objective(params, inputs, targets, mode, beta) -> loss, logits (B, K) and a list of scalars,
+        logged as 'at_losses'
     train, test: (number of images, function that gives an epoch's batches): inputs (B, 3, H, W)
         and targets (B,) on the device
+    beta(epoch): what the objective gets as `beta` in an epoch, a tensor (); epochs count from 1
     """
     folder = pathlib.Path(opt.save)
     done = checkpoint['epoch'] if checkpoint else 0
@@ -306,15 +308,17 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
     news = {'continued': runs.environment(opt, device)} if lines else {}
     lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
     counts = dict(num_classes=num_classes,
-                  n_parameters=sum(v.numel() for v in params.values() if v.requires_grad))
+                  n_parameters=sum(v.numel() for k, v in params.items()
+                                   if k.startswith('student.') and v.requires_grad))
     engine, timer = Engine(), TimeMeter(False)
     bar_start, bar_step, bar_stop = progress(device)
     reset, read = add_up(engine, device, bar_step)
+    weight = torch.zeros((), device=device)
 
     def h(sample):
         inputs, targets, mode = sample
         with precision(opt, device):
-            loss, logits, parts = objective(params, inputs, targets, mode)
+            loss, logits, parts = objective(params, inputs, targets, mode, weight)
         return loss, (logits, parts)
 
     def on_start(state):
@@ -325,6 +329,7 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
         epoch = state['epoch'] + 1
         if epoch in opt.epoch_step:     # a new optimizer: the momentum starts from zero
             state['optimizer'] = sgd(opt, params, epoch)
+        weight.fill_(beta(epoch))
         state['iterator'] = train[1]()
         bar_start(f'epoch {epoch}/{opt.epochs}', train[0])
         reset()
@@ -332,7 +337,8 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
 
     def on_end_epoch(state):
         z = dict(zip(('train_loss', 'train_acc', 'at_losses'), read(f'epoch {state["epoch"]}'),
-                     strict=True), train_time=timer.value(), epoch=state['epoch'], **counts)
+                     strict=True), train_time=timer.value(), epoch=state['epoch'],
+                 beta_now=weight.item(), **counts)
         bar_stop()
         reset()
         timer.reset()

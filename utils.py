@@ -6,6 +6,8 @@ those of szagoruyko/attention-transfer, whose papers are
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
 """
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,31 +105,73 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> T
 
 # ---- attention and distillation ---------------------------------------------------------------
 
-def attention_map(x: Tensor) -> Tensor:
-    """F²_sum of the attention paper (section 3.1): activations (B, C, H, W) -> (B, H, W).
+# F_sum, F²_sum, F⁴_sum and F¹_max of the attention paper (section 3.1), as norms over channels
+MAPPINGS = {'sum': 1, 'sum2': 2, 'sum4': 4, 'max': math.inf}
 
-    In single precision at least. The mean over channels is taken, as in the published code; the
-    normalisation of `at` makes it the same as the sum.
+
+def attention_map(x: Tensor, mapping: str = 'sum2') -> Tensor:
+    """Attention map of the paper's section 3.1: activations (B, C, H, W) -> (B, H, W).
+
+    mapping: a key of MAPPINGS; 'sum2', F²_sum, is the published code's. In single precision at
+    least. The mean over channels stands for the sum, as in the published code; the normalisation
+    of `at` makes them the same.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=1, dtype=dtype).square() / x.shape[1]
+    p, dtype = MAPPINGS[mapping], torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, p, dim=1, dtype=dtype)
+    return norm if p == math.inf else norm ** p / x.shape[1]
 
 
-def at(x: Tensor, size=None) -> Tensor:
+def at(x: Tensor, size=None, mapping: str = 'sum2') -> Tensor:
     """Attention Q/||Q||_2 of Eq. 2: activations (B, C, H, W) -> (B, H*W).
 
     `size` (height, width) resizes the map before it is normalised.
     """
-    q = attention_map(x)
+    q = attention_map(x, mapping)
     if size is not None and tuple(size) != tuple(q.shape[1:]):
         q = F.interpolate(q[:, None], tuple(size), mode='bilinear', antialias=True)[:, 0]
     return F.normalize(q.flatten(1))
 
 
-def at_loss(x: Tensor, y: Tensor) -> Tensor:
-    """The published form of Eq. 2: mean over batch and positions of the squared difference of the
-    student's attention (of x) and the teacher's (of y, resized to x's height and width)."""
-    return (at(x) - at(y, x.shape[2:])).square().mean()
+def at_loss(x: Tensor, y: Tensor, mapping: str = 'sum2', mode: str = 'code') -> Tensor:
+    """Attention transfer between the student's activations x and the teacher's y, whose map is
+    resized to x's height and width.
+
+    mode 'code', the published form: the mean over batch and positions of the squared difference
+    of the two attentions. mode 'paper', Eq. 2: half of the difference's l2 norm, averaged over
+    the batch.
+    """
+    difference = at(x, mapping=mapping) - at(y, x.shape[2:], mapping)
+    if mode == 'paper':
+        return torch.linalg.vector_norm(difference, dim=1).mean() / 2
+    return difference.square().mean()
+
+
+def activation_loss(x: Tensor, y: Tensor) -> Tensor:
+    """F-ActT of the paper's table 1: squared l2 distance of full activations, (B, C, H, W)
+    both, each image's divided by their l2 norm; averaged over the batch."""
+    x, y = (F.normalize(at_least_float(v).flatten(1)) for v in (x, y))
+    return (x - y).square().sum(1).mean()
+
+
+def input_gradient(loss: Tensor, inputs: Tensor, create_graph: bool = False) -> Tensor:
+    """Gradient attention J of the paper's Eq. 3: d loss / d inputs, (B, 3, H, W).
+
+    With a loss summed over the images each image's J is that of its own loss, whatever the batch
+    size (unless BN in training mode ties the images together). `create_graph` for a J that is
+    itself to be differentiated.
+    """
+    return torch.autograd.grad(loss, inputs, create_graph=create_graph)[0]
+
+
+def gradient_loss(j: Tensor, target: Tensor | float = 0.) -> Tensor:
+    """Half the squared l2 norm of j - target, (B, 3, H, W), averaged over the batch.
+
+    Between student's and teacher's J it is Eq. 4 (with the square that Eq. 5 differentiates);
+    between J and the mirrored J of the mirrored image, Eq. 6; with zero, the penalty on the
+    gradient's norm of Drucker & LeCun, 'Improving generalization performance using double
+    backpropagation', 1992.
+    """
+    return (j - target).flatten(1).square().sum(1).mean() / 2
 
 
 def distillation(y: Tensor, teacher_scores: Tensor, labels: Tensor, T: float, alpha: float):

@@ -10,6 +10,9 @@ import torch
 
 from utils import InputError, RunError, without_prefix
 
+# what a checkpoint holds that was trained beside the net and is no part of it
+HELPERS = ('regressor.',)
+
 
 def load(path):
     """What a torch file (.pt7, .pth, .pt; zip or the older form) holds: tensors on the CPU in
@@ -73,10 +76,10 @@ def parameters(holder, path):
 
 
 def read(path):
-    """The parameters in a .hkl, .pt7, .pth or .pt file: a flat dict of tensors on the CPU."""
-    if str(path).endswith('.hkl'):
-        return parameters(read_hickle(path), path)
-    return parameters(load(path), path)
+    """The parameters of the net in a .hkl, .pt7, .pth or .pt file: a flat dict of tensors on the
+    CPU."""
+    holder = read_hickle(path) if str(path).endswith('.hkl') else load(path)
+    return {k: v for k, v in parameters(holder, path).items() if not k.startswith(HELPERS)}
 
 
 def check_format(path):

@@ -14,11 +14,38 @@ import utils
 import weights
 
 
+def count_parameters(params):
+    return sum(v.numel() for v in params.values() if v.requires_grad)
+
+
+@pytest.mark.parametrize('width, bn, pool_relu, count', [
+    (1, True, True, 1005642), (.5, True, True, 256298), (1, True, False, 1005642),
+    (1, False, True, 1004042), (.5, False, False, 255498)])
+def test_parameter_counts_of_nin(width, bn, pool_relu, count):
+    assert count_parameters(cifar.nin(width, 10, bn, pool_relu)[1]) == count
+
+
+NIN = [(True, True), (True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize('bn, pool_relu', NIN)
+def test_nin_follows_from_its_parameters(bn, pool_relu):
+    f, params = cifar.nin(.25, 7, bn, pool_relu)
+    x = torch.randn(2, 3, 32, 32)
+    logits, groups = f(x, params, False)
+    assert logits.shape == (2, 7)
+    assert [tuple(g.shape) for g in groups] == [(2, 24, 32, 32), (2, 48, 16, 16), (2, 48, 8, 8)]
+    assert all((g.min() >= 0) == pool_relu for g in groups)     # what is pooled
+    again, classes = cifar.net_of(params, 'a file')
+    assert classes == 7 and torch.equal(again(x, params, False)[0], logits)
+    assert any(utils.is_statistic(k) for k in params) == bn
+
+
 @pytest.mark.parametrize('depth, width, count', [(16, 1, 175066), (16, 2, 691674),
                                                  (40, 1, 563930), (40, 2, 2243546)])
 def test_parameter_counts(depth, width, count):
     _, params = cifar.resnet(depth, width, 10)
-    assert sum(v.numel() for v in params.values() if v.requires_grad) == count
+    assert count_parameters(params) == count
 
 
 def test_groups_and_logits():
@@ -32,14 +59,18 @@ def test_groups_and_logits():
 
 
 def test_net_follows_from_its_parameters():
-    _, params = cifar.resnet(16, 1.5, 7)
-    f, classes = cifar.net_of(params, 'a file')
-    assert classes == 7 and f(torch.randn(2, 3, 32, 32), params, False)[0].shape == (2, 7)
+    for width in (1.5, 1.3, .7, 20 / 49):       # rounded down to whole channels
+        f, classes = cifar.net_of(cifar.resnet(16, width, 7)[1], 'a file')
+        assert classes == 7
+        cifar.net_of(cifar.nin(width, 7)[1], 'a file')
+    params = cifar.resnet(16, 1.3, 7)[1]
+    assert f(torch.randn(2, 3, 32, 32), params, False)[0].shape == (2, 7)
 
 
 class Options:
     """What `make_objective` and the loop ask of the options."""
     alpha, beta, temperature, at_groups = .9, 1000., 4., [0, 1, 2]
+    method, at_map, at_mode, beta_decay, epochs = 'at', 'sum2', 'code', 'constant', 10
     lr, weight_decay, epoch_step, lr_decay_ratio = .1, 5e-4, [], .2
 
     def __init__(self, **options):
@@ -63,7 +94,7 @@ def train(opt, steps, f_t=None, teacher=None, batch_size=32, seed=0, n=512):
         for inputs, targets in epoch():
             optimizer.zero_grad()
             with torch.autocast('cpu', torch.bfloat16, enabled=opt.dtype == 'bfloat16'):
-                loss, _, _ = objective(params, inputs, targets, True)
+                loss, _, _ = objective(params, inputs, targets, True, opt.beta)
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -81,7 +112,7 @@ def test_objective_is_the_sum_of_its_terms():
     params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(teacher, 'teacher.')}
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
     opt = Options(at_groups=[1, 2])
-    loss, logits, parts = cifar.make_objective(opt, f_s, f_t)(params, x, y, True)
+    loss, logits, parts = cifar.make_objective(opt, f_s, f_t)(params, x, y, True, 1000.)
     y_s, g_s = f_s(x, student, True)
     y_t, g_t = f_t(x, teacher, False)
     at = [utils.at_loss(g_s[i], g_t[i]) for i in (1, 2)]
@@ -89,10 +120,165 @@ def test_objective_is_the_sum_of_its_terms():
         loss, utils.distillation(y_s, y_t, y, 4., .9) + 1000 * sum(at))
     torch.testing.assert_close(torch.stack(parts), torch.stack(at))
     torch.testing.assert_close(logits, y_s)
-    loss, _, parts = cifar.make_objective(opt, f_s, f_t)(params, x, y, False)
+    loss, _, parts = cifar.make_objective(opt, f_s, f_t)(params, x, y, False, 1000.)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(f_s(x, student, False)[0],
                                                                        y))
     assert parts == []
+
+
+def both(f_s, f_t):
+    """(f, params) of student and teacher in one dict, in double precision."""
+    return {k: v.detach().double().requires_grad_(k.startswith('student.'))
+            for net, base in ((f_s, 'student.'), (f_t, 'teacher.'))
+            for k, v in utils.with_prefix(net[1], base).items()}
+
+
+def own_gradient(f, params, base, image, label):
+    """J of one image's cross-entropy."""
+    x = image[None].clone().requires_grad_()
+    y = f(x, params, True, base)[0]
+    return torch.autograd.grad(torch.nn.functional.cross_entropy(y, label[None]), x)[0][0]
+
+
+@pytest.mark.parametrize('method', cifar.GRADIENT_METHODS)
+def test_gradient_methods_image_by_image(method):
+    """Eq. 4 with the square of Eq. 5, Drucker & LeCun's penalty, Eq. 6: one image at a time."""
+    student, teacher = cifar.nin(.1, 10, False, False), cifar.nin(.2, 10, False, False)
+    params = both(student, teacher)
+    x, y = torch.randn(3, 3, 32, 32, dtype=torch.double), torch.tensor([1, 2, 3])
+    objective = cifar.make_objective(Options(method=method, alpha=0.), student[0],
+                                     teacher[0] if method == 'grad_at' else None)
+    loss, logits, parts = objective(params, x, y, True, 7.)
+    total = 0
+    for image, label in zip(x, y, strict=True):
+        target, net = 0, (student[0], params, 'student.')
+        if method == 'grad_at':
+            target = own_gradient(teacher[0], params, 'teacher.', image, label)
+        elif method == 'symmetry':
+            target = own_gradient(*net, image.flip(2), label).flip(2)
+        total += ((own_gradient(*net, image, label) - target) ** 2).sum() / 2 / 3
+    torch.testing.assert_close(parts[0], total)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, y) + 7 * total)
+    # beta means the same for another batch size: three times the same images
+    again = objective(params, x.repeat(3, 1, 1, 1), y.repeat(3), True, 7.)
+    torch.testing.assert_close(again[2][0], parts[0])
+
+
+@pytest.mark.parametrize('method', cifar.GRADIENT_METHODS)
+def test_gradient_methods_reach_the_parameters(method):
+    """The gradient of the whole objective against finite differences, along one direction; the
+    images are small and the step is, so that hardly a ReLU has its kink in between."""
+    torch.manual_seed(0)
+    student, teacher = cifar.nin(.1, 10, False, False), cifar.nin(.2, 10, False, False)
+    params = both(student, teacher)
+    x, y = torch.randn(3, 3, 8, 8, dtype=torch.double), torch.tensor([1, 2, 3])
+    objective = cifar.make_objective(Options(method=method, alpha=.5), student[0], teacher[0])
+    loss = objective(params, x, y, True, 7.)[0]
+    names = [k for k in params if k.startswith('student.')]
+    gradients = torch.autograd.grad(loss, [params[k] for k in names])
+    step = [torch.randn_like(g) * 1e-8 for g in gradients]
+    there, back = ({**params, **{k: params[k] + sign * d
+                                 for k, d in zip(names, step, strict=True)}} for sign in (1, -1))
+    slope = objective(there, x, y, True, 7.)[0] - objective(back, x, y, True, 7.)[0]
+    expected = 2 * sum((g * d).sum() for g, d in zip(gradients, step, strict=True))
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-12)
+    assert all(params[k].grad is None for k in params)
+
+
+@pytest.mark.parametrize('method', ['grad_at', 'symmetry'])
+def test_gradient_methods_in_bfloat16(method):
+    """What they add to the parameters' gradients points where it does in float."""
+    student, teacher = cifar.nin(.2, 10, False, False), cifar.nin(.3, 10, False, False)
+    params = {k: v.float().detach().requires_grad_(v.requires_grad)
+              for k, v in both(student, teacher).items()}
+    x, y = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    objective = cifar.make_objective(Options(method=method, alpha=0.), student[0], teacher[0])
+    names, found = [k for k in params if k.startswith('student.')], {}
+    for dtype in ('float', 'bfloat16'):
+        with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
+            part = objective(params, x, y, True, 1.)[2][0]
+        g = torch.autograd.grad(part, [params[k] for k in names], allow_unused=True)
+        found[dtype] = torch.cat([v.flatten() for v in g if v is not None])
+    assert torch.cosine_similarity(found['float'], found['bfloat16'], 0) > .99
+
+
+def test_full_activations_go_through_convolutions_where_widths_differ():
+    student, teacher = cifar.resnet(10, 1, 10), cifar.resnet(10, 1, 10)
+    for net in (student, teacher):
+        net[1].update((k, v.detach()) for k, v in net[1].items())
+    assert cifar.regressors(*student, *teacher) == {}
+    teacher = cifar.resnet(16, 2, 10)
+    found = cifar.regressors(*student, *teacher)
+    assert {k: tuple(v.shape) for k, v in found.items()} == {
+        f'regressor.group{i}': (2 * c, c, 1, 1) for i, c in enumerate((16, 32, 64))}
+    params = {**utils.with_prefix(student[1], 'student.'), **found,
+              **utils.with_prefix(teacher[1], 'teacher.')}
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
+    opt = Options(method='f_actt', alpha=0., at_groups=[1])
+    loss, logits, parts = cifar.make_objective(opt, student[0], teacher[0])(params, x, y, True, 5.)
+    g_s, g_t = (net[0](x, net[1], mode)[1][1] for net, mode in ((student, True), (teacher, False)))
+    expected = utils.activation_loss(
+        torch.einsum('oi,bihw->bohw', found['regressor.group1'][:, :, 0, 0], g_s), g_t)
+    torch.testing.assert_close(parts, [expected])
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, y) + 5 * expected)
+
+
+def test_regressors_are_trained_and_no_part_of_the_net(cifar_run):
+    cifar_run('logs/t', '--width', 2)
+    flags = ['--teacher_id', 't', '--method', 'f_actt', '--beta', 1, '--dtype', 'float']
+    z = cifar_run('logs/whole', *flags, '--epochs', 2)[-1]
+    assert z['n_parameters'] == count_parameters(cifar.resnet(10, 1, 10)[1])
+    assert z['beta_now'] == .5 and z['beta_decay'] == 'linear'
+    first = weights.load('logs/whole/model.pt7')['params']
+    assert [k for k in first if k.startswith('regressor.')]
+    assert set(weights.read('logs/whole/model.pt7')) == set(cifar.resnet(10, 1, 10)[1])
+    assert cifar_run('logs/u', '--teacher_id', 'whole', '--beta', 1)[-1]['epoch'] == 1
+
+
+DECAYED = {'constant': [8, 8, 8, 8], 'linear': [8, 6, 4, 2],
+           'cosine': [8, 4 + 4 * math.sqrt(.5), 4, 4 - 4 * math.sqrt(.5)], 'step': [8, 4, 4, 2]}
+
+
+@pytest.mark.parametrize('decay', cifar.DECAYS)
+def test_decay_of_beta(decay):
+    opt = Options(beta=8., epochs=4, beta_decay=decay, epoch_step=[2, 4], lr_decay_ratio=.5)
+    assert [cifar.beta_in(opt, k) for k in (1, 2, 3, 4)] == pytest.approx(DECAYED[decay])
+
+
+def test_default_decay():
+    flags = ['--teacher_id', 't', '--beta', '1']
+    for more, decay in (([], 'constant'), (['--alpha', '.9'], 'linear'),
+                        (['--method', 'f_actt'], 'linear'), (['--method', 'grad_at'], 'constant'),
+                        (['--alpha', '.9', '--beta_decay', 'step'], 'step'),
+                        (['--alpha', '.9', '--method', 'grad_at'], 'constant')):
+        assert cifar.parse([*flags, *more]).beta_decay == decay
+
+
+def test_beta_of_each_epoch_is_used_and_logged(cifar_run):
+    cifar_run('logs/t')
+    flags = ['--teacher_id', 't', '--beta', 8, '--epochs', 4, '--lr', 1e-30, '--dtype', 'float',
+             '--randomcrop_pad', 0]
+    lines = {decay: cifar_run(f'logs/{decay}', *flags, '--beta_decay', decay)[1:]
+             for decay in ('constant', 'linear')}
+    assert [z['beta_now'] for z in lines['linear']] == [8, 6, 4, 2]
+    for z, y in zip(lines['constant'], lines['linear'], strict=True):   # nothing else differs
+        assert z['train_loss'] - y['train_loss'] == pytest.approx(
+            (8 - y['beta_now']) * sum(z['at_losses']), abs=1e-4)
+
+
+@pytest.mark.parametrize('flags', [
+    ['--no_pool_relu'], ['--no_bn', '--no_pool_relu', '--method', 'min_l2', '--beta', .01],
+    ['--no_bn', '--method', 'symmetry', '--beta', .01, '--randomcrop_pad', 0,
+     '--weight_decay', 0, '--deterministic']])
+def test_nin_alone_then_as_a_teacher(cifar_run, flags):
+    small = ['--model', 'nin', '--width', .1, '--lr', .01]
+    z = cifar_run('logs/t', *small, *flags)[-1]
+    torch.use_deterministic_algorithms(False)
+    assert len(z['at_losses']) == ('--method' in flags) and math.isfinite(z['train_loss'])
+    for more in (['--beta', 1, '--at_map', 'max', '--at_mode', 'paper'],
+                 ['--alpha', .9, '--method', 'grad_at', '--beta', .01]):
+        z = cifar_run(f'logs/s{more[1]}', *small, *more, '--teacher_id', 't')[-1]
+        assert z['epoch'] == 1 and all(v > 0 for v in z['at_losses'])
 
 
 def test_teacher_never_changes():
@@ -120,8 +306,7 @@ def test_teacher_never_changes_in_a_run(cifar_run, monkeypatch):
     monkeypatch.setattr(training, 'fit', fit)
     z = cifar_run('logs/a', '--teacher_id', 'teacher.pth', '--beta', 100, '--alpha', .5)[-1]
     assert len(seen) > 20 and all(seen)
-    assert z['n_parameters'] == sum(v.numel() for v in cifar.resnet(10, 1, 10)[1].values()
-                                    if v.requires_grad)
+    assert z['n_parameters'] == count_parameters(cifar.resnet(10, 1, 10)[1])
 
 
 @pytest.mark.parametrize('taught', [False, True])
@@ -247,6 +432,13 @@ BAD_FLAGS = [
     (['--at_groups', '[1.0]'], 'at_groups'), (['--epoch_step', '[true]'], 'epoch_step'),
     (['--at_groups', '[]'], 'at_groups'), (['--ngpu', '2'], 'ngpu'),
     (['--export', 'x.txt'], 'x.txt'), (['--dataset', 'MNIST'], 'MNIST'),
+    (['--no_bn'], 'nin'), (['--model', 'nin', '--width', '0.001'], 'no channels'),
+    (['--method', 'f_actt', '--teacher_id', 'x'], '--beta'),
+    (['--method', 'grad_at', '--beta', '1'], 'teacher_id'),
+    (['--method', 'min_l2', '--beta', '1', '--alpha', '.9'], 'teacher_id'),
+    (['--method', 'min_l2', '--beta', '1', '--compile'], '--compile'),
+    (['--method', 'fitnets'], 'fitnets'), (['--at_map', 'sum3'], 'sum3'),
+    (['--beta_decay', 'slow'], 'slow'),
     (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),
 ]
 

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import utils
 
@@ -11,26 +12,91 @@ def features(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
-def attention_by_loop(x):
-    q = [[sum(x[c, i, j].item() ** 2 for c in range(len(x))) for j in range(x.shape[2])]
-         for i in range(x.shape[1])]
-    norm = math.sqrt(sum(v * v for row in q for v in row))
-    return [v / norm for row in q for v in row]
+OVER_CHANNELS = {'sum': lambda a: sum(abs(v) for v in a), 'sum2': lambda a: sum(v ** 2 for v in a),
+                 'sum4': lambda a: sum(v ** 4 for v in a), 'max': lambda a: max(abs(v) for v in a)}
 
 
-def test_at_follows_the_paper():
+def attention_by_loop(x, mapping='sum2'):
+    q = [OVER_CHANNELS[mapping]([x[c, i, j].item() for c in range(len(x))])
+         for i in range(x.shape[1]) for j in range(x.shape[2])]
+    norm = math.sqrt(sum(v * v for v in q))
+    return [v / norm for v in q]
+
+
+@pytest.mark.parametrize('mapping', utils.MAPPINGS)
+def test_at_follows_the_paper(mapping):
     x = features(3, 5, 4, 6)
-    expected = [attention_by_loop(image) for image in x]
-    torch.testing.assert_close(utils.at(x), torch.tensor(expected, dtype=torch.double))
+    expected = [attention_by_loop(image, mapping) for image in x]
+    torch.testing.assert_close(utils.at(x, mapping=mapping),
+                               torch.tensor(expected, dtype=torch.double))
 
 
-def test_at_loss_is_the_mean_of_squared_differences():
+@pytest.mark.parametrize('mapping', utils.MAPPINGS)
+def test_at_loss_of_both_modes(mapping):
     x, y = features(3, 5, 4, 4), features(3, 7, 4, 4, seed=1)
+    squares = [sum((p - q) ** 2 for p, q in zip(attention_by_loop(a, mapping),
+                                                attention_by_loop(b, mapping), strict=True))
+               for a, b in zip(x, y, strict=True)]
+    assert utils.at_loss(x, y, mapping).item() == pytest.approx(sum(squares) / (3 * 16), rel=1e-12)
+    eq2 = sum(map(math.sqrt, squares)) / 3 / 2      # the mean over the batch stands outside
+    assert utils.at_loss(x, y, mapping, 'paper').item() == pytest.approx(eq2, rel=1e-12)
+
+
+def test_activation_loss_by_loop():
+    x, y = features(3, 5, 4, 4), features(3, 5, 4, 4, seed=1)
     total = 0
-    for a, b in zip(x, y, strict=True):
-        total += sum((p - q) ** 2 for p, q in zip(attention_by_loop(a), attention_by_loop(b),
-                                                  strict=True))
-    assert utils.at_loss(x, y).item() == pytest.approx(total / (3 * 16), rel=1e-12)
+    for a, b in zip(x.flatten(1).tolist(), y.flatten(1).tolist(), strict=True):
+        na, nb = (math.sqrt(sum(v * v for v in z)) for z in (a, b))
+        total += sum((p / na - q / nb) ** 2 for p, q in zip(a, b, strict=True))
+    assert utils.activation_loss(x, y).item() == pytest.approx(total / 3, rel=1e-12)
+
+
+def test_gradient_loss_by_loop():
+    j, target = features(3, 3, 4, 4), features(3, 3, 4, 4, seed=1)
+    for t in (target, torch.zeros_like(j)):
+        total = sum((p - q) ** 2 for p, q in zip(j.flatten().tolist(), t.flatten().tolist(),
+                                                 strict=True))
+        assert utils.gradient_loss(j, t).item() == pytest.approx(total / 3 / 2, rel=1e-12)
+    assert utils.gradient_loss(j) == utils.gradient_loss(j, torch.zeros_like(j))
+
+
+def tiny_net(x, w, v):
+    """A smooth net: logits (B, 4) of images (B, 3, H, W)."""
+    return F.linear(torch.tanh(F.conv2d(x, w, padding=1)).square().mean((2, 3)), v)
+
+
+def tiny_gradient(x, labels, w, v, create_graph=False):
+    x = x.detach().requires_grad_()
+    loss = F.cross_entropy(tiny_net(x, w, v), labels, reduction='sum')
+    return utils.input_gradient(loss, x, create_graph)
+
+
+def test_gradient_of_gradient_attention_is_that_of_finite_differences():
+    """Eq. 5: the derivative of Eq. 4 with respect to the student's parameters."""
+    x, labels = features(3, 3, 5, 5), torch.tensor([0, 3, 1])
+    w, v = (features(*s, seed=i).requires_grad_() for i, s in enumerate([(2, 3, 3, 3), (4, 2)]))
+    target = tiny_gradient(x, labels, features(2, 3, 3, 3, seed=5), features(4, 2, seed=6))
+    assert target.abs().max() > 1e-3
+
+    def loss(w, v):
+        return utils.gradient_loss(tiny_gradient(x, labels, w, v, True), target)
+
+    assert torch.autograd.gradcheck(loss, (w, v))
+    # once more by hand, along one direction
+    dw, dv, eps = features(2, 3, 3, 3, seed=7), features(4, 2, seed=8), 1e-5
+    slope = (loss(w + eps * dw, v + eps * dv) - loss(w - eps * dw, v - eps * dv)) / (2 * eps)
+    gw, gv = torch.autograd.grad(loss(w, v), (w, v))
+    torch.testing.assert_close((gw * dw).sum() + (gv * dv).sum(), slope, rtol=1e-7, atol=1e-9)
+
+
+def test_gradients_are_each_images_own():
+    x, labels = features(3, 3, 5, 5), torch.tensor([0, 3, 1])
+    w, v = features(2, 3, 3, 3), features(4, 2)
+    w.requires_grad_()
+    j = tiny_gradient(x, labels, w, v)
+    for i in range(3):
+        alone = tiny_gradient(x[i:i + 1], labels[i:i + 1], w, v)
+        torch.testing.assert_close(j[i:i + 1], alone)
 
 
 def test_at_loss_resizes_the_teachers_map():
@@ -62,7 +128,15 @@ def test_distillation_follows_the_paper():
 
 def test_gradients_of_the_losses():
     x, y = features(2, 3, 4, 4).requires_grad_(), features(2, 5, 4, 4, seed=1)
-    assert torch.autograd.gradcheck(lambda x: utils.at_loss(x, y), x)
+    for mapping in utils.MAPPINGS:
+        for mode in ('code', 'paper'):
+            assert torch.autograd.gradcheck(lambda x, *how: utils.at_loss(x, y, *how),
+                                            (x, mapping, mode))
+    full = features(2, 3, 4, 4, seed=2)
+    assert torch.autograd.gradcheck(lambda x: utils.activation_loss(x, full), x)
+    for target in (full, 0.):
+        assert torch.autograd.gradcheck(lambda x, t: utils.gradient_loss(x, t), (x, target))
+        assert torch.autograd.gradgradcheck(lambda x, t: utils.gradient_loss(x, t), (x, target))
     z, t = features(2, 3).requires_grad_(), features(2, 3, seed=1)
     assert torch.autograd.gradcheck(
         lambda z: utils.distillation(z, t, torch.tensor([0, 2]), 4., .9), z)
