@@ -419,10 +419,11 @@ def train(opt, device, checkpoint, lines):
 def main(argv=None):
     opt = parse(argv)
     device = training.set_up(opt)
-    checkpoint, lines = runs.previous(opt)
-    if not checkpoint or checkpoint['epoch'] < opt.epochs:
-        train(opt, device, checkpoint, lines)
-    runs.finish(opt)
+    with runs.lock(opt.save):
+        checkpoint, lines = runs.previous(opt)
+        if not checkpoint or checkpoint['epoch'] < opt.epochs:
+            train(opt, device, checkpoint, lines)
+        runs.finish(opt)
 
 
 if __name__ == '__main__':

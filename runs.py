@@ -5,6 +5,7 @@ one the options and an epoch's numbers. `model.pt7` is the last finished epoch, 
 command continues. All are written whole or not at all.
 """
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 
 import torch
 
@@ -22,6 +24,46 @@ from utils import InputError, RunError
 
 # options that say where and how a run runs, not what it computes: they may differ on continuing
 NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'gpu_id', 'dataroot', 'compile', 'cuda'}
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Hold a run's folder, made if need be, against other processes: they get an InputError. A
+    process that ends, however it ends, lets go; a new folder that stays empty is removed."""
+    path = pathlib.Path(folder, 'lock')
+    made = [p for p in path.parents if not os.path.lexists(p)]
+    try:
+        file = take_lock(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)    # before it is let go: it may be another's afterwards
+            file.close()
+    finally:
+        with contextlib.suppress(OSError):
+            for p in made:
+                p.rmdir()
+
+
+def take_lock(path):
+    """Open and lock the file. Not refused at once: it may be held for an instant by one who looks
+    whether it is held, and what was opened may be a file that its holder is just removing."""
+    for _ in range(10):
+        with contextlib.ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open('w'))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            except OSError as e:
+                raise RunError(f'cannot write {path}: {e.strerror}') from None
+        time.sleep(.03)
+    raise InputError(f'another process is at work on {path.parent}: wait for its end, or give '
+                     f'another --save')
 
 
 def environment(opt, device):

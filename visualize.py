@@ -1,24 +1,143 @@
 """Attention maps of trained nets over images.
 
+    python visualize.py
     python visualize.py --model logs/resnet_16_2_teacher logs/at_16_1_16_2 --save attention.png
+    python visualize.py image.jpg --model logs/resnet_16_2_teacher --map gradient
 
 A row for each net, a column for each image and group: the map F²_sum (attention transfer paper,
-section 3.1) over the image, which is a file or, when none is named, a test image of `shapes`.
+section 3.1) over the image, which is a file or, when none is named, a test image of `shapes` with
+the outline of its shape. Without --model the net is the teacher of `make demo`, which is trained
+first if need be.
 """
 import io
 import pathlib
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import cifar
 import data
 import datasets
 import runs
+import tables
 import training
 import utils
 from utils import InputError
+
+MAPS = [*utils.MAPPINGS, 'gradient']
+
+
+# ---- maps ---------------------------------------------------------------------------------------
+
+def attention_maps(f, params, images, mapping='sum2', labels=None):
+    """The maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N, h, w),
+    or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given."""
+    inputs = data.normalise(torch.from_numpy(images),
+                            torch.tensor([datasets.MEAN, datasets.STD]))
+    if mapping == 'gradient':
+        return [gradient_map(f, params, inputs, labels).numpy()]
+    with torch.no_grad():
+        _, groups = f(inputs, params, False)
+    return [utils.attention_map(g, mapping).numpy() for g in groups]
+
+
+def gradient_map(f, params, inputs, labels=None):
+    """Norm over channels of the gradient attention of Eq. 3, (B, H, W): dL/dx of each image's
+    cross-entropy for its label or, without labels, for the class that the net predicts."""
+    inputs = inputs.detach().requires_grad_()
+    logits, _ = f(inputs, params, False)
+    targets = logits.argmax(1) if labels is None else torch.as_tensor(labels)
+    loss = F.cross_entropy(logits, targets, reduction='sum')
+    return torch.linalg.vector_norm(utils.input_gradient(loss, inputs), dim=1)
+
+
+def area_weights(n, m):
+    """Averaging over areas as a matrix (m, n): n pixels in a row, of which each of m equal cells
+    covers whole ones and parts."""
+    edges = np.linspace(0, n, m + 1)
+    covered = (np.minimum(edges[1:, None], np.arange(1, n + 1))
+               - np.maximum(edges[:-1, None], np.arange(n)))
+    return covered.clip(0) * m / n
+
+
+def attention_on_object(maps, masks):
+    """The fraction of each map's mass that lies on the object, (N,). Maps (N, h, w); the masks
+    (N, H, W) are averaged over the area of each of the map's pixels."""
+    _, h, w = maps.shape
+    on = area_weights(masks.shape[1], h) @ masks @ area_weights(masks.shape[2], w).T
+    return (maps * on).sum((1, 2)) / maps.sum((1, 2))
+
+
+def area_of_object(masks):
+    """The fraction of each image that its object covers, (N,): what `attention_on_object` is for
+    a map that is the same everywhere."""
+    return masks.mean((1, 2))
+
+
+# ---- the figure ---------------------------------------------------------------------------------
+
+def panel(axis, image, q=None, mask=None):
+    """Draw an image, a map over it, stretched to its maximum, and the outline of a mask."""
+    h, w = image.shape[:2]
+    axis.imshow(image, extent=(0, w, h, 0))
+    if q is not None:
+        axis.imshow(q / (q.max() or 1), extent=(0, w, h, 0), cmap='jet', alpha=.55, vmin=0, vmax=1,
+                    interpolation='bilinear')
+    if mask is not None:        # padded, so that a shape that is cut off has an outline too
+        axis.contour(np.arange(w + 2) - .5, np.arange(h + 2) - .5, np.pad(mask, 1), [.5],
+                     colors='white', linewidths=.8)
+    axis.set(xticks=[], yticks=[], xlim=(0, w), ylim=(h, 0))
+
+
+def figure(images, maps, masks=None, titles=None):
+    """A column for each image and map of a net, under `titles` (the groups if None); a row for the
+    images themselves, with the outlines of `masks` if any, and for each of `maps` ({label: list of
+    maps}), drawn over them."""
+    # no pyplot: no window, no state, any backend
+    from matplotlib.figure import Figure
+    titles = titles or [f'group {g}' for g in range(len(next(iter(maps.values()))))]
+    columns = [(i, g) for i in range(len(images)) for g in range(len(titles))]
+    size = 1.1 * len(columns), 1.1 * (1 + len(maps))
+    drawn = Figure(figsize=size, layout='constrained')
+    axes = drawn.subplots(1 + len(maps), len(columns), squeeze=False)
+    for label, row in zip(['', *maps], axes, strict=True):
+        row[0].set_ylabel(label)
+        for (i, g), axis in zip(columns, row, strict=True):
+            if label:
+                panel(axis, images[i], maps[label][g][i])
+            else:
+                panel(axis, images[i], mask=None if masks is None else masks[i])
+                axis.set_title(titles[g], fontsize='medium')
+    return drawn
+
+
+def png(drawn, dpi=80):
+    """A figure as the bytes of a .png file."""
+    picture = io.BytesIO()
+    drawn.savefig(picture, format='png', dpi=dpi)
+    return picture.getvalue()
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+def demo_net():
+    """The teacher of the table `demo`, trained by the table's command if need be -> its folder."""
+    words = next(tables.commands('demo', 'logs'))
+    folder = tables.save_of(words)
+    log = pathlib.Path(folder, 'log.txt')
+    if not log.exists() or not tables.is_finished(runs.read_log(log)):
+        print(f'no --model: training a net on shapes into {folder}, once; this takes a minute or '
+              f'two on two CPU cores', flush=True)
+        # as a process of its own, like the table does, since the log names the process's command
+        script = pathlib.Path(__file__).with_name(words[0])
+        status = subprocess.run([sys.executable, script, *words[1:]]).returncode
+        if status:      # it has said why
+            sys.exit(status)
+    return folder
 
 
 def read_images(paths, size):
@@ -32,41 +151,12 @@ def read_images(paths, size):
     return np.stack(images)
 
 
-def attention_maps(f, params, images):
-    """The maps of every group, (N, h, w) each, of a net over uint8 images (N, H, W, 3)."""
-    inputs = data.normalise(torch.from_numpy(images),
-                            torch.tensor([datasets.MEAN, datasets.STD]))
-    with torch.no_grad():
-        _, groups = f(inputs, params, False)
-    return [utils.attention_map(g).numpy() for g in groups]
-
-
-def draw(images, maps, path):
-    """Write the figure: a column for each image and group; a row for the images themselves and for
-    each of `maps` ({label: maps of the groups}), drawn over them and stretched to their maximum."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-    groups = len(next(iter(maps.values())))
-    columns = [(i, g) for i in range(len(images)) for g in range(groups)]
-    figure, axes = plt.subplots(1 + len(maps), len(columns), squeeze=False, layout='constrained',
-                                figsize=(1.1 * len(columns), 1.1 * (1 + len(maps))))
-    extent = (0, images.shape[2], images.shape[1], 0)
-    for label, row in zip(['', *maps], axes, strict=True):
-        row[0].set_ylabel(label)
-        for (i, g), axis in zip(columns, row, strict=True):
-            axis.imshow(images[i], extent=extent)
-            axis.set(xticks=[], yticks=[])
-            if label:
-                q = maps[label][g][i]
-                axis.imshow(q / q.max(), extent=extent, cmap='jet', alpha=.55, vmin=0, vmax=1,
-                            interpolation='bilinear')
-            else:
-                axis.set_title(f'group {g}', fontsize='medium')
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=80)
-    plt.close(figure)
-    runs.write(pathlib.Path(path), picture.getvalue())
+def load_nets(models):
+    """Each net under its label -> {label: (f, classes, params)}."""
+    labels = [label_of(m) for m in models]
+    if len(set(labels)) < len(labels):
+        labels = models
+    return {label: cifar.load_net(m) for label, m in zip(labels, models, strict=True)}
 
 
 def label_of(path):
@@ -78,8 +168,13 @@ def label_of(path):
 def main(argv=None):
     parser = training.make_parser(__doc__)
     parser.add_argument('images', nargs='*', help='image files; none: test images of shapes')
-    parser.add_argument('--model', nargs='+', required=True,
-                        help='runs under logs/, or paths of runs or of files of parameters')
+    parser.add_argument('--model', nargs='+', default=[],
+                        help='runs under logs/, or paths of runs or of files of parameters; none: '
+                        'the teacher of the table demo')
+    parser.add_argument('--map', default='sum2', choices=MAPS,
+                        help='F_sum, F²_sum, F⁴_sum or F_max of the activations of each group, or '
+                        "the norm of the loss's gradient with respect to the image, for the class "
+                        'that the net predicts')
     parser.add_argument('--size', default=32, type=int,
                         help='pixels to which images are resized, both ways')
     parser.add_argument('--save', default='attention.png', help='the figure, .png')
@@ -87,16 +182,15 @@ def main(argv=None):
     training.check_numbers(opt, above_zero=['size'])
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
-    labels = [label_of(m) for m in opt.model]
-    if len(set(labels)) < len(labels):
-        labels = opt.model
-    nets = {label: cifar.load_net(m) for label, m in zip(labels, opt.model, strict=True)}
     if opt.images:
-        images = read_images(opt.images, opt.size)
+        images, masks = read_images(opt.images, opt.size), None
     else:
-        images = datasets.shapes(10, seed=1, size=opt.size)[0][::3]
-    draw(images, {label: attention_maps(f, params, images)
-                  for label, (f, _, params) in nets.items()}, opt.save)
+        images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=opt.size))
+    nets = load_nets(opt.model or [demo_net()])
+    maps = {label: attention_maps(f, params, images, opt.map)
+            for label, (f, _, params) in nets.items()}
+    titles = ['|dL/dx|'] if opt.map == 'gradient' else None
+    runs.write(pathlib.Path(opt.save), png(figure(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')
 
 

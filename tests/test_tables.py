@@ -1,79 +1,223 @@
-"""Tables from logs; the README's blocks."""
+"""Tables from logs, the runs behind them and what keeps those apart, the README's blocks."""
+import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
 import re
 import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import types
 
 import pytest
+from conftest import ROOT, SMALL
 
+import cifar
 import runs
 import tables
 import training
 
-ROW = ('WRN-10-1', '', '--depth 10', 2)
-QUICK = '--dataset shapes --epochs 1 --batch_size 64'
+QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
+# cifar.py on few images, as `run` starts it; it writes down what it trains
+SCRIPT = f'''
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import cifar, datasets, runs, training
+datasets.SHAPES_COUNTS = {SMALL}
+fit, save_epoch = training.fit, runs.save_epoch
+def fit_and_tell(opt, *rest):
+    print(opt.save, file=open('trained', 'a'))
+    fit(opt, *rest)
+training.fit = fit_and_tell
+def save_and_die(folder, opt, lines, *rest):
+    save_epoch(folder, opt, lines, *rest)
+    if str(folder).endswith('t/killed/seed0') and len(lines) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+runs.save_epoch = save_and_die
+training.run(cifar.main)
+'''
 
 
-def write_run(folder, errors, epochs=None, seconds=2., torch='2'):
+def table(rows, common=QUICK, **more):
+    return dict(title='A table', epochs=1, medians=False, common=common, rows=rows) | more
+
+
+def write_run(folder, errors, epochs=None, seconds=2., torch='2', command=''):
     """A log with the given test errors, one an epoch."""
     options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float')
-    lines = [options | dict(device='a processor', threads=2, torch=torch)]
+    lines = [options | dict(device='a processor', threads=2, torch=torch, command=command)]
     lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
                              test_time=1.) for k, e in enumerate(errors)]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / 'log.txt').write_text(''.join(f'json_stats: {json.dumps(z)}\n' for z in lines))
 
 
+def saves(commands):
+    return [words[2] for words in commands]
+
+
 @pytest.fixture
-def table(monkeypatch):
-    """A table of two rows."""
-    monkeypatch.setattr(tables, 'TABLES', {'t': dict(
-        title='A table', paper='paper', common=QUICK,
-        rows={'teacher': ROW, 'at': ('WRN-10-1, AT', '5.00',
-                                     f'--depth 10 {tables.TEACHER} --beta 10', 2)})})
+def two_tables(monkeypatch):
+    """`t` of three rows, `u` with two of those and one of its own."""
+    t = {'teacher': tables.row('WRN-10-1', seeds=2), 'student': tables.row('alone', seeds=2),
+         'at': tables.row('WRN-10-1, AT', '5.00', '--teacher_id @teacher --beta 10', 'student', 2)}
+    u = {'t/student': tables.row('none', '9.00', seeds=2),
+         'own': tables.row('own', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
+    monkeypatch.setattr(tables, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
 
 
-def test_commands_are_shell_lines_with_teachers_first(table, capsys):
-    tables.main(['commands', 't', '--root', 'some where'])
-    lines = capsys.readouterr().out.splitlines()
-    words = [shlex.split(s) for s in lines]
-    assert [w[w.index('--save') + 1] for w in words] == [
-        f'some where/t/{row}/seed{k}' for k in (0, 1) for row in ('teacher', 'at')]
-    assert words[3][words[3].index('--teacher_id') + 1] == 'some where/t/teacher/seed1'
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """What `run` starts is SCRIPT."""
+    (tmp_path / 'cifar.py').write_text(SCRIPT)
+    monkeypatch.setattr(tables, 'README', tmp_path / 'README.md')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+
+
+# ---- the commands -------------------------------------------------------------------------------
+
+def test_commands_are_shell_lines_with_teachers_first(two_tables, capsys):
+    tables.main(['commands', 't', '--root', 'some where/'])
+    words = [shlex.split(s)[1:] for s in capsys.readouterr().out.splitlines()]
+    assert saves(words) == [f'some where/t/{row}/seed{k}' for k in (0, 1)
+                            for row in ('teacher', 'student', 'at')]
+    assert words[5][words[5].index('--teacher_id') + 1] == 'some where/t/teacher/seed1'
     tables.main(['commands', 't', '--seeds', '1'])
-    assert len(capsys.readouterr().out.splitlines()) == 2
-    tables.TABLES['t']['rows']['at'] = (*tables.TABLES['t']['rows']['at'][:3], 1)
-    assert len(list(tables.commands('t', 'results'))) == 3      # a row of one seed
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    tables.TABLES['t']['rows']['student']['seeds'] = 1
+    assert len(list(tables.commands('t', 'results'))) == 5
 
 
-def test_numbers_come_from_the_finished_runs(table, tmp_path):
+def test_rows_of_another_table_are_run_there_and_once(two_tables):
+    assert saves(tables.commands('u', 'r', seeds=1)) == ['r/t/student/seed0', 'r/t/teacher/seed0',
+                                                         'r/u/own/seed0']
+    # a row of more seeds than its teacher has them all taught
+    assert saves(tables.commands('u', 'r', only='own')) == [
+        f'r/{row}/seed{k}' for k in range(4) for row in ('t/teacher', 'u/own')]
+
+
+def test_one_row_with_its_teachers(two_tables, fails):
+    assert saves(tables.commands('t', 'r', 1, 'at')) == ['r/t/teacher/seed0', 'r/t/at/seed0']
+    assert saves(tables.commands('t', 'r', 1, 'student')) == ['r/t/student/seed0']
+    status, said = fails(tables.main, 'commands', 't', '--only', 'nothing')
+    assert status == 2 and 'no row nothing; its rows are teacher, student, at' in said
+
+
+def test_short_schedule_has_a_folder_of_its_own_and_fewer_seeds(two_tables, capsys):
+    tables.main(['commands', 'u', '--epochs', '7'])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == (
+        'python cifar.py --save results/u-7epochs/own/seed0 --teacher_id '
+        f'results/t-7epochs/teacher/seed0 --beta 1 {QUICK} --epochs 7 '
+        "--epoch_step '[0.3,0.6,0.8]' --seed 0")
+    assert len(lines) == 3 + 3 + 2
+    tables.main(['commands', 'u-7epochs'])
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_words_that_mean_nothing_are_refused(fails):
+    for flags in (['show'], ['show', 'unknown'], ['run', 'demo-epochs'],
+                  ['show', 'demo-2epochs', '--epochs', '3']):
+        status, said = fails(tables.main, *flags)
+        assert status == 2 and 'demo' in said and len(said.splitlines()) == 1
+    for flag in ('--epochs', '--seeds'):
+        assert fails(tables.main, 'run', 'demo', flag, 0)[0] == 2
+
+
+@pytest.mark.parametrize('name', tables.TABLES)
+def test_commands_of_the_papers_tables_are_understood(name):
+    rows = tables.TABLES[name]['rows']
+    assert all(not r['plain'] or r['plain'] in rows for r in rows.values())
+    options = {words[2]: cifar.parse(words[1:]) for words in tables.commands(name, 'r', 1)}
+    for opt in options.values():
+        if opt.teacher_id:
+            assert not options[opt.teacher_id].teacher_id
+
+
+def test_plain_students_are_their_students_nets():
+    for name, t in tables.TABLES.items():
+        for row, r in t['rows'].items():
+            if r['plain']:
+                a, b = (cifar.parse(tables.command(name, k, 0, 'r')[1:]) for k in (row, r['plain']))
+                for k in ('model', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr'):
+                    assert getattr(a, k) == getattr(b, k), (name, row, k)
+
+
+# ---- the numbers --------------------------------------------------------------------------------
+
+def test_numbers_come_from_the_finished_runs(two_tables, tmp_path):
     write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
     write_run(tmp_path / 'results/t/at/seed1', [30, 20, 12.], seconds=3.)
     write_run(tmp_path / 'results/t/at/seed2', [30, 20, 50.], epochs=9)     # not finished
-    head, _, teacher, at = tables.table_lines('t', 'results')
-    assert head == '| test error, % | paper | ours | n | schedule | seconds a run | machine |'
-    assert teacher == '| WRN-10-1 |  |  | 0 |  |  |  |'
-    assert at == ('| [WRN-10-1, AT](results/t/at) | 5.00 | 11.00 ± 1.41 | 2 | '
-                  '3 epochs, drops at [3] | 10 | a processor; float, threads: 2, torch 2 |')
+    head, _, teacher, _, at, *_, note = tables.table_lines('t', 'results')
+    assert head == '| test error, % | paper | ours | n | seconds a run |'
+    assert teacher == '| WRN-10-1 |  |  | 0 |  |'
+    assert at == '| [WRN-10-1, AT](results/t/at) | 5.00 | 11.00 ± 1.41 | 2 | 10 |'
+    assert note == '3 epochs, drops at [3]. a processor, torch 2. float, threads: 2.'
 
 
-def test_seconds_are_robust_to_one_slow_epoch(table, tmp_path):
+def test_difference_is_paired_over_common_seeds():
+    plain = {0: 20., 1: 21., 2: 25.}
+    # differences -3, -4, -8: mean -5, deviation sqrt(14/2), by sqrt(3)
+    assert tables.difference({0: 17., 1: 17., 2: 17.}, plain) == '-5.00 ± 1.53'
+    assert tables.difference({1: 17., 2: 19., 3: 90.}, plain) == '-5.00 ± 1.00 (n = 2)'
+    assert tables.difference({2: 26.}, plain) == '+1.00'
+    assert tables.difference({3: 26.}, plain) == tables.difference({3: 26.}, {}) == ''
+
+
+def test_median_and_difference_to_a_row_of_another_table(two_tables, tmp_path):
+    for k, error in enumerate((10., 11., 15.)):
+        write_run(tmp_path / f'results/u/own/seed{k}', [error])
+        write_run(tmp_path / f'results/t/student/seed{k}', [20. + 3 * k])
+    head, _, none, own, *_ = tables.table_lines('u', 'results')
+    assert head == '| test error, % | paper | ours | median | to the plain student | n | ' \
+                   'seconds a run |'
+    assert none == '| [none](results/t/student) | 9.00 | 23.00 ± 3.00 | 23.00 |  | 3 | 3 |'
+    # differences -10, -12, -11
+    assert own == '| [own](results/u/own) |  | 12.00 ± 2.65 | 11.00 | -11.00 ± 0.58 | 3 | 3 |'
+    assert f'{statistics.stdev([-10, -12, -11]) / 3 ** .5:.2f}' == '0.58'
+
+
+def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
+    for name in ('u', 'u-7epochs'):
+        write_run(tmp_path / f'results/{name}/own/seed0', [10.])
+    head, _, own, _, note = tables.table_lines('u-7epochs', 'results')
+    assert head == '| test error, % | ours | n | seconds a run |' and own.startswith('| [own]')
+    assert note.endswith('Rows without a finished run, not shown: 1.')
+    assert len(tables.table_lines('u', 'results')) == 6
+    tables.main(['show', 'u', '--epochs', '7'])
+    out = capsys.readouterr().out
+    assert out.startswith('A table, in 7 epochs instead of 1\n') and 'none' not in out
+    assert (tmp_path / 'results/u-7epochs/curves.png').exists()
+    write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.])
+    head, _, none, own, *_ = tables.table_lines('u-7epochs', 'results')
+    assert '| paper, 1 epochs |' in head and '| -2.00 |' in own
+    assert tables.table_lines('u-8epochs', 'results') == ['', 'No run is finished yet.']
+    tables.main(['show', 'u', '--epochs', '8'])
+
+
+def test_seconds_are_robust_to_one_slow_epoch(two_tables, tmp_path):
     write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
     log = tmp_path / 'results/t/at/seed0/log.txt'
     log.write_text(log.read_text().replace('"train_time": 2.0', '"train_time": 99.0', 1))
-    assert '| 9 |' in tables.table_lines('t', 'results')[3]
+    assert '| 9 |' in tables.table_lines('t', 'results')[4]
 
 
-def test_several_machines_are_in_order(table, tmp_path):
-    for k in range(5):
-        write_run(tmp_path / f'results/t/at/seed{k}', [1.], torch=str(9 - k))
-    assert re.findall(r'torch (\d)', tables.table_lines('t', 'results')[3]) == list('56789')
+def test_several_machines_are_counted_in_order(two_tables, tmp_path):
+    for k, version in enumerate('98898'):
+        write_run(tmp_path / f'results/t/at/seed{k}', [1.], torch=version)
+    assert ('. a processor, torch 8 (3 of 5 runs); a processor, torch 9 (2 of 5 runs). float, '
+            in tables.table_lines('t', 'results')[-1])
 
 
-def test_report_replaces_the_blocks_alone(table, tmp_path, monkeypatch):
+def test_report_replaces_the_blocks_alone(two_tables, tmp_path, monkeypatch):
     readme = tmp_path / 'README.md'
-    readme.write_text('before\n<!-- table t -->\nold\n<!-- end of table -->\nafter\n')
+    readme.write_text('before\n<!-- table t -->\nold\n<!-- end of table -->\nafter\n'
+                      '<!-- table t-7epochs -->\n<!-- end of table -->\n')
     monkeypatch.setattr(tables, 'README', readme)
     write_run(tmp_path / 'results/t/teacher/seed0', [3.])
     (tmp_path / 'elsewhere').mkdir()
@@ -81,10 +225,11 @@ def test_report_replaces_the_blocks_alone(table, tmp_path, monkeypatch):
     tables.main(['report'])
     text = readme.read_text()
     assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
-    assert text.endswith('<!-- end of table -->\nafter\n') and 'old' not in text
+    assert '<!-- end of table -->\nafter\n' in text and 'old' not in text
+    assert '**A table, in 7 epochs instead of 1**\n' in text
     assert tables.report(text) == text
     with pytest.raises(tables.InputError, match='unknown'):
-        tables.report(text.replace('table t', 'table unknown'))
+        tables.report(text.replace('table t ', 'table unknown '))
 
 
 def test_readme_is_up_to_date(monkeypatch):
@@ -97,35 +242,234 @@ def test_readme_is_up_to_date(monkeypatch):
 def test_logs_in_results_are_whole(monkeypatch):
     """Each number's log holds its command and its seed, and the command is the table's."""
     monkeypatch.chdir(tables.README.parent)
-    commands = {name: {w[2]: w for w in tables.commands(name, 'results')}
-                for name in tables.TABLES}
     logs = list(pathlib.Path('results').glob('*/*/seed*/log.txt'))
     assert logs
+    commands = {name: {w[2]: shlex.join(w) for w in tables.commands(name, 'results')}
+                for name in {log.parts[1] for log in logs}}
     for log in logs:
         first = runs.read_log(log)[0]
-        words = commands[log.parts[1]][str(log.parent)]
-        assert shlex.split(first['command']) == words, log
+        command = commands[log.parts[1]][str(log.parent)]
+        assert tables.comparable(first['command']) == tables.comparable(command), log
         assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
         assert not first['git_dirty']
 
 
-def test_run_goes_on_after_a_failure_and_shows_the_table(monkeypatch, tmp_path, capfd):
-    rows = {'teacher': ('a bad row', '', '--depth 11', 1), 'good': (*ROW[:3], 1),
-            'taught': ('taught by none', '', f'{tables.TEACHER} --beta 1', 1)}
-    monkeypatch.setattr(tables, 'TABLES', {'t': dict(title='A table', paper='',
-                                                     common=QUICK, rows=rows)})
-    monkeypatch.setitem(os.environ, 'OMP_NUM_THREADS', '1')
+def test_constant_beta_was_the_only_one_once():
+    at_kd, at_kd_decay = (shlex.join(tables.command('cifar10-10epochs', row, 0, 'r'))
+                          for row in ('at_kd', 'at_kd_decay'))
+    assert '--beta_decay constant' in at_kd and '--beta_decay' not in at_kd_decay
+    old = at_kd.replace('--beta_decay constant ', '')
+    assert tables.comparable(old) == tables.comparable(at_kd) != tables.comparable(at_kd_decay)
+    assert tables.comparable(at_kd.replace('constant', 'step')) != tables.comparable(at_kd)
+
+
+# ---- running ------------------------------------------------------------------------------------
+
+def call_run(*flags):
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: tables.main(['run', 't', '--root', 'logs']))
+        training.run(lambda: tables.main(['run', *flags]))
+    return e.value.code
+
+
+def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, capfd, small):
+    rows = {'teacher': tables.row('a bad row', '', '--depth 11', seeds=1),
+            'killed': tables.row('killed after an epoch', seeds=1),
+            'taught': tables.row('taught by none', '', '--teacher_id @teacher --beta 1', seeds=1),
+            'taught_by_killed': tables.row('taught', '', '--teacher_id @killed --beta 1', seeds=1)}
+    common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2'
+    rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
+    monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '')})
+    assert call_run('t', '--root', 'logs') == 1
     out, err = capfd.readouterr()
-    assert e.value.code == 1 and err.count('6n+4') == 1
-    assert 'failed: cifar.py --save logs/t/teacher/seed0' in err
-    assert '(its teacher failed) cifar.py --save logs/t/taught/seed0' in err
-    assert not (tmp_path / 'logs/t/taught').exists()
-    assert (tmp_path / 'logs/t/curves.png').exists()
-    assert re.search(r'^WRN-10-1 +\d', out, re.M) and re.search(r'^a bad row +0', out, re.M)
+    last = err.splitlines()[-1]
+    assert err.count('6n+4') == 1 and last.startswith('error: failed: cifar.py --save '
+                                                      'logs/t/teacher/seed0')
+    assert '; cifar.py --save logs/t/killed/seed0 ' in last
+    for row in ('taught', 'taught_by_killed'):
+        assert f'(its teacher failed) cifar.py --save logs/t/{row}/seed0' in last
+        assert not pathlib.Path('logs/t', row).exists()
+    assert not pathlib.Path('logs/t/teacher').exists()      # the bad command left nothing behind
+    assert re.search(r'^a bad row +0', out, re.M)
+
+    assert call_run('t', '--root', 'logs', '--only', 'killed') == 0
+    lines = runs.read_log('logs/t/killed/seed0/log.txt')
+    assert [z['epoch'] for z in lines[1:]] == [1, 2] and 'continued' in lines[2]
+    assert pathlib.Path('trained').read_text().split() == ['logs/t/killed/seed0'] * 2
+    assert not list(pathlib.Path('logs').rglob('lock'))
+    assert re.search(r'^killed after an epoch +\d+\.\d\d +1', capfd.readouterr().out, re.M)
+    assert pathlib.Path('logs/t/curves.png').exists()
+
+    monkeypatch.setattr(subprocess, 'run', None)
+    assert call_run('t', '--root', 'logs', '--only', 'killed') == 0
+    assert 'logs/t/killed/seed0 is finished' in capfd.readouterr().out
 
 
-def test_table_must_be_named(fails):
-    status, said = fails(tables.main, 'show')
-    assert status == 2 and 'demo' in said
+@pytest.fixture
+def fake(monkeypatch):
+    """Instead of starting a process, call a function of the words -> the list of the folders."""
+    started = []
+
+    def replace(process):
+        def start(command):
+            started.append(command[3])
+            return types.SimpleNamespace(returncode=process(['cifar.py', *command[2:]]))
+        monkeypatch.setattr(tables, 'subprocess', types.SimpleNamespace(run=start))
+        return started
+
+    monkeypatch.setattr(tables, 'show', lambda *a: None)
+    return replace
+
+
+def finish(words):
+    write_run(pathlib.Path(words[2]), [1.], command=shlex.join(words))
+    return 0
+
+
+def test_two_runs_share_the_work(two_tables, fake, monkeypatch):
+    """Each folder is trained once, a student after its teacher. What is run is a short sleep."""
+    def process(words):
+        try:
+            with runs.lock(words[2]):
+                if not tables.done(words):
+                    teachers = [w for w in words[3:] if w.startswith('r/')]
+                    assert all(pathlib.Path(t, 'model.pt7').exists() for t in teachers)
+                    print(words[2], file=open('trained', 'a'))
+                    finish(words)
+                    time.sleep(.05)
+                    pathlib.Path(words[2], 'model.pt7').write_text('')
+            return 0
+        except tables.InputError:
+            return 2
+
+    fake(process)
+    monkeypatch.setattr(tables, 'WAIT', .02)
+    context = multiprocessing.get_context('fork')
+    both = [context.Process(target=tables.run, args=('t', 'r', 8)) for _ in range(2)]
+    for p in both:
+        p.start()
+    for p in both:
+        p.join(60)
+    assert [p.exitcode for p in both] == [0, 0]
+    assert sorted(pathlib.Path('trained').read_text().split()) == sorted(
+        saves(tables.commands('t', 'r', 8)))
+    assert not list(pathlib.Path('r').rglob('lock'))
+
+
+def test_what_another_process_runs_is_left_for_later(two_tables, fake, monkeypatch, capsys):
+    """The teacher is being trained elsewhere; its student waits, the other rows do not."""
+    started, elsewhere = fake(finish), contextlib.ExitStack()
+    elsewhere.enter_context(runs.lock('r/t/teacher/seed0'))
+    finish(['cifar.py', '--save', 'r/t/teacher/seed0'])     # its last checkpoint is still missing
+
+    def sleep(seconds):
+        finish(next(tables.commands('t', 'r')))
+        elsewhere.close()
+
+    monkeypatch.setattr(tables, 'time', types.SimpleNamespace(sleep=sleep))
+    tables.run('t', 'r', 1)
+    assert started == ['r/t/student/seed0', 'r/t/at/seed0']
+    assert 'waiting for other processes: r/t/teacher/seed0, r/t/at/seed0' in capsys.readouterr().out
+
+
+def test_lock_that_another_process_was_faster_to_take_is_no_failure(two_tables, fake, monkeypatch):
+    elsewhere, slept = contextlib.ExitStack(), []
+
+    def process(words):
+        if len(started) > 1:
+            return finish(words)
+        elsewhere.enter_context(runs.lock(words[2]))
+        return 2
+
+    def sleep(seconds):
+        slept.append(seconds)
+        elsewhere.close()
+
+    started = fake(process)
+    monkeypatch.setattr(tables, 'time', types.SimpleNamespace(sleep=sleep))
+    tables.run('t', 'r', 1, 'student')
+    assert started == ['r/t/student/seed0'] * 2 and slept == [tables.WAIT]
+
+
+def test_interrupt_stops_everything(two_tables, fake):
+    for status in (130, -signal.SIGINT):
+        started = fake(lambda words, status=status: status)
+        assert call_run('t', '--root', 'r') == 130
+    assert started == ['r/t/teacher/seed0'] * 2
+
+
+def test_finished_means_this_command_and_its_last_checkpoint(two_tables, fake):
+    words = next(tables.commands('t', 'r'))
+    assert not tables.done(words)
+    finish(words)
+    assert tables.done(words) and not tables.done([*words, '--lr', '1'])
+    log, model = (pathlib.Path(words[2], k) for k in ('log.txt', 'model.pt7'))
+    model.write_text('')
+    assert tables.done(words)
+    os.utime(model, (0, 0))     # cut off between log and checkpoint
+    assert not tables.done(words)
+    log.write_text('json_stats: [')
+    assert not tables.done(words)
+
+
+# ---- the lock -----------------------------------------------------------------------------------
+
+def test_lock_is_for_one_and_leaves_no_empty_folder(tmp_path):
+    with runs.lock('a/b/c'):
+        assert tables.locked('a/b/c') and not tables.locked('a/b')
+        with pytest.raises(tables.InputError, match='another process is at work on a/b/c'):
+            with runs.lock('a/b/c'):
+                pass
+        (tmp_path / 'a/kept').write_text('')
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['a', 'kept']
+    assert not tables.locked('a/b/c') and not (tmp_path / 'a/b').exists()
+    with pytest.raises(ZeroDivisionError), runs.lock('x/y'):
+        (tmp_path / 'x/y/log.txt').write_text('')
+        raise ZeroDivisionError
+    assert [p.name for p in (tmp_path / 'x/y').iterdir()] == ['log.txt']
+    with pytest.raises(runs.RunError, match='cannot write a/kept/b/lock'), runs.lock('a/kept/b'):
+        pass
+
+
+def test_lock_ends_with_its_process():
+    code = f'''
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import runs
+with runs.lock('a'):
+    print('held', flush=True)
+    sys.stdin.read()
+'''
+    holder = subprocess.Popen([sys.executable, '-c', code], text=True, stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == 'held\n'
+    assert tables.locked('a')
+    with pytest.raises(tables.InputError), runs.lock('a'):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert pathlib.Path('a/lock').exists() and not tables.locked('a')
+    with runs.lock('a'):
+        assert tables.locked('a')
+
+
+def test_lock_of_a_file_that_was_just_removed_is_none(monkeypatch):
+    """Between opening and locking the holder lets go; who took that file would be alone with it."""
+    real, calls = runs.fcntl.flock, []
+
+    def flock(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            pathlib.Path('a/lock').unlink()
+        real(*args)
+
+    monkeypatch.setattr(runs.fcntl, 'flock', flock)
+    with runs.lock('a'):
+        assert len(calls) == 2 and pathlib.Path('a/lock').exists()
+
+
+def test_second_process_is_refused(fails, tmp_path):
+    """By the script itself, before anything is read or written."""
+    with runs.lock('logs/a'):
+        status, said = fails(cifar.main, '--save', 'logs/a', *QUICK.split())
+    assert status == 2 and 'another process is at work on logs/a' in said
+    assert not (tmp_path / 'logs').exists()
