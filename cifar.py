@@ -412,8 +412,10 @@ def train(opt, device, checkpoint, lines):
               **training.on_device(helpers, opt, device),
               **utils.with_prefix(teacher, 'teacher.')}
     objective = make_objective(opt, f_s, f_t)
-    training.fit(opt, checkpoint, lines, torch.compile(objective) if opt.compile else objective,
-                 params, train, test, num_classes, device, lambda epoch: beta_in(opt, epoch))
+    if opt.compile:
+        objective = training.compiled(objective, params, device)
+    training.fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
+                 lambda epoch: beta_in(opt, epoch))
 
 
 def main(argv=None):

@@ -141,6 +141,14 @@ TABLES = {
             **{f'lr_{v:g}': row(f'NIN-thin without BN, learning rate {v:g}', '',
                                 f'{ONE_EPOCH} --width 0.5 --no_bn --lr {v:g}', seeds=1)
                for v in (.1, .03, .01, .003)},
+            'nin_wide': row('NIN-wide without BN', '', f'{ONE_EPOCH} {NO_BN}', seeds=1),
+            **{f'{method}_{v:g}': row(f'NIN-thin, {label}, β = {v:g}', '', f'{ONE_EPOCH} --width '
+                                      f'0.5 {NO_BN} --method {method} --beta {v:g}{teacher}',
+                                      f'lr_{GRADIENTS_LR:g}', 1)
+               for method, label, teacher in (('min_l2', 'min-l2', ''),
+                                              ('grad_at', 'gradient AT', ' --teacher_id @nin_wide'),
+                                              ('symmetry', 'symmetry norm', ''))
+               for v in (.1, 1, 10)},
             'teacher': row('WRN-16-2, the teacher', '', f'--width 2 {THREE_EPOCHS}', seeds=1),
             'student': row('WRN-16-1 alone', '', THREE_EPOCHS, seeds=1),
             **{f'f_actt_{v:g}': row(f'WRN-16-1, F-ActT, β = {v:g}', '', '--teacher_id @teacher '

@@ -64,7 +64,8 @@ def add_flags(parser, **defaults):
     d.add_argument('--dtype', default='auto', choices=['auto', *DTYPES],
                    help='of activations (parameters are kept in float at least); auto: bfloat16 '
                    'where the hardware computes it natively, else float')
-    d.add_argument('--compile', action='store_true', help='torch.compile the loss function')
+    d.add_argument('--compile', action='store_true', help='torch.compile the loss function; on '
+                   'a GPU with CUDA graphs')
     d.add_argument('--deterministic', action='store_true',
                    help='deterministic algorithms only: the same bits on the same machine')
     d.add_argument('--nthread', default=4, type=int, help='data-loading workers; none is started '
@@ -279,6 +280,15 @@ def add_up(engine, device, step):
 def precision(opt, device):
     """The context in which nets are computed: bfloat16 by autocast, or as the parameters are."""
     return torch.autocast(device.type, torch.bfloat16, enabled=opt.dtype == 'bfloat16')
+
+
+def compiled(objective, params, device):
+    """The objective compiled; on a GPU into CUDA graphs, which replay a step's kernels at once."""
+    if device.type != 'cuda':
+        return torch.compile(objective)
+    for v in params.values():       # they stay where they are: BN's statistics may be updated there
+        torch._dynamo.mark_static_address(v)
+    return torch.compile(objective, mode='reduce-overhead')
 
 
 def test_error(opt, f, params, test, device):
