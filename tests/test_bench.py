@@ -1,0 +1,69 @@
+"""bench.py: what it compares is equal, and it prints what it says."""
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+import cifar
+import data
+import datasets
+
+
+@pytest.mark.parametrize('case', ['10-1', '10-1:16-2'])
+def test_both_ways_give_the_same_loss_and_gradients(case):
+    f_s, f_t, params = bench.nets(case)
+    params = {k: v.detach().double().requires_grad_(v.requires_grad) for k, v in params.items()}
+    inputs, targets = torch.randn(8, 3, 32, 32).double(), torch.randint(10, (8,))
+
+    def gradients(objective, dtype, *more):
+        p = {k: v.detach().to(dtype).requires_grad_(v.requires_grad) for k, v in params.items()}
+        loss, logits, parts = objective(p, inputs.to(dtype), targets, *more)
+        loss.backward()
+        return [loss.detach(), logits.detach(), [v.detach() for v in parts], p,
+                {k: v.grad for k, v in p.items() if v.requires_grad}]
+
+    opt = bench.options()
+    published = bench.published_objective(opt, f_s, f_t)
+    ours = cifar.make_objective(opt, f_s, f_t)
+    for dtype, bound in ((torch.double, 1e-9), (torch.float32, 1e-4)):
+        a = gradients(published, dtype)
+        b = gradients(ours, dtype, True, torch.tensor(opt.beta, dtype=dtype))
+        torch.testing.assert_close(b, a, rtol=bound, atol=bound)
+        assert len(a[2]) == (3 if f_t else 0) and a[4]['student.conv0'].abs().max() > 0
+
+
+def test_both_augmentations_are_equal():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 32, 32, 3), np.uint8)
+    top, left = rng.integers(0, 9, (2, 9))
+    flip = rng.integers(0, 2, 9).astype(bool)
+    one_by_one = [bench.augment(*draws) for draws in zip(images, top, left, flip, strict=True)]
+    whole = data.crop_flip(torch.from_numpy(data.pad_reflect(images, bench.PAD)), torch.arange(9),
+                           *map(torch.from_numpy, (top, left, flip)), 32, 32)
+    whole = data.normalise(whole, torch.tensor([datasets.MEAN, datasets.STD]))
+    np.testing.assert_allclose(whole.numpy(), np.stack(one_by_one), rtol=1e-6, atol=1e-6)
+
+
+def test_prints_a_row_for_each_way(capfd):
+    bench.main(['cifar', '--cases', '10-1:10-1', '--rounds', '1', '--steps', '1', '--images', '8',
+                '--batch_size', '4', '--nthread', '1', '--dtype', 'float'])
+    head, titles, *rows = capfd.readouterr().out.splitlines()
+    assert 'batch 4, 1 rounds of 1 steps' in head
+    assert re.split(r'  +', titles) == ['case', 'way', 'images/s', 'ratio', 'no data', 'ratio',
+                                        'GFLOP', 'of peak', 'MB', 'idle']
+    assert [row.split()[:2] for row in rows] == [['10-1:10-1', 'published'], ['10-1:10-1', 'ours']]
+    for row in rows:
+        *numbers, idle = row.replace('%', '').split()[2:]
+        assert len(numbers) == 8 and all(float(v) >= 0 for v in numbers)
+        assert float(numbers[1]) > 0 and float(numbers[4]) > 0 and float(numbers[7]) > 100
+        assert torch.cuda.is_available() or idle == '-'
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--cases', '16-1:'], 'student:teacher'), (['--cases', '11-1'], 'depth'),
+    (['--rounds', '0'], 'rounds'), (['--steps', '-1'], 'steps'), (['--nthread', '-1'], 'nthread')])
+def test_bad_flags(fails, flags, message):
+    status, said = fails(bench.main, 'cifar', *flags)
+    assert status == 2 and message in said and len(said.splitlines()) == 1
