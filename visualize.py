@@ -33,11 +33,12 @@ MAPS = [*utils.MAPPINGS, 'gradient']
 
 # ---- maps ---------------------------------------------------------------------------------------
 
-def attention_maps(f, params, images, mapping='sum2', labels=None):
+def attention_maps(f, params, images, mapping='sum2', labels=None,
+                   stats=(datasets.MEAN, datasets.STD)):
     """The maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N, h, w),
-    or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given."""
-    inputs = data.normalise(torch.from_numpy(images),
-                            torch.tensor([datasets.MEAN, datasets.STD]))
+    or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given.
+    The images are normalised by `stats`, means and deviations."""
+    inputs = data.normalise(torch.from_numpy(images), torch.tensor(stats))
     if mapping == 'gradient':
         return [gradient_map(f, params, inputs, labels).numpy()]
     with torch.no_grad():
@@ -115,10 +116,10 @@ def figure(images, maps, masks=None, titles=None):
     return drawn
 
 
-def png(drawn, dpi=80):
-    """A figure as the bytes of a .png file."""
+def encode(drawn, form='png', dpi=80):
+    """A figure as the bytes of a file, 'png' or 'jpeg'."""
     picture = io.BytesIO()
-    drawn.savefig(picture, format='png', dpi=dpi)
+    drawn.savefig(picture, format=form, dpi=dpi)
     return picture.getvalue()
 
 
@@ -190,7 +191,7 @@ def main(argv=None):
     maps = {label: attention_maps(f, params, images, opt.map)
             for label, (f, _, params) in nets.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
-    runs.write(pathlib.Path(opt.save), png(figure(images, maps, masks, titles)))
+    runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')
 
 

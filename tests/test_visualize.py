@@ -39,6 +39,9 @@ def test_maps_are_those_of_the_groups(net_and_images):
     np.testing.assert_allclose(largest[1], g.abs().amax(1), rtol=1e-4)
     for mapping in utils.MAPPINGS:
         assert len(visualize.attention_maps(f, params, images, mapping)) == 3
+    plain = visualize.attention_maps(f, params, images, stats=((0, 0, 0), (1, 1, 1)))
+    g = f(torch.from_numpy(images).permute(0, 3, 1, 2).float(), params, False)[1][1].detach()
+    np.testing.assert_allclose(plain[1], g.square().mean(1), rtol=1e-3)
 
 
 def test_gradient_map_of_each_image_alone(net_and_images):
@@ -99,7 +102,10 @@ def test_outline_is_drawn_on_the_image_alone():
 
 def test_a_map_of_zeros_can_be_drawn():
     images = np.zeros((1, 8, 8, 3), np.uint8)
-    visualize.png(visualize.figure(images, {'net': [np.zeros((1, 4, 4))]}))
+    drawn = visualize.figure(images, {'net': [np.zeros((1, 4, 4))]})
+    for form in ('png', 'jpeg'):
+        picture = cv2.imdecode(np.frombuffer(visualize.encode(drawn, form), np.uint8), 1)
+        assert picture.shape == (176, 88, 3)
 
 
 def test_command_line(tmp_path, capsys):
