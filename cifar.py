@@ -179,8 +179,8 @@ def resnet(depth, width, num_classes):
         o2 = F.relu(utils.batch_norm(y, params, base + '.bn1', mode), inplace=True)
         z = F.conv2d(o2, params[base + '.conv1'], padding=1)
         if base + '.convdim' in params:
-            return z + F.conv2d(o1, params[base + '.convdim'], stride=stride)
-        return z + x
+            x = F.conv2d(o1, params[base + '.convdim'], stride=stride)
+        return z.add_(x)
 
     def group(o, params, base, mode, stride):
         for i in range(n):
