@@ -148,7 +148,7 @@ TABLES = {
             'student': row('WRN-16-1 alone', '', THREE_EPOCHS, seeds=1),
             **{f'f_actt_{v:g}': row(f'WRN-16-1, F-ActT, β = {v:g}', '', '--teacher_id @teacher '
                                     f'--method f_actt --beta {v:g} {THREE_EPOCHS}', 'student', 1)
-               for v in (.1, 1, 10)},
+               for v in (.1, 1, 10, 100)},
             'nin_wide': row('NIN-wide without BN, the teacher', '', f'{GRADIENTS_GRID}', seeds=1),
             'nin_thin': row('NIN-thin without BN alone', '', f'{GRADIENTS_GRID} --width 0.5',
                             seeds=1),
