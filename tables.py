@@ -32,7 +32,7 @@ SHORT_SEEDS = 3     # at most, in a short schedule
 # What the paper does not give; to be chosen on training images held out.
 F_ACTT_BETA = 1.
 GRAD_AT_BETA = 1.
-MIN_L2_BETA = 1.
+MIN_L2_BETA = .1
 SYMMETRY_BETA = 1.
 GRADIENTS_LR = .01  # of the nets without batch normalisation
 
