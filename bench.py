@@ -2,11 +2,12 @@
 
     python bench.py cifar
 
-Both ways train the same nets to the same results (tests/test_bench.py), on random images.
-'published' does what the paper's code does: float in NCHW, each image augmented by itself in 4
-DataLoader workers, every loss read off the device at each step, errors counted on the CPU. 'ours'
-is what training.fit does by default. Each way has a process, memory and allocator of its own; they
-take turns, and medians over the turns are printed, because machines drift.
+Both ways train the same nets on random images; in float, their losses and gradients are equal
+(tests/test_bench.py). 'published' does what the paper's code does: float in NCHW, each image
+augmented by itself in 4 DataLoader workers, every loss read off the device at each step, errors
+counted on the CPU. 'ours' is what training.fit does by default. Each way has a process, memory and
+allocator of its own; they take turns, and medians over the turns are printed, because machines
+drift.
 
     images/s   of whole steps, data included; ratio: to the published way in the same round
     no data    the same of steps on one batch that stays where it is
@@ -250,8 +251,9 @@ def idle(f, n):
     """'12 %', or nothing without a GPU."""
     if not CUDA:
         return ''
+    wall = seconds(f, n) * n        # without the profiler, which costs time itself
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
-        wall = seconds(f, n, 0) * n
+        seconds(f, n, 0)
     busy = sum(e.self_device_time_total for e in p.key_averages()
                if e.device_type == torch.autograd.DeviceType.CUDA) / 1e6
     return f'{100 - 100 * busy / wall:.0f} %'

@@ -25,6 +25,9 @@ import utils
 import weights
 from utils import InputError
 
+# options that a run's name leaves out where they are these
+USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
+         'randomcrop_pad': 4}
 DECAYS = ('constant', 'linear', 'cosine', 'step')
 
 
@@ -100,6 +103,9 @@ def check_flags(opt):
     alone = opt.method in ('min_l2', 'symmetry') and not opt.alpha
     if (opt.alpha or opt.beta) and not alone and not opt.teacher_id:
         raise InputError('--alpha and --beta weigh what comes from a teacher: give --teacher_id')
+    if alone and opt.teacher_id:
+        raise InputError(f'--method {opt.method} needs no teacher: leave --teacher_id out, or add '
+                         f'--alpha')
     if opt.beta_decay == 'auto':
         decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
         opt.beta_decay = 'linear' if decays else 'constant'
@@ -114,9 +120,11 @@ def run_name(opt):
         parts.append(f'{opt.method}{opt.beta:g}')
     if opt.alpha:
         parts.append(f'kd{opt.alpha:g}')
+    parts += [f'{name}{getattr(opt, name)}' for name, usual in USUAL.items()
+              if getattr(opt, name) != usual]
     if opt.teacher_id:
-        parts.append('from_' + re.sub(r'\W+', '_', opt.teacher_id))
-    return '_'.join([*parts, f'seed{opt.seed}'])
+        parts.append(f'from_{opt.teacher_id}')
+    return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
 
 
 # ---- nets ---------------------------------------------------------------------------------------
@@ -367,10 +375,11 @@ def make_objective(opt, f_s, f_t=None):
         y_s, g_s = f_s(inputs, params, mode, 'student.')
         y_s = utils.at_least_float(y_s)
         y_t = g_t = None
-        loss = F.cross_entropy(y_s, targets)
-        if not mode or f_t is None and not twice:
-            return loss, y_s, []
-        if f_t is not None:
+        if f_t is None or not mode:
+            loss = F.cross_entropy(y_s, targets)
+            if not (mode and twice):
+                return loss, y_s, []
+        else:
             with torch.set_grad_enabled(opt.method == 'grad_at'):
                 y_t, g_t = f_t(inputs, params, False, 'teacher.')
             loss = utils.distillation(y_s, utils.at_least_float(y_t.detach()), targets,

@@ -168,10 +168,13 @@ def previous(opt):
 
 def check_options(opt, lines):
     """Refuse options that compute something else than those in a log; name them."""
-    old, epochs = lines[0], lines[-1]['epochs']
+    # the first logs of AT+KD are older than --beta_decay: their beta was constant
+    old, epochs = {'beta_decay': 'constant', **lines[0]}, lines[-1]['epochs']
     differing = [f'--{k} was {old[k]}, is {v}' for k, v in vars(opt).items()
                  if k in old and k not in NEUTRAL and old[k] != v]
-    if opt.epochs < epochs:
+    if opt.epochs != epochs and old['beta_decay'] in ('linear', 'cosine'):
+        differing.append(f'--epochs was {epochs}, is {opt.epochs}: --beta falls to zero over it')
+    elif opt.epochs < epochs:
         differing.append(f'--epochs was {epochs}, is {opt.epochs}: it may only grow')
     if differing:
         raise InputError(f'{opt.save} holds a run of other options ({"; ".join(differing)}); '

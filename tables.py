@@ -1,4 +1,4 @@
-"""The tables of the papers: the command behind each number, and the numbers that its logs hold.
+"""The tables of the papers (papers.py): their commands, and the numbers that the logs hold.
 
     python tables.py commands TABLE     the shell lines, teachers first
     python tables.py run TABLE          run what is not finished, then show
@@ -24,165 +24,15 @@ import time
 
 import runs
 import training
+from papers import TABLES
 from utils import InputError
 
 README = pathlib.Path(__file__).with_name('README.md')
 WAIT = 5            # seconds until `run` looks again at what other processes are running
 SHORT_SEEDS = 3     # at most, in a short schedule
-# What the paper does not give; to be chosen on training images held out.
-F_ACTT_BETA = 1.
-GRAD_AT_BETA = 1.
-MIN_L2_BETA = .1
-SYMMETRY_BETA = 1.
-GRADIENTS_LR = .01  # of the nets without batch normalisation
 
 
 # ---- the tables ---------------------------------------------------------------------------------
-
-def row(label, paper='', options='', plain='', seeds=5):
-    """A row: the paper's error in %; the options of cifar.py, in which @ROW stands for the run of
-    that row with the same seed; the row of the plain student; the number of seeds."""
-    return dict(label=label, paper=paper, options=options, plain=plain, seeds=seeds)
-
-
-def transfers(student, suffix, options, plain, teacher, label, papers):
-    """The rows AT, F-ActT, KD and AT+KD of a pair of table 1."""
-    given = f'{options} --teacher_id @{teacher}'
-    methods = {'at': ('AT', '--beta 1e+3'),
-               'f_actt': ('F-ActT', f'--method f_actt --beta {F_ACTT_BETA:g}'),
-               'kd': ('KD', '--alpha 0.9'), 'at_kd': ('AT+KD', '--beta 1e+3 --alpha 0.9')}
-    return {name + suffix: row(f'{student}, {method}{label}', paper, f'{given} {flags}', plain)
-            for (name, (method, flags)), paper in zip(methods.items(), papers, strict=True)}
-
-
-def gradients(label, paper, options, teacher=False):
-    """A row of table 3: NIN-thin without BN, or a teacher."""
-    student = '' if teacher else f'--width 0.5 {NO_BN} '
-    return row(label, paper, student + options, '' if teacher else 'nin_thin', seeds=3)
-
-
-NO_BN = f'--no_bn --lr {GRADIENTS_LR:g}'
-TABLE_3 = '--model nin --no_pool_relu --randomcrop_pad 0 --weight_decay 0 --deterministic'
-DECAYS = ('constant', 'linear', 'cosine', 'step')
-FIVE_EPOCHS = '--epochs 5 --epoch_step [2,3,4] --validate 30000'
-THREE_EPOCHS = '--epochs 3 --epoch_step [2,3] --validate 5000'
-ONE_EPOCH = f'{TABLE_3} --epochs 1 --epoch_step []'
-GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
-BY_16_2 = '--teacher_id @cifar10/teacher --beta 1e+3'
-# The paper's errors, after 200 epochs. Table 1: 8.77, 7.93, 6.31, 8.25, 8.39, 6.58, 5.85, 6.08 and
-# 5.23 are quoted alike by the Rocket Launching paper (arXiv:1708.04106) or stand in the paper's
-# text; the others could not be checked and are marked so. The other tables' stand in the text.
-# table -> title, number of epochs, whether the paper's numbers are medians of five runs (unverified
-# for table 1), options of all rows, rows by name. A row TABLE/ROW is that row of another table,
-# under another label.
-TABLES = {
-    'demo': dict(
-        title='shapes, drawn by the program: 5,000 training and 1,000 test images of 32x32',
-        epochs=8, medians=False,
-        common="--dataset shapes --batch_size 64 --epochs 8 --epoch_step '[0.6,0.8,0.9]'",
-        rows={
-            'teacher': row('WRN-16-2, the teacher', '', '--depth 16 --width 2', seeds=1),
-            'student': row('WRN-16-1 alone', seeds=1),
-            'at': row('WRN-16-1, AT', '', '--teacher_id @teacher --beta 1e+3', 'student', 1),
-            'kd': row('WRN-16-1, KD', '', '--teacher_id @teacher --alpha 0.9', 'student', 1),
-            'at_kd': row('WRN-16-1, AT+KD', '', '--teacher_id @teacher --beta 1e+3 --alpha 0.9',
-                         'student', 1),
-        }),
-    'cifar10': dict(
-        title='CIFAR-10, table 1 of the attention transfer paper',
-        epochs=200, medians=True, common='',
-        rows={
-            'teacher': row('WRN-16-2, the teacher', '6.31', '--depth 16 --width 2'),
-            'student': row('WRN-16-1 alone', '8.77'),
-            **transfers('WRN-16-1', '', '', 'student', 'teacher', '',
-                        ('7.93', '8.51 (unverified)', '7.41 (unverified)', '')),
-            'at_kd': row('WRN-16-1, AT+KD, constant β', '', '--teacher_id @teacher --beta 1e+3 '
-                         '--alpha 0.9 --beta_decay constant', 'student'),
-            'at_kd_decay': row('WRN-16-1, AT+KD', '7.51 (unverified)',
-                               '--teacher_id @teacher --beta 1e+3 --alpha 0.9', 'student'),
-            'student_float': row('WRN-16-1 alone, in float instead of bfloat16', '8.77',
-                                 '--dtype float', 'student', 1),
-            'wrn_40_1': row('WRN-40-1, a teacher', '6.58', '--depth 40 --width 1'),
-            **transfers('WRN-16-1', '_40_1', '', 'student', 'wrn_40_1', ' from WRN-40-1',
-                        ('8.25', '8.62 (unverified)', '8.39', '8.01 (unverified)')),
-            'wrn_40_2': row('WRN-40-2, a teacher', '5.23', '--depth 40 --width 2'),
-            **transfers('WRN-16-2', '_40_2', '--width 2', 'teacher', 'wrn_40_2',
-                        ' from WRN-40-2', ('5.85', '6.24 (unverified)', '6.08',
-                                           '5.71 (unverified)')),
-            'nin_wide': row('NIN-wide, a teacher', '7.28 (unverified)', '--model nin'),
-            'nin_thin': row('NIN-thin alone', '9.38 (unverified)', '--model nin --width 0.5'),
-            **transfers('NIN-thin', '_nin', '--model nin --width 0.5', 'nin_thin', 'nin_wide', '',
-                        ('8.93 (unverified)', '9.05 (unverified)', '8.55 (unverified)',
-                         '8.33 (unverified)')),
-        }),
-    'cifar10-maps': dict(
-        title='CIFAR-10, table 2: attention maps, WRN-16-2 -> WRN-16-1',
-        epochs=200, medians=True, common='',
-        rows={
-            'cifar10/teacher': row('WRN-16-2, the teacher', '6.31'),
-            'cifar10/student': row('no attention transfer', '8.77'),
-            'sum': row('F_sum', '7.99', f'{BY_16_2} --at_map sum', 'cifar10/student'),
-            'cifar10/at': row('F²_sum', '7.93', plain='cifar10/student'),
-            'sum4': row('F⁴_sum', '8.09', f'{BY_16_2} --at_map sum4', 'cifar10/student'),
-            'max': row('F¹_max', '8.08', f'{BY_16_2} --at_map max', 'cifar10/student'),
-        }),
-    'cifar10-groups': dict(     # the paper counts the groups from 1, --at_groups from 0
-        title='CIFAR-10, attention transfer in one group of WRN-16-2 -> WRN-16-1',
-        epochs=200, medians=True, common='',
-        rows={
-            'cifar10/teacher': row('WRN-16-2, the teacher', '6.31'),
-            'cifar10/student': row('no attention transfer', '8.77'),
-            'group1': row('group 1', '8.11', f'{BY_16_2} --at_groups [0]', 'cifar10/student'),
-            'group2': row('group 2', '7.96', f'{BY_16_2} --at_groups [1]', 'cifar10/student'),
-            'group3': row('group 3', '7.97', f'{BY_16_2} --at_groups [2]', 'cifar10/student'),
-            'cifar10/at': row('all three', '7.93', plain='cifar10/student'),
-        }),
-    'cifar10-choices': dict(
-        title='what the paper leaves open: error on training images of CIFAR-10 held out',
-        epochs=1, medians=False, common='',
-        rows={
-            **{f'lr_{v:g}': row(f'NIN-thin without BN, learning rate {v:g}', '',
-                                f'{ONE_EPOCH} --width 0.5 --no_bn --lr {v:g} --validate 5000',
-                                seeds=1) for v in (.1, .03, .01, .003)},
-            'teacher': row('WRN-16-2, the teacher', '', f'--width 2 {THREE_EPOCHS}', seeds=1),
-            'student': row('WRN-16-1 alone', '', THREE_EPOCHS, seeds=1),
-            **{f'f_actt_{v:g}': row(f'WRN-16-1, F-ActT, β = {v:g}', '', '--teacher_id @teacher '
-                                    f'--method f_actt --beta {v:g} {THREE_EPOCHS}', 'student', 1)
-               for v in (.1, 1, 10, 100)},
-            'nin_wide': row('NIN-wide without BN, the teacher', '', f'{GRADIENTS_GRID}', seeds=1),
-            'nin_thin': row('NIN-thin without BN alone', '', f'{GRADIENTS_GRID} --width 0.5',
-                            seeds=1),
-            **{f'{method}_{v:g}': row(f'NIN-thin, {label}, β = {v:g}', '', f'{GRADIENTS_GRID} '
-                                      f'--width 0.5 --method {method} --beta {v:g}{teacher}',
-                                      'nin_thin', 1)
-               for method, label, teacher in (('min_l2', 'min-l2', ''),
-                                              ('grad_at', 'gradient AT', ' --teacher_id @nin_wide'),
-                                              ('symmetry', 'symmetry norm', ''))
-               for v in (.1, 1, 10)},
-            'teacher_5': row('WRN-16-2, the teacher of AT+KD', '', f'--width 2 {FIVE_EPOCHS}',
-                             seeds=1),
-            **{f'at_kd_{v}': row(f'WRN-16-1, AT+KD, β {v}', '', '--teacher_id @teacher_5 --alpha '
-                                 f'0.9 --beta 1e+3 --beta_decay {v} {FIVE_EPOCHS}',
-                                 'at_kd_constant', 1) for v in DECAYS},
-        }),
-    'cifar10-gradients': dict(  # single runs in the paper
-        title='CIFAR-10, table 3: gradient attention, NIN-wide -> NIN-thin without BN, flips only',
-        epochs=200, medians=False,
-        common=TABLE_3,
-        rows={
-            'nin_wide': gradients('NIN-wide, teacher of gradient AT and KD', '', NO_BN, True),
-            'nin_wide_bn': gradients('NIN-wide with BN, teacher of activation AT', '', '', True),
-            'nin_thin': row('NIN-thin alone', '13.5', f'--width 0.5 {NO_BN}', seeds=3),
-            'min_l2': gradients('min-l2', '12.5', f'--method min_l2 --beta {MIN_L2_BETA:g}'),
-            'grad_at': gradients('gradient AT', '12.1', '--teacher_id @nin_wide --method grad_at '
-                                 f'--beta {GRAD_AT_BETA:g}'),
-            'kd': gradients('KD', '12.1', '--teacher_id @nin_wide --alpha 0.9'),
-            'symmetry': gradients('symmetry norm', '11.8',
-                                  f'--method symmetry --beta {SYMMETRY_BETA:g}'),
-            'at': gradients('activation AT', '11.2', '--teacher_id @nin_wide_bn --beta 1e+3'),
-        }),
-}
-
 
 def split(name):
     """'cifar10-10epochs' -> 'cifar10', 10; 'cifar10' -> 'cifar10', None."""
@@ -349,11 +199,20 @@ def finished(folder):
     return {seed: logs[seed] for seed in sorted(logs) if is_finished(logs[seed])}
 
 
+def epochs_of(words, default):
+    """The number of epochs that a command asks for."""
+    return int(words[words.index('--epochs') + 1]) if '--epochs' in words else default
+
+
 def logs_of(name, root):
-    """The finished logs of a table, {row: {seed: lines}}; in a short schedule, in which the whole
-    of a table is seldom run, only the rows that have any."""
-    logs = {row: finished(pathlib.Path(root, *home(name, row))) for row in rows_of(name)}
-    return {row: z for row, z in logs.items() if z or not split(name)[1]}
+    """The logs of a table that are finished, and of its schedule, {row: {seed: lines}}; in a short
+    schedule, in which the whole of a table is seldom run, only of the rows that have any."""
+    found, (table, epochs) = {}, split(name)
+    for row in rows_of(name):
+        wanted = epochs or epochs_of(command(name, row, 0, root), TABLES[table]['epochs'])
+        logs = finished(pathlib.Path(root, *home(name, row)))
+        found[row] = {seed: z for seed, z in logs.items() if z[-1]['epochs'] == wanted}
+    return {row: z for row, z in found.items() if z or not epochs}
 
 
 def errors_of(logs):
@@ -384,7 +243,8 @@ def cells(name, row, logs):
     table = TABLES[table]
     r = table['rows'][row]
     paper = f'paper, {table["epochs"]} epochs' if short else 'paper'
-    z = {'test error, %': r['label'], paper: r['paper'], 'ours': '', 'median': '',
+    number = r['paper'] + (' (unverified)' if r['paper'] and not r['source'] else '')
+    z = {table.get('measure', 'test error, %'): r['label'], paper: number, 'ours': '', 'median': '',
          'to the plain student': '', 'n': str(len(logs[row])), 'seconds a run': ''}
     if logs[row]:
         errors, plain = errors_of(logs[row]), errors_of(logs.get(r['plain'], {}))
@@ -415,6 +275,9 @@ def note(name, logs):
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]
+    sources = {rows_of(name)[row]['source'] for row in logs} - {''}
+    if sources:
+        said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
     missing = len(rows_of(name)) - len(logs)
     if missing:
         said.append(f'Rows without a finished run, not shown: {missing}')
@@ -478,6 +341,9 @@ def main(argv=None):
         if getattr(opt, flag) is not None and getattr(opt, flag) < 1:
             raise InputError(f'--{flag} is {getattr(opt, flag)}: give 1 or more')
     if opt.what == 'report':
+        if opt.table or opt.root != 'results' or opt.epochs:
+            raise InputError('report takes no table and no options: it writes the tables for which '
+                             'README.md has a place, from results/')
         README.write_text(report(README.read_text()))
         return
     if not opt.table:

@@ -49,7 +49,8 @@ def add_flags(parser, **defaults):
     t.add_argument('--epochs', type=int, metavar='N', help='passes over the training images')
     t.add_argument('--weight_decay', type=float, help='L2 penalty, on all trained parameters')
     t.add_argument('--epoch_step', help='json list of the epochs (from 1) at whose start the '
-                   'learning rate drops; numbers below 1 are fractions of --epochs')
+                   'learning rate drops; numbers below 1 are fractions of --epochs, the '
+                   'first epoch never')
     t.add_argument('--lr_decay_ratio', type=float, help='factor of the learning rate at each drop')
     t.add_argument('--validate', default=0, type=int, metavar='N',
                    help='hold N training images out and test on them instead of the test set')
@@ -90,7 +91,7 @@ def check_flags(opt):
     if not all(type(s) is int and s > 0 or type(s) is float and 0 < s < 1 for s in steps):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
                          f'between 0 and 1')
-    opt.epoch_step = [s if type(s) is int else max(1, round(s * opt.epochs)) for s in steps]
+    opt.epoch_step = [s if type(s) is int else max(2, round(s * opt.epochs)) for s in steps]
     if opt.export:
         weights.check_format(opt.export)
 
@@ -160,6 +161,8 @@ def run(main):
     except RunError as e:
         print(f'error: {e}', file=sys.stderr)
         status = 1
+    except BrokenPipeError:     # what reads our output has enough of it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print('interrupted; the same command continues a training from its last finished epoch',
               file=sys.stderr)

@@ -29,6 +29,7 @@ import utils
 from utils import InputError
 
 MAPS = [*utils.MAPPINGS, 'gradient']
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 # ---- maps ---------------------------------------------------------------------------------------
@@ -141,6 +142,12 @@ def demo_net():
     return folder
 
 
+def split_images(opt):
+    """Of `--model X image.jpg`: argparse takes all of it for models -> models, images."""
+    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in IMAGES]
+    return [m for m in opt.model if m not in images], [*opt.images, *images]
+
+
 def read_images(paths, size):
     """Image files -> uint8 (N, size, size, 3) in RGB order."""
     images = []
@@ -183,11 +190,12 @@ def main(argv=None):
     training.check_numbers(opt, above_zero=['size'])
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
-    if opt.images:
-        images, masks = read_images(opt.images, opt.size), None
+    models, files = split_images(opt)
+    if files:
+        images, masks = read_images(files, opt.size), None
     else:
         images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=opt.size))
-    nets = load_nets(opt.model or [demo_net()])
+    nets = load_nets(models or [demo_net()])
     maps = {label: attention_maps(f, params, images, opt.map)
             for label, (f, _, params) in nets.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None

@@ -1,5 +1,6 @@
 """Nets, objectives and the command line of cifar.py."""
 import math
+import pathlib
 import re
 
 import pytest
@@ -254,6 +255,24 @@ def test_default_decay():
         assert cifar.parse([*flags, *more]).beta_decay == decay
 
 
+def test_a_schedule_of_beta_is_not_stretched(cifar_run, fails):
+    cifar_run('logs/t')
+    flags = ['--teacher_id', 't', '--beta', 1, '--alpha', .5]
+    def again(words):
+        return cifar_run(*words)
+
+    cifar_run('logs/falls', *flags)
+    cifar_run('logs/stays', *flags, '--beta_decay', 'constant')
+    assert len(cifar_run('logs/stays', *flags, '--beta_decay', 'constant', '--epochs', 2)) == 3
+    status, said = fails(again, 'logs/falls', *flags, '--epochs', 2)
+    assert status == 2 and '--epochs was 1, is 2: --beta falls to zero' in said
+    # a log that is older than --beta_decay, of an AT+KD run
+    log = pathlib.Path('logs/stays/log.txt')
+    log.write_text(log.read_text().replace('"beta_decay": "constant", ', ''))
+    status, said = fails(again, 'logs/stays', *flags, '--epochs', 2)
+    assert status == 2 and '--beta_decay was constant, is linear' in said
+
+
 def test_beta_of_each_epoch_is_used_and_logged(cifar_run):
     cifar_run('logs/t')
     flags = ['--teacher_id', 't', '--beta', 8, '--epochs', 4, '--lr', 1e-30, '--dtype', 'float',
@@ -393,6 +412,11 @@ def test_teachers_error_is_said_first(cifar_run, capsys):
 def test_name_of_a_run_without_save(cifar_run):
     cifar_run('')
     assert runs.read_log('logs/shapes_resnet_10_1_seed0/log.txt')[-1]['epoch'] == 1
+    taught = ['--teacher_id', 'logs/t', '--beta', '1000']
+    others = ['', '--at_map max', '--at_map sum', '--at_groups [2]', '--at_mode paper',
+              '--beta_decay step', '--alpha .9', '--alpha .9 --beta_decay constant',
+              '--method grad_at', '--randomcrop_pad 0']
+    assert len({cifar.parse([*taught, *flags.split()]).save for flags in others}) == len(others)
 
 
 def test_random_crop_takes_effect(cifar_run):
@@ -437,6 +461,7 @@ BAD_FLAGS = [
     (['--method', 'grad_at', '--beta', '1'], 'teacher_id'),
     (['--method', 'min_l2', '--beta', '1', '--alpha', '.9'], 'teacher_id'),
     (['--method', 'min_l2', '--beta', '1', '--compile'], '--compile'),
+    (['--method', 'symmetry', '--beta', '1', '--teacher_id', 'x'], 'no teacher'),
     (['--method', 'fitnets'], 'fitnets'), (['--at_map', 'sum3'], 'sum3'),
     (['--beta_decay', 'slow'], 'slow'),
     (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),

@@ -3,6 +3,8 @@ import pathlib
 import re
 import shlex
 
+import cv2
+import numpy as np
 import pytest
 
 import cifar
@@ -17,9 +19,9 @@ QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
 def readme_commands(script):
     """The options of each command line of a script in the README's indented and fenced blocks."""
     lines = re.sub(r'\\\n\s*', '', README.read_text()).splitlines()
-    pattern = rf'\s*python {re.escape(script)} (.*)'
-    return [shlex.split(m[1], comments=True) for m in (re.fullmatch(pattern, s) for s in lines)
-            if m]
+    pattern = rf'\s*python {re.escape(script)}(?: (.*))?'
+    found = [m for m in (re.fullmatch(pattern, s) for s in lines) if m]
+    return [shlex.split(m[1] or '', comments=True) for m in found]
 
 
 def test_published_command_lines_are_there():
@@ -46,13 +48,16 @@ def test_cifar_commands(capsys):
     assert len(saved) >= 5
 
 
-def test_visualize_commands(tmp_path):
+def test_visualize_commands(monkeypatch):
+    cv2.imwrite('image.jpg', np.zeros((40, 50, 3), np.uint8))
+    monkeypatch.setattr(visualize, 'demo_net', lambda: 'logs/resnet_16_2_teacher')
     models = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
     for model in models:
         cifar.main([*QUICK, '--depth', '10', '--save', model])
     for options in readme_commands('visualize.py'):
         visualize.main(options)
-        assert pathlib.Path(options[options.index('--save') + 1]).exists()
+        save = options[options.index('--save') + 1] if options else 'attention.png'
+        assert pathlib.Path(save).exists()
 
 
 @pytest.mark.parametrize('options', readme_commands('tables.py'), ids=' '.join)

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 import cifar
+import papers
 import runs
 import tables
 import training
@@ -63,10 +64,11 @@ def saves(commands):
 @pytest.fixture
 def two_tables(monkeypatch):
     """`t` of three rows, `u` with two of those and one of its own."""
-    t = {'teacher': tables.row('WRN-10-1', seeds=2), 'student': tables.row('alone', seeds=2),
-         'at': tables.row('WRN-10-1, AT', '5.00', '--teacher_id @teacher --beta 10', 'student', 2)}
-    u = {'t/student': tables.row('none', '9.00', seeds=2),
-         'own': tables.row('own', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
+    t = {'teacher': papers.row('WRN-10-1', seeds=2), 'student': papers.row('alone', seeds=2),
+         'at': papers.row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
+                          'student', 2)}
+    u = {'t/student': papers.row('none', '9.00', seeds=2),
+         'own': papers.row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
 
 
@@ -150,14 +152,17 @@ def test_plain_students_are_their_students_nets():
 # ---- the numbers --------------------------------------------------------------------------------
 
 def test_numbers_come_from_the_finished_runs(two_tables, tmp_path):
+    tables.TABLES['t']['common'] = '--epochs 3'
     write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
     write_run(tmp_path / 'results/t/at/seed1', [30, 20, 12.], seconds=3.)
     write_run(tmp_path / 'results/t/at/seed2', [30, 20, 50.], epochs=9)     # not finished
+    write_run(tmp_path / 'results/t/at/seed3', [30, 20])    # of another schedule
     head, _, teacher, _, at, *_, note = tables.table_lines('t', 'results')
     assert head == '| test error, % | paper | ours | n | seconds a run |'
     assert teacher == '| WRN-10-1 |  |  | 0 |  |'
     assert at == '| [WRN-10-1, AT](results/t/at) | 5.00 | 11.00 ± 1.41 | 2 | 10 |'
-    assert note == '3 epochs, drops at [3]. a processor, torch 2. float, threads: 2.'
+    assert note == "3 epochs, drops at [3]. a processor, torch 2. float, threads: 2. The paper's " \
+                   'numbers were checked against a book.'
 
 
 def test_difference_is_paired_over_common_seeds():
@@ -176,15 +181,16 @@ def test_median_and_difference_to_a_row_of_another_table(two_tables, tmp_path):
     head, _, none, own, *_ = tables.table_lines('u', 'results')
     assert head == '| test error, % | paper | ours | median | to the plain student | n | ' \
                    'seconds a run |'
-    assert none == '| [none](results/t/student) | 9.00 | 23.00 ± 3.00 | 23.00 |  | 3 | 3 |'
+    assert none == ('| [none](results/t/student) | 9.00 (unverified) | 23.00 ± 3.00 | 23.00 |  | 3 '
+                    '| 3 |')
     # differences -10, -12, -11
     assert own == '| [own](results/u/own) |  | 12.00 ± 2.65 | 11.00 | -11.00 ± 0.58 | 3 | 3 |'
     assert f'{statistics.stdev([-10, -12, -11]) / 3 ** .5:.2f}' == '0.58'
 
 
 def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
-    for name in ('u', 'u-7epochs'):
-        write_run(tmp_path / f'results/{name}/own/seed0', [10.])
+    for name, epochs in (('u', 1), ('u-7epochs', 7)):
+        write_run(tmp_path / f'results/{name}/own/seed0', [10.] * epochs)
     head, _, own, _, note = tables.table_lines('u-7epochs', 'results')
     assert head == '| test error, % | ours | n | seconds a run |' and own.startswith('| [own]')
     assert note.endswith('Rows without a finished run, not shown: 1.')
@@ -193,7 +199,7 @@ def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith('A table, in 7 epochs instead of 1\n') and 'none' not in out
     assert (tmp_path / 'results/u-7epochs/curves.png').exists()
-    write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.])
+    write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.] * 7)
     head, _, none, own, *_ = tables.table_lines('u-7epochs', 'results')
     assert '| paper, 1 epochs |' in head and '| -2.00 |' in own
     assert tables.table_lines('u-8epochs', 'results') == ['', 'No run is finished yet.']
@@ -201,6 +207,7 @@ def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
 
 
 def test_seconds_are_robust_to_one_slow_epoch(two_tables, tmp_path):
+    tables.TABLES['t']['common'] = '--epochs 3'
     write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
     log = tmp_path / 'results/t/at/seed0/log.txt'
     log.write_text(log.read_text().replace('"train_time": 2.0', '"train_time": 99.0', 1))
@@ -223,6 +230,8 @@ def test_report_replaces_the_blocks_alone(two_tables, tmp_path, monkeypatch):
     (tmp_path / 'elsewhere').mkdir()
     monkeypatch.chdir(tmp_path / 'elsewhere')
     tables.main(['report'])
+    with pytest.raises(tables.InputError, match='no table'):
+        tables.main(['report', 't'])
     text = readme.read_text()
     assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
     assert '<!-- end of table -->\nafter\n' in text and 'old' not in text
@@ -244,11 +253,10 @@ def test_logs_in_results_are_whole(monkeypatch):
     monkeypatch.chdir(tables.README.parent)
     logs = list(pathlib.Path('results').glob('*/*/seed*/log.txt'))
     assert logs
-    commands = {name: {w[2]: shlex.join(w) for w in tables.commands(name, 'results')}
-                for name in {log.parts[1] for log in logs}}
     for log in logs:
+        _, table, row, seed, _ = log.parts
         first = runs.read_log(log)[0]
-        command = commands[log.parts[1]][str(log.parent)]
+        command = shlex.join(tables.command(table, row, seed.removeprefix('seed'), 'results'))
         assert tables.comparable(first['command']) == tables.comparable(command), log
         assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
         assert not first['git_dirty']
@@ -272,10 +280,10 @@ def call_run(*flags):
 
 
 def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, capfd, small):
-    rows = {'teacher': tables.row('a bad row', '', '--depth 11', seeds=1),
-            'killed': tables.row('killed after an epoch', seeds=1),
-            'taught': tables.row('taught by none', '', '--teacher_id @teacher --beta 1', seeds=1),
-            'taught_by_killed': tables.row('taught', '', '--teacher_id @killed --beta 1', seeds=1)}
+    rows = {'teacher': papers.row('a bad row', options='--depth 11', seeds=1),
+            'killed': papers.row('killed after an epoch', seeds=1),
+            'taught': papers.choice('taught by none', '--teacher_id @teacher --beta 1'),
+            'taught_by_killed': papers.choice('taught', '--teacher_id @killed --beta 1')}
     common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2'
     rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '')})

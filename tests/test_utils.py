@@ -142,9 +142,11 @@ def test_gradients_of_the_losses():
         lambda z: utils.distillation(z, t, torch.tensor([0, 2]), 4., .9), z)
 
 
-def test_at_of_dead_channels_is_finite():
+@pytest.mark.parametrize('mapping', utils.MAPPINGS)
+@pytest.mark.parametrize('mode', ['code', 'paper'])
+def test_at_of_dead_channels_is_finite(mapping, mode):
     x = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    utils.at_loss(x, torch.ones(2, 3, 4, 4)).backward()
+    utils.at_loss(x, torch.ones(2, 3, 4, 4), mapping, mode).backward()
     assert x.grad.isfinite().all()
 
 

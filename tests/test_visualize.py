@@ -121,6 +121,8 @@ def test_command_line(tmp_path, capsys):
     for name in ('shapes.png', *(f'{m}.png' for m in visualize.MAPS)):
         assert cv2.imread(name).shape[2] == 3
     assert cv2.imread('gradient.png').shape[1] < cv2.imread('sum2.png').shape[1]
+    visualize.main(['--model', 'a.pth', 'red.png', '--save', 'the_same.png'])
+    assert pathlib.Path('the_same.png').read_bytes() == pathlib.Path('sum2.png').read_bytes()
     read = visualize.read_images(['red.png'], 32)
     assert read.shape == (1, 32, 32, 3) and read[0, 10, 16, 0] > 200 > read[0, 10, 16, 2]
 
