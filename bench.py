@@ -44,7 +44,7 @@ from utils import InputError, RunError
 PAD, CLASSES = 4, 10
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')
-OURS = dict(keep_memory=True, layout=torch.channels_last, whole_batch=True, dtype='', compile='')
+OURS = dict(keep_memory=True, layout=torch.channels_last, whole_batch=True, dtype='', compile=False)
 ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
            'ours, in NCHW': dict(layout=torch.contiguous_format),
            'ours, in float': dict(dtype='float'),
@@ -64,8 +64,7 @@ def parse(argv):
     add('--nthread', default=4, type=int, help='data-loading workers of the published way')
     add('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
         help='of our way; auto as in cifar.py')
-    add('--compile', default='reduce-overhead' if CUDA else '', metavar='MODE',
-        help='our way also with torch.compile: default, or reduce-overhead for CUDA graphs')
+    add('--compile', action='store_true', help='our way also as cifar.py --compile does it')
     add('--ablate', action='store_true', help='our way also less each of its parts')
     bench = parser.parse_args(argv)
     training.check_numbers(bench, ('rounds', 'steps', 'batch_size', 'images'), ('nthread',))
@@ -172,15 +171,12 @@ def ours(bench, case, way):
     params = {k: v.detach().contiguous(memory_format=way['layout']).requires_grad_(v.requires_grad)
               if v.ndim == 4 else v for k, v in training.on_device(params, opt, DEVICE).items()}
     objective, optimizer = cifar.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
-    if way['compile']:      # CUDA graphs read parameters in place, if they know that they stay
-        for v in params.values():
-            torch._dynamo.mark_static_address(v)
-        objective = torch.compile(objective, mode=way['compile'])
+    if way['compile']:
+        objective = training.compiled(objective, params, DEVICE)
     engine, beta = Engine(), torch.tensor(opt.beta, device=DEVICE)
     training.add_up(engine, DEVICE, lambda *bar: None)[0]()
 
     def step(inputs, targets):
-        torch.compiler.cudagraph_mark_step_begin()
         inputs = inputs.to(DEVICE).contiguous(memory_format=way['layout'])
         state = {'sample': (inputs, targets.to(DEVICE)), 'train': True}
         engine.hook('on_sample', state)
@@ -271,7 +267,7 @@ def peak(dtype):
 
 def measure(bench, case):
     """Rounds in which all ways take their turns -> for each way, its name and columns."""
-    changes = {'ours, compiled': dict(compile=bench.compile)} if bench.compile else {}
+    changes = {'ours, compiled': dict(compile=True)} if bench.compile else {}
     changes |= ABLATED if bench.ablate else {}
     ways = {'published': None, 'ours': OURS} | {k: OURS | v for k, v in changes.items()}
     context, conns = multiprocessing.get_context('spawn'), {}
