@@ -100,9 +100,11 @@ runs.save_epoch = save_epoch
 '''
 
 
-def test_killed_and_continued_equals_uninterrupted(cifar_run):
-    flags = ['--teacher_id', 't', '--beta', 100, '--epochs', 4, '--epoch_step', '[2,4]']
-    cifar_run('logs/t')
+@pytest.mark.parametrize('method', ['at', 'f_actt'])
+def test_killed_and_continued_equals_uninterrupted(cifar_run, method):
+    flags = ['--teacher_id', 't', '--beta', 100, '--epochs', 4, '--epoch_step', '[2,4]',
+             '--method', method]
+    cifar_run('logs/t', '--width', 2)
     cifar_run('logs/whole', *flags)
     killed = process('--save', 'logs/killed', *flags, before=KILL.format('SIGKILL'))
     killed.communicate(timeout=120)
