@@ -9,9 +9,9 @@ TEXT = "the paper's text"
 ROCKET = 'arXiv:1708.04106, table 1'    # Rocket Launching, quoting the attention transfer paper
 # What the attention transfer paper does not give: chosen in the table cifar10-choices.
 F_ACTT_BETA = 10.
-GRAD_AT_BETA = 1.
+GRAD_AT_BETA = .1
 MIN_L2_BETA = .1
-SYMMETRY_BETA = 1.
+SYMMETRY_BETA = .1
 GRADIENTS_LR = .01      # of the nets without batch normalisation
 
 
