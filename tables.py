@@ -3,7 +3,7 @@
     python tables.py commands TABLE     the shell lines, teachers first
     python tables.py run TABLE          run what is not finished, then show
     python tables.py show TABLE         the table, and its learning curves as curves.png
-    python tables.py report             write the tables into the README, from the logs alone
+    python tables.py report             the same into the README, from the logs alone
 
 With --epochs N a table is run in a schedule of N epochs, into a folder of its own, TABLE-Nepochs.
 Several `run`s side by side share the work: each run is done by one of them.
@@ -295,15 +295,8 @@ def table_lines(name, root, base=pathlib.Path()):
     return [*(lines if rows else []), '', note(name, logs)]
 
 
-def show(name, root):
-    """Print a table with aligned columns; draw the first seeds' learning curves."""
-    logs = logs_of(name, root)
-    rows = grid(name, logs)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(title(name))
-    for texts in rows:
-        print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
-    print(note(name, logs))
+def draw_curves(name, root, logs):
+    """The first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
     curves = {rows_of(name)[row]['label']:
               pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
               for row, z in logs.items() if z}
@@ -311,6 +304,18 @@ def show(name, root):
         path = pathlib.Path(root, name, 'curves.png')
         runs.plot_curves(curves, path)
         print(f'curves: {path}')
+
+
+def show(name, root):
+    """Print a table with aligned columns; draw its learning curves."""
+    logs = logs_of(name, root)
+    rows = grid(name, logs)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(title(name))
+    for texts in rows:
+        print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
+    print(note(name, logs))
+    draw_curves(name, root, logs)
 
 
 def report(readme):
@@ -344,7 +349,11 @@ def main(argv=None):
         if opt.table or opt.root != 'results' or opt.epochs:
             raise InputError('report takes no table and no options: it writes the tables for which '
                              'README.md has a place, from results/')
-        README.write_text(report(README.read_text()))
+        text = README.read_text()
+        README.write_text(report(text))
+        root = README.with_name('results')
+        for name in re.findall('<!-- table (.+) -->', text):
+            draw_curves(name, root, logs_of(name, root))
         return
     if not opt.table:
         raise InputError(f'name a table: {", ".join(TABLES)}')

@@ -232,6 +232,7 @@ def test_report_replaces_the_blocks_alone(two_tables, tmp_path, monkeypatch):
     tables.main(['report'])
     with pytest.raises(tables.InputError, match='no table'):
         tables.main(['report', 't'])
+    assert (tmp_path / 'results/t/curves.png').exists()
     text = readme.read_text()
     assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
     assert '<!-- end of table -->\nafter\n' in text and 'old' not in text
