@@ -230,7 +230,7 @@ def plot_curves(logs, path):
         axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
     axes.set(xlabel='epoch', ylabel='error, % (dashed: on the training images)', ylim=(0, None))
     axes.grid(alpha=.3)
-    axes.legend()
+    axes.legend(fontsize=min(10, 90 / max(1, len(logs))))
     data = io.BytesIO()
     figure.savefig(data, dpi=120)
     plt.close(figure)
