@@ -321,12 +321,18 @@ def regressors(f_s, student, f_t, teacher):
             for i, (x, y) in enumerate(zip(g_s, g_t, strict=True)) if x.shape[1] != y.shape[1]}
 
 
+# What --beta weighs. A method of your own is one more such function, and its line in METHODS:
+# (options, student's function, parameters, inputs (B, 3, H, W), targets (B,), logits and groups of
+# the student, the same of the teacher or (None, None)) -> list of losses, which are added.
+
 def attention_losses(opt, f_s, params, inputs, targets, student, teacher):
+    """AT, Eq. 2."""
     return [utils.at_loss(student[1][i], teacher[1][i], opt.at_map, opt.at_mode)
             for i in opt.at_groups]
 
 
 def activation_losses(opt, f_s, params, inputs, targets, student, teacher):
+    """F-ActT."""
     def regress(x, key):
         return F.conv2d(x, params[key]) if key in params else x
 
@@ -341,23 +347,24 @@ def gradient(y, inputs, targets, create_graph=True):
 
 
 def gradient_attention_loss(opt, f_s, params, inputs, targets, student, teacher):
+    """Gradient-based AT, Eq. 4."""
     return [utils.gradient_loss(gradient(student[0], inputs, targets),
                                 gradient(teacher[0], inputs, targets, create_graph=False))]
 
 
 def gradient_penalty(opt, f_s, params, inputs, targets, student, teacher):
+    """min-l2."""
     return [utils.gradient_loss(gradient(student[0], inputs, targets))]
 
 
 def symmetry_norm(opt, f_s, params, inputs, targets, student, teacher):
+    """Eq. 6. BN, if there is any, counts the mirrored images into its running statistics too."""
     mirrored = inputs.detach().flip(3).requires_grad_()
     y, _ = f_s(mirrored, params, True, 'student.')
     return [utils.gradient_loss(gradient(student[0], inputs, targets),
                                 gradient(y, mirrored, targets).flip(3))]
 
 
-# what --beta weighs: functions of (options, student's function, parameters, batch, and the logits
-# and groups of student and teacher) -> list of losses
 METHODS = {'at': attention_losses, 'f_actt': activation_losses,
            'grad_at': gradient_attention_loss, 'min_l2': gradient_penalty,
            'symmetry': symmetry_norm}
