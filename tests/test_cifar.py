@@ -246,6 +246,13 @@ def test_decay_of_beta(decay):
     assert [cifar.beta_in(opt, k) for k in (1, 2, 3, 4)] == pytest.approx(DECAYED[decay])
 
 
+@pytest.mark.parametrize('epochs, steps', [(10, [3, 6, 8]), (5, [2, 3, 4]), (3, [2, 2, 2]),
+                                           (1, [2, 2, 2])])
+def test_fractions_of_the_epochs_leave_the_first_one_alone(epochs, steps):
+    opt = cifar.parse(['--epochs', str(epochs), '--epoch_step', '[0.3,0.6,0.8]'])
+    assert opt.epoch_step == steps and training.learning_rate(opt, 1) == opt.lr
+
+
 def test_default_decay():
     flags = ['--teacher_id', 't', '--beta', '1']
     for more, decay in (([], 'constant'), (['--alpha', '.9'], 'linear'),
