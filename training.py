@@ -135,7 +135,7 @@ def set_up(opt):
 
 def keep_memory():
     """Let glibc keep what is freed: giving the activations of each step back to the kernel and
-    faulting them in again costs a quarter of a step's time on a CPU."""
+    faulting them in again costs up to a quarter of a step's time on a CPU."""
     if platform.libc_ver()[0] == 'glibc':
         mallopt, mmap_max, trim_threshold = ctypes.CDLL(None).mallopt, -4, -1   # malloc.h
         mallopt(mmap_max, 0)
