@@ -215,7 +215,6 @@ def nin(width, num_classes, bn=True, pool_relu=True):
     called `linear` (the last of a group, where `pool_relu` is False) no ReLU.
     """
     layers = ('layer0', 'layer1', 'layer2' if pool_relu else 'linear')
-
     widths = scaled(NIN_CHANNELS, width)
 
     def gen_layer_params(ni, no, k):

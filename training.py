@@ -135,7 +135,7 @@ def set_up(opt):
 
 def keep_memory():
     """Let glibc keep what is freed: giving the activations of each step back to the kernel and
-    faulting them in again costs up to a quarter of a step's time on a CPU."""
+    faulting them in again can cost time on a CPU (`bench.py cifar --ablate` says how much)."""
     if platform.libc_ver()[0] == 'glibc':
         mallopt, mmap_max, trim_threshold = ctypes.CDLL(None).mallopt, -4, -1   # malloc.h
         mallopt(mmap_max, 0)
@@ -303,6 +303,30 @@ def test_error(opt, f, params, test, device):
     return 100 - 100 * right.item() / test[0]
 
 
+def closure(opt, objective, params, beta, device):
+    """The objective as the engine calls it."""
+    def h(sample):
+        inputs, targets, mode = sample
+        with precision(opt, device):
+            loss, logits, parts = objective(params, inputs, targets, mode, beta)
+        return loss, (logits, parts)
+
+    return h
+
+
+def count_parameters(params):
+    """The number of trained parameters of the student."""
+    return sum(v.numel() for k, v in params.items() if k.startswith('student.') and v.requires_grad)
+
+
+def summary(z, n):
+    """An epoch's line for the screen, of its numbers in the log and n training images."""
+    return (f'epoch {z["epoch"]}/{z["epochs"]}  train loss {z["train_loss"]:.4f} error '
+            f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
+            f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
+            f'{n / z["train_time"]:.0f} images/s')
+
+
 def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
         beta=lambda epoch: 0.):
     """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
@@ -320,19 +344,13 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
     optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
     news = {'continued': runs.environment(opt, device)} if lines else {}
     lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
-    counts = dict(num_classes=num_classes,
-                  n_parameters=sum(v.numel() for k, v in params.items()
-                                   if k.startswith('student.') and v.requires_grad))
+    counts = dict(num_classes=num_classes, n_parameters=count_parameters(params))
     engine, timer = Engine(), TimeMeter(False)
     bar_start, bar_step, bar_stop = progress(device)
     reset, read = add_up(engine, device, bar_step)
     weight = torch.zeros((), device=device)
 
-    def h(sample):
-        inputs, targets, mode = sample
-        with precision(opt, device):
-            loss, logits, parts = objective(params, inputs, targets, mode, weight)
-        return loss, (logits, parts)
+    h = closure(opt, objective, params, weight, device)
 
     def on_start(state):
         if state['train']:
@@ -361,10 +379,7 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
         lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
         news.clear()
         runs.save_epoch(folder, opt, lines, params, state['optimizer'])
-        print(f'epoch {z["epoch"]}/{opt.epochs}  train loss {z["train_loss"]:.4f} error '
-              f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
-              f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
-              f'{train[0] / z["train_time"]:.0f} images/s', flush=True)
+        print(summary(lines[-1], train[0]), flush=True)
 
     engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
     runs.write_log(folder / 'log.txt', lines)
