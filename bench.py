@@ -37,6 +37,7 @@ from torchnet.meter import AverageValueMeter, ClassErrorMeter
 import cifar
 import data
 import datasets
+import distill
 import runs
 import training
 from utils import InputError, RunError
@@ -170,7 +171,7 @@ def ours(bench, case, way):
     f_s, f_t, params = nets(case)
     params = {k: v.detach().contiguous(memory_format=way['layout']).requires_grad_(v.requires_grad)
               if v.ndim == 4 else v for k, v in training.on_device(params, opt, DEVICE).items()}
-    objective, optimizer = cifar.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
+    objective, optimizer = distill.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
     if way['compile']:
         objective = training.compiled(objective, params, DEVICE)
     engine, beta = Engine(), torch.tensor(opt.beta, device=DEVICE)

@@ -10,8 +10,6 @@
 The second should give 7.93 % test error (table 1 of the paper; see the README for ours). Defaults
 are the paper's.
 """
-import math
-import pathlib
 import re
 
 import torch
@@ -19,7 +17,7 @@ import torch.nn.functional as F
 
 import data
 import datasets
-import runs
+import distill
 import training
 import utils
 import weights
@@ -28,7 +26,6 @@ from utils import InputError
 # options that a run's name leaves out where they are these
 USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
          'randomcrop_pad': 4}
-DECAYS = ('constant', 'linear', 'cosine', 'step')
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -50,27 +47,9 @@ def parse(argv):
                    'cifar-100-python, or into which it is downloaded')
     m.add_argument('--randomcrop_pad', default=4, type=int,
                    help='pixels mirrored around an image before a random crop; 0: flips only')
-    t = parser.add_argument_group('transfer from a teacher')
-    t.add_argument('--teacher_id', default='', help='a run under logs/, or the path of a run or '
-                   'of a file of parameters; the teacher, its depth and width follow from it')
-    t.add_argument('--alpha', default=0, type=float, help='weight of distillation (KD) against '
-                   'cross-entropy, 0 to 1; the paper uses 0.9')
-    t.add_argument('--temperature', default=4, type=float,
-                   help='temperature T of distillation; the paper uses 4')
-    t.add_argument('--beta', default=0, type=float, help='weight of the loss that --method names; '
-                   'the paper uses 1e+3 for at')
-    t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
-                   help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
-                   'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
-    t.add_argument('--method', default='at', choices=METHODS, help='at: attention maps; f_actt: '
-                   'full activations; grad_at: gradients with respect to the input; and without '
-                   "a teacher min_l2: that gradient's norm; symmetry: its change under a flip")
-    t.add_argument('--at_groups', default='[0,1,2]', help='json list of the groups whose outputs '
-                   'are compared by at and f_actt; the paper uses all')
-    t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '
-                   'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
-    t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
-                   'batch and positions of squared differences, as published; paper: Eq. 2')
+    distill.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a file '
+                      'of parameters; the teacher, its depth and width follow from it',
+                      '[0,1,2]', 'the paper uses all')
     training.add_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
                        epoch_step='[60,120,160]', lr_decay_ratio=.2)
     opt = parser.parse_args(argv)
@@ -81,14 +60,8 @@ def parse(argv):
 
 
 def check_flags(opt):
-    groups = training.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
-    if not groups or not all(type(g) is int and 0 <= g <= 2 for g in groups):
-        raise InputError(f'--at_groups {opt.at_groups}: choose from 0, 1 and 2')
-    opt.at_groups = groups
-    if not 0 <= opt.alpha <= 1:
-        raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
-    training.check_numbers(opt, above_zero=('temperature', 'width'),
-                           zero_or_more=('beta', 'randomcrop_pad'))
+    training.check_numbers(opt, above_zero=['width'], zero_or_more=['randomcrop_pad'])
+    distill.check_flags(opt, 'teacher_id', groups=3)
     if opt.model == 'resnet':
         blocks_in_group(opt.depth)
         scaled(WRN_CHANNELS, opt.width)
@@ -96,19 +69,6 @@ def check_flags(opt):
             raise InputError('--no_bn and --no_pool_relu are variants of --model nin')
     else:
         scaled(NIN_CHANNELS, opt.width)
-    if opt.method != 'at' and not opt.beta:
-        raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
-    if opt.method in GRADIENT_METHODS and opt.compile:
-        raise InputError(f'--method {opt.method} differentiates twice, which --compile cannot')
-    alone = opt.method in ('min_l2', 'symmetry') and not opt.alpha
-    if (opt.alpha or opt.beta) and not alone and not opt.teacher_id:
-        raise InputError('--alpha and --beta weigh what comes from a teacher: give --teacher_id')
-    if alone and opt.teacher_id:
-        raise InputError(f'--method {opt.method} needs no teacher: leave --teacher_id out, or add '
-                         f'--alpha')
-    if opt.beta_decay == 'auto':
-        decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
-        opt.beta_decay = 'linear' if decays else 'constant'
 
 
 def run_name(opt):
@@ -116,12 +76,7 @@ def run_name(opt):
     size = f'{opt.depth}_{opt.width:g}' if opt.model == 'resnet' else f'{opt.width:g}'
     parts = [opt.dataset, opt.model, size]
     parts += [name for name in ('no_bn', 'no_pool_relu') if getattr(opt, name)]
-    if opt.beta:
-        parts.append(f'{opt.method}{opt.beta:g}')
-    if opt.alpha:
-        parts.append(f'kd{opt.alpha:g}')
-    parts += [f'{name}{getattr(opt, name)}' for name, usual in USUAL.items()
-              if getattr(opt, name) != usual]
+    parts += distill.name_parts(opt, USUAL)
     if opt.teacher_id:
         parts.append(f'from_{opt.teacher_id}')
     return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
@@ -291,117 +246,20 @@ def net_of(params, path):
 
 def load_net(name):
     """A run under logs/, a run's folder or a file of parameters -> (f, classes, params)."""
-    logs = pathlib.Path('logs')
-    for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
-        if path.is_file():
-            params = weights.read(path)
-            return *net_of(params, path), params
-    known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
-    raise InputError(f'no net {name}: it is no run under logs/ and no path. '
-                     f'Runs under logs/: {", ".join(known) or "none"}')
+    path = weights.locate(name)
+    params = weights.read(path)
+    return *net_of(params, path), params
 
 
-# ---- what is minimised --------------------------------------------------------------------------
-
-def beta_in(opt, epoch):
-    """The weight of the method's loss in an epoch, counted from 1."""
-    left = 1 - (epoch - 1) / opt.epochs
-    return opt.beta * {'constant': 1, 'linear': left, 'cosine': (1 - math.cos(math.pi * left)) / 2,
-                       'step': training.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
-
-
-def regressors(f_s, student, f_t, teacher):
-    """1x1 convolutions from the student's to the teacher's channels, for the groups in which
-    those differ: {'regressor.group0': (no, ni, 1, 1), ...}."""
-    image = student['fc.bias'].new_zeros(1, 3, 32, 32)
-    with torch.no_grad():
-        g_s, g_t = f_s(image, student, False)[1], f_t(image, teacher, False)[1]
-    return {f'regressor.group{i}': utils.conv_params(x.shape[1], y.shape[1]).requires_grad_()
-            for i, (x, y) in enumerate(zip(g_s, g_t, strict=True)) if x.shape[1] != y.shape[1]}
-
-
-# What --beta weighs. A method of your own is one more such function, and its line in METHODS:
-# (options, student's function, parameters, inputs (B, 3, H, W), targets (B,), logits and groups of
-# the student, the same of the teacher or (None, None)) -> list of losses, which are added.
-
-def attention_losses(opt, f_s, params, inputs, targets, student, teacher):
-    """AT, Eq. 2."""
-    return [utils.at_loss(student[1][i], teacher[1][i], opt.at_map, opt.at_mode)
-            for i in opt.at_groups]
-
-
-def activation_losses(opt, f_s, params, inputs, targets, student, teacher):
-    """F-ActT."""
-    def regress(x, key):
-        return F.conv2d(x, params[key]) if key in params else x
-
-    return [utils.activation_loss(regress(student[1][i], f'regressor.group{i}'), teacher[1][i])
-            for i in opt.at_groups]
-
-
-def gradient(y, inputs, targets, create_graph=True):
-    """J of the cross-entropy of the logits y."""
-    return utils.input_gradient(F.cross_entropy(utils.at_least_float(y), targets, reduction='sum'),
-                                inputs, create_graph)
-
-
-def gradient_attention_loss(opt, f_s, params, inputs, targets, student, teacher):
-    """Gradient-based AT, Eq. 4."""
-    return [utils.gradient_loss(gradient(student[0], inputs, targets),
-                                gradient(teacher[0], inputs, targets, create_graph=False))]
-
-
-def gradient_penalty(opt, f_s, params, inputs, targets, student, teacher):
-    """min-l2."""
-    return [utils.gradient_loss(gradient(student[0], inputs, targets))]
-
-
-def symmetry_norm(opt, f_s, params, inputs, targets, student, teacher):
-    """Eq. 6. BN, if there is any, counts the mirrored images into its running statistics too."""
-    mirrored = inputs.detach().flip(3).requires_grad_()
-    y, _ = f_s(mirrored, params, True, 'student.')
-    return [utils.gradient_loss(gradient(student[0], inputs, targets),
-                                gradient(y, mirrored, targets).flip(3))]
-
-
-METHODS = {'at': attention_losses, 'f_actt': activation_losses,
-           'grad_at': gradient_attention_loss, 'min_l2': gradient_penalty,
-           'symmetry': symmetry_norm}
-GRADIENT_METHODS = ('grad_at', 'min_l2', 'symmetry')
-
-
-def make_objective(opt, f_s, f_t=None):
-    """The loss of a student, alone or with a teacher, as a pure function for `training.fit`:
-    alpha T² KL + (1-alpha) CE + beta Σ losses of --method. On test images it is the
-    cross-entropy."""
-    twice = opt.method in GRADIENT_METHODS
-
-    def objective(params, inputs, targets, mode, beta):
-        inputs = inputs.detach().requires_grad_(twice and mode)
-        y_s, g_s = f_s(inputs, params, mode, 'student.')
-        y_s = utils.at_least_float(y_s)
-        y_t = g_t = None
-        if f_t is None or not mode:
-            loss = F.cross_entropy(y_s, targets)
-            if not (mode and twice):
-                return loss, y_s, []
-        else:
-            with torch.set_grad_enabled(opt.method == 'grad_at'):
-                y_t, g_t = f_t(inputs, params, False, 'teacher.')
-            loss = utils.distillation(y_s, utils.at_least_float(y_t.detach()), targets,
-                                      opt.temperature, opt.alpha)
-        losses = METHODS[opt.method](opt, f_s, params, inputs, targets, (y_s, g_s), (y_t, g_t))
-        return loss + beta * sum(losses), y_s, losses
-
-    return objective
-
+# ---- training -----------------------------------------------------------------------------------
 
 def train(opt, device, checkpoint, lines):
-    f_t, teacher = None, {}
+    teacher = None
     if opt.teacher_id:
         f_t, teacher_classes, teacher = load_net(opt.teacher_id)
+        teacher = opt.teacher_id, f_t, teacher
     train, test, num_classes = datasets.load(opt.dataset, opt.dataroot, opt.validate)
-    if opt.teacher_id and teacher_classes != num_classes:
+    if teacher and teacher_classes != num_classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
                          f'{opt.dataset} has {num_classes}')
 
@@ -410,37 +268,15 @@ def train(opt, device, checkpoint, lines):
                                   torch.from_numpy(labels).to(device), opt.batch_size,
                                   datasets.MEAN, datasets.STD, training.parameter_dtype(opt), **how)
 
+    size = train[0].shape[1]
     train = batches(data.pad_reflect(train[0], opt.randomcrop_pad), train[1],
                     pad=opt.randomcrop_pad, shuffle=True)
-    test = batches(*test)
-    teacher = training.on_device(teacher, opt, device)
-    if opt.teacher_id:
-        print(f'teacher {opt.teacher_id}: test error '
-              f'{training.test_error(opt, f_t, teacher, test, device):.2f} %')
-    torch.manual_seed(opt.seed)     # again: with a teacher or without, the student starts alike
-    f_s, student = make_net(opt, num_classes)
-    student, helpers = training.on_device(student, opt, device), {}
-    if opt.method == 'f_actt':
-        with torch.random.fork_rng([]):     # the images come in the same order as without
-            helpers = regressors(f_s, student, f_t, teacher)
-    params = {**utils.with_prefix(student, 'student.'),
-              **training.on_device(helpers, opt, device),
-              **utils.with_prefix(teacher, 'teacher.')}
-    objective = make_objective(opt, f_s, f_t)
-    if opt.compile:
-        objective = training.compiled(objective, params, device)
-    training.fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
-                 lambda epoch: beta_in(opt, epoch))
+    distill.train(opt, device, checkpoint, lines, lambda: make_net(opt, num_classes), teacher,
+                  (train, batches(*test)), num_classes, size)
 
 
 def main(argv=None):
-    opt = parse(argv)
-    device = training.set_up(opt)
-    with runs.lock(opt.save):
-        checkpoint, lines = runs.previous(opt)
-        if not checkpoint or checkpoint['epoch'] < opt.epochs:
-            train(opt, device, checkpoint, lines)
-        runs.finish(opt)
+    training.start(parse(argv), training.in_folder(train), __file__, argv)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,20 @@
-"""Arrays -> batches on the device. Images stay uint8 until they are there; the augmentation of a
-whole batch is one gather."""
+"""Arrays and image files -> batches on the device. Images stay uint8 until they are there; the
+augmentation of a whole batch of arrays is one gather, files are decoded and cropped in workers."""
+import math
+import os
+import pathlib
+import warnings
+from multiprocessing.pool import ThreadPool
+
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from utils import InputError
+import parallel
+from utils import InputError, RunError
 
 
 def pad_reflect(images, pad):
@@ -36,20 +47,170 @@ def epoch_batches(images, labels, batch_size, mean, std, dtype=torch.float32, pa
     images: uint8 (N, H, W, 3) and labels: int64 (N,), tensors on the device; the last batch may be
     smaller. With `shuffle`, images come in random order, mirrored with probability 1/2 and, for
     pad > 0 (images then have that many pixels around them), cropped at random. All this is drawn
-    once per epoch from torch's CPU generator, so that it does not depend on the device.
+    once per epoch from torch's CPU generator, so that it does not depend on the device. Of
+    several processes, which all draw the same, each gets its share of every batch.
     """
     stats = torch.tensor([mean, std], dtype=dtype, device=images.device)
     n, height, width = len(images), images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
 
+    share = batch_size // parallel.world()
+
     def epoch():
         if not shuffle:
-            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                yield normalise(x, stats), y
+            parts = (parallel.shard(a).split(share) for a in (images, labels))
+            for x, y in zip(*parts, strict=True):
+                if len(y):
+                    yield normalise(x, stats), y
             return
         draws = torch.stack([torch.randperm(n), *torch.randint(2 * pad + 1, (2, n)),
-                             torch.randint(2, (n,))]).to(images.device)
-        for index, top, left, flip in draws.split(batch_size, dim=1):
+                             torch.randint(2, (n,))])
+        draws = parallel.shard(draws.T, even=True).T.to(images.device)
+        for index, top, left, flip in draws.split(share, dim=1):
             x = crop_flip(images, index, top, left, flip.bool(), height, width)
             yield normalise(x, stats), labels[index]
 
     return n, epoch
+
+
+# ---- image files --------------------------------------------------------------------------------
+
+TRIES = 10      # of a random crop that may not fit, as in torchvision
+QUALITY = 90    # of the JPEG files of a cache
+
+
+def read_image(path):
+    """An image file -> uint8 (H, W, 3) in OpenCV's order, blue first. As in most loaders, the
+    rotation that a camera noted is not applied."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, cv2.error):
+        image = None
+    if image is None:
+        raise InputError(f'cannot read the image {os.fsdecode(path)}')
+    return image
+
+
+def resize(image, height, width):
+    """uint8 (H, W, C) -> (height, width, C), bilinear and antialiased, as PIL does it."""
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    return F.interpolate(x, (height, width), mode='bilinear', antialias=True)[0].permute(1, 2, 0)
+
+
+def random_box(rng, height, width):
+    """Top, left, height and width of a random crop: of 8 to 100 % of the area and of an aspect
+    ratio from 3/4 to 4/3; the largest central one where that does not fit after some tries."""
+    for _ in range(TRIES):
+        area = height * width * rng.uniform(.08, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def random_crop(image, size, rng):
+    top, left, h, w = random_box(rng, *image.shape[:2])
+    return resize(np.ascontiguousarray(image[top:top + h, left:left + w]), size, size)
+
+
+def short_side(size):
+    """To which images are resized before the central crop of `size`: 256 for 224."""
+    return round(size * 256 / 224)
+
+
+def with_short_side(image, short):
+    h, w = image.shape[:2]
+    return resize(image, *((short, short * w // h) if h <= w else (short * h // w, short)))
+
+
+def central_crop(image, size):
+    image = with_short_side(image, short_side(size))
+    top, left = (round((n - size) / 2) for n in image.shape[:2])
+    return image[top:top + size, left:left + size]
+
+
+class Files:
+    """Image files in the form that DataLoader takes: (indices, seeds) -> images uint8
+    (B, size, size, 3) in RGB order, labels (B,), whether to mirror (B,). A seed, which makes a
+    random crop, of -1 means a central one."""
+
+    def __init__(self, files, labels, size):
+        self.files, self.labels, self.size = files, labels, size
+
+    def __getitem__(self, batch):
+        index, seeds = (v.tolist() for v in batch)
+        images = [read_image(self.files[i]) for i in index]
+        crops = [central_crop(x, self.size) if seed < 0 else
+                 random_crop(x, self.size, np.random.default_rng(seed))
+                 for x, seed in zip(images, seeds, strict=True)]
+        return (torch.stack(crops).flip(-1), torch.from_numpy(self.labels[index]),
+                torch.tensor([seed > 0 and seed % 2 == 1 for seed in seeds]))
+
+
+def file_batches(files, labels, batch_size, size, mean, std, device, nthread=0,
+                 dtype=torch.float32, train=False):
+    """As `epoch_batches`, of image files: names (N,) and labels int64 (N,), arrays.
+
+    size: height and width of the crops, in pixels; in training random ones, mirrored with
+    probability 1/2, in random order, else central ones. nthread: workers that decode and crop.
+    """
+    warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
+    stats = torch.tensor([mean, std], dtype=dtype, device=device)
+    dataset, share = Files(files, labels, size), batch_size // parallel.world()
+
+    def epoch():
+        n = len(files)
+        plan = torch.stack([torch.randperm(n), torch.randint(2 ** 62, (n,))] if train else
+                           [torch.arange(n), torch.full((n,), -1)], dim=1)
+        plan = parallel.shard(plan, even=train)
+        loader = DataLoader(dataset, None, sampler=[p.T for p in plan.split(share) if len(p)],
+                            num_workers=nthread, pin_memory=device.type == 'cuda',
+                            generator=torch.Generator())    # leaves the one of the run alone
+        for images, targets, flip in whole_errors(loader):
+            images, flip = (v.to(device, non_blocking=True) for v in (images, flip))
+            images = torch.where(flip[:, None, None, None], images.flip(2), images)
+            yield normalise(images, stats), targets.to(device, non_blocking=True)
+
+    return len(files), epoch
+
+
+def whole_errors(loader):
+    """What is wrong with a file said in a line, though a worker found it."""
+    try:
+        yield from loader
+    except InputError as e:
+        raise InputError(str(e).strip().splitlines()[-1].split('InputError: ')[-1]) from None
+
+
+def write_cache(files, labels, cache, size, nthread):
+    """The image files written once, encoded, into `cache`, with the short side that testing crops
+    of `size` takes -> names there, labels. What is there already is left; small images are copied.
+    """
+    short = short_side(size)
+    new = np.array([os.fsencode(pathlib.Path(cache, f'short{short}', *pathlib.Path(
+        os.fsdecode(f)).parts[-3:])) for f in files])
+
+    def write(pair):
+        source, path = map(os.fsdecode, pair)
+        image = read_image(source)
+        if min(image.shape[:2]) > short:
+            image = with_short_side(image, short).numpy()
+            _, encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        else:
+            encoded = np.fromfile(source, np.uint8)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        encoded.tofile(f'{path}.tmp')
+        os.replace(f'{path}.tmp', path)
+
+    todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
+    try:
+        with ThreadPool(max(1, nthread)) as pool:
+            for _ in tqdm(pool.imap_unordered(write, todo, chunksize=16), 'writing the cache',
+                          len(todo), unit=' images', disable=None if todo else True):
+                pass
+    except OSError as e:
+        raise RunError(f'cannot write the cache {cache}: {e.strerror}. The same command goes on '
+                       f'where it stopped') from None
+    return new, labels

@@ -1,22 +1,21 @@
-"""Data sets as arrays: images uint8 (N, H, W, 3) in RGB order and labels int64 (N,).
+"""Data sets: what they hold, and from where.
 
-CIFAR10 and CIFAR100 from https://www.cs.toronto.edu/~kriz/cifar.html, read from a folder or
-downloaded; `shapes`, drawn here, needs no file at all.
+As arrays, images uint8 (N, H, W, 3) in RGB order and labels int64 (N,): CIFAR10 and CIFAR100 from
+https://www.cs.toronto.edu/~kriz/cifar.html, read from a folder or downloaded; `shapes`, drawn here,
+needs no file at all. As names of files and labels: a folder per class, as of ImageNet.
 """
-import hashlib
-import http.client
 import io
 import os
 import pathlib
 import pickle
-import sys
+import shlex
 import tarfile
 import tempfile
 
 import cv2
 import numpy as np
-import torch
 
+from downloads import download
 from utils import InputError
 
 # sha256 of the archives, as Keras and others publish them
@@ -52,14 +51,16 @@ def load(name, root='.', validate=0):
         folder, classes = cifar_folder(name, root), CIFAR[name]['classes']
         sets = [cifar(name, folder, part) for part in COUNTS]
     train, test = sets
-    if validate:
-        if not 0 < validate < len(train[1]):
-            raise InputError(f'--validate {validate}: give a number between 1 and '
-                             f'{len(train[1]) - 1}, the training images less one')
-        order = np.random.default_rng(0).permutation(len(train[1]))
-        test = tuple(a[order[:validate]] for a in train)
-        train = tuple(a[order[validate:]] for a in train)
-    return train, test, classes
+    return *(held_out(train, validate) if validate else (train, test)), classes
+
+
+def held_out(train, n):
+    """The training set (images, labels) without n images, the same ones in every run, and those."""
+    if not 0 < n < len(train[1]):
+        raise InputError(f'--validate {n}: give a number between 1 and {len(train[1]) - 1}, the '
+                         f'training images less one')
+    order = np.random.default_rng(0).permutation(len(train[1]))
+    return tuple(a[order[n:]] for a in train), tuple(a[order[:n]] for a in train)
 
 
 # ---- CIFAR ------------------------------------------------------------------------------------
@@ -87,26 +88,6 @@ def unpack(archive, folder):
         for member in filter(tarfile.TarInfo.isfile, tar):
             (whole / pathlib.Path(member.name).name).write_bytes(tar.extractfile(member).read())
         os.replace(whole, folder)
-
-
-def download(url, root, sha256):
-    """Fetch `url` into the folder `root` with a progress bar, unless it is there -> its path.
-    The file appears under its name only when its checksum is right."""
-    path = pathlib.Path(root) / url.rsplit('/', 1)[-1]
-    if path.exists():
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise InputError(f'{path} has another checksum than the archive of {url}; delete it '
-                             f'to have it downloaded again')
-        return path
-    print(f'downloading {url} to {path}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, path, hash_prefix=sha256,
-                                       progress=sys.stderr.isatty())
-    except (OSError, RuntimeError, http.client.HTTPException) as e:
-        raise InputError(f'cannot download {url}: {e}. Try again, or put the archive or its '
-                         f'folder into {root} by hand') from None
-    return path
 
 
 def cifar(name, folder, part):
@@ -164,6 +145,51 @@ class PlainUnpickler(pickle.Unpickler):
         if module in modules and name in self.ALLOWED:
             return self.ALLOWED[name]
         raise pickle.UnpicklingError(f'it carries code ({module}.{name}), which no data batch does')
+
+
+# ---- a folder per class -------------------------------------------------------------------------
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.tif', '.tiff', '.webp')
+# sorts ImageNet's validation images into folders; the one that the ecosystem uses
+VALPREP = 'https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh'
+
+
+def image_folders(root, validate=0):
+    """ImageNet's layout, root/{train,val}/<class>/<image> -> (train, val), each names of files and
+    labels as `class_folders` gives them, and the number of classes. `validate` as in `load`."""
+    *train, names = class_folders(root, 'train')
+    if validate:
+        return *held_out(train, validate), len(names)
+    *val, others = class_folders(root, 'val')
+    if names != others:
+        differing = sorted(set(names) ^ set(others))
+        raise InputError(f'{root}: train/ has {len(names)} classes, val/ {len(others)}; '
+                         f'{", ".join(differing[:3])} {"is" if len(differing) == 1 else "are"} '
+                         f'in one of them only')
+    return train, val, len(names)
+
+
+def class_folders(root, part=''):
+    """root/part/<class>/<image> -> names of files, bytes (N,); labels int64 (N,), the classes'
+    places in alphabetical order; the classes' names."""
+    folder = pathlib.Path(root, part).expanduser()
+    if not folder.is_dir():
+        raise InputError(f'there is no folder {folder}: it should hold a folder per class')
+    names = sorted(d.name for d in os.scandir(folder) if d.is_dir())
+    if not names:
+        raise InputError(f'{folder} holds no class folders' + (
+            f". If these are ImageNet's images, sort them: (cd {shlex.quote(str(folder))} && wget "
+            f'-qO- {VALPREP} | bash)' if image_files(folder) else ''))
+    files = [image_files(folder / name) for name in names]
+    empty = [name for name, found in zip(names, files, strict=True) if not found]
+    if empty:
+        raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}')
+    labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
+    return np.array([os.fsencode(f) for found in files for f in found]), labels, names
+
+
+def image_files(folder):
+    return sorted(f.path for f in os.scandir(folder) if f.name.lower().endswith(IMAGES))
 
 
 # ---- shapes -----------------------------------------------------------------------------------
@@ -255,3 +281,13 @@ def shapes(n, seed=0, size=32):
     drawn = [draw(np.random.default_rng([seed, i]), label, size) for i, label in enumerate(labels)]
     images, masks = (np.stack(a) for a in zip(*drawn, strict=True))
     return images, labels.astype(np.int64), masks
+
+
+def write_shapes(root, counts=SHAPES_COUNTS, size=64):
+    """Write `shapes` as JPEG files in ImageNet's layout, root/{train,val}/<shape>/<number>.jpg."""
+    for seed, (part, n) in enumerate(zip(('train', 'val'), counts.values(), strict=True)):
+        images, labels, _ = shapes(n, seed, size)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = pathlib.Path(root, part, list(SHAPES)[label], f'{i:05}.jpg')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image[..., ::-1])

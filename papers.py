@@ -7,6 +7,7 @@ source could not be checked and is printed so.
 # Where the papers' numbers were found, beside the papers themselves.
 TEXT = "the paper's text"
 ROCKET = 'arXiv:1708.04106, table 1'    # Rocket Launching, quoting the attention transfer paper
+CODE = 'the README of szagoruyko/attention-transfer'
 # What the attention transfer paper does not give: chosen in the table cifar10-choices.
 F_ACTT_BETA = 10.
 GRAD_AT_BETA = .1
@@ -16,7 +17,7 @@ GRADIENTS_LR = .01      # of the nets without batch normalisation
 
 
 def row(label, paper='', source='', options='', plain='', seeds=5):
-    """A row: the paper's error in % and its source; the options of cifar.py, in which @ROW stands
+    """A row: the paper's error in % and its source; the options of the script, in which @ROW stands
     for the run of that row with the same seed; the row of the plain student; the number of seeds.
     """
     return dict(label=label, paper=paper, source=source, options=options, plain=plain, seeds=seeds)
@@ -48,9 +49,11 @@ ONE_EPOCH = f'{TABLE_3} --epochs 1 --epoch_step []'
 THREE_EPOCHS = '--epochs 3 --epoch_step [2,3] --validate 5000'
 FIVE_EPOCHS = '--epochs 5 --epoch_step [2,3,4] --validate 30000'
 GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
+IMAGENETTE = ('--imagenetpath imagenette --size 96 --batch_size 32 --lr 0.05 --epochs 15 '
+              '--epoch_step [0.6,0.9] --nthread 2')
 # table -> title; epochs of the paper's schedule; whether the paper's numbers are medians of five
-# runs (for table 1 that is unverified); options of all rows; rows by name, teachers first. A row
-# TABLE/ROW is that row of another table, under another label.
+# runs (for table 1 that is unverified); options of all rows; rows by name, teachers first; where it
+# is not cifar.py, the script. A row TABLE/ROW is that row of another table, under another label.
 TABLES = {
     'demo': dict(
         title='shapes, drawn by the program: 5,000 training and 1,000 test images of 32x32',
@@ -154,5 +157,28 @@ TABLES = {
                                   f'{NO_BN} --method symmetry --beta {SYMMETRY_BETA:g}'),
             'at': gradients('activation AT', '11.2',
                             f'{NO_BN} --teacher_id @nin_wide_bn --beta 1e+3'),
+        }),
+    'imagenet': dict(           # the paper's teacher was a given one; resnet34 is torchvision's
+        title='ImageNet, table 5 of the attention transfer paper', measure='top-1 error, %',
+        script='imagenet.py', epochs=100, medians=False, common='--imagenetpath ~/ILSVRC2012',
+        rows={
+            'teacher': row('ResNet-34', '26.1', '', '--depth 34', seeds=1),
+            'student': row('ResNet-18 alone', '30.4', CODE, '--depth 18', seeds=1),
+            'at': row('ResNet-18, AT from ResNet-34', '29.3', CODE,
+                      '--depth 18 --teacher_params resnet34 --beta 1e+3', 'student', 1),
+            'kd': row('ResNet-18, KD from ResNet-34', '', '',
+                      '--depth 18 --teacher_params resnet34 --alpha 0.9', 'student', 1),
+            'at_kd': row('ResNet-18, AT+KD from ResNet-34', '', '', '--depth 18 --teacher_params '
+                         'resnet34 --alpha 0.9 --beta 1e+3', 'student', 1),
+        }),
+    'imagenette': dict(
+        title='Ten classes of ImageNet: 2,000 training and 500 test images of Imagenette, 96x96',
+        measure='top-1 error, %', script='imagenet.py', epochs=15, medians=False,
+        common=IMAGENETTE,
+        rows={
+            'teacher': row('ResNet-34, the teacher', options='--depth 34', seeds=3),
+            'student': row('ResNet-18 alone', seeds=3),
+            'at': row('ResNet-18, AT', options='--teacher_params @teacher --beta 1e+3',
+                      plain='student', seeds=3),
         }),
 }

@@ -19,11 +19,13 @@ import time
 
 import torch
 
+import parallel
 import weights
 from utils import InputError, RunError
 
 # options that say where and how a run runs, not what it computes: they may differ on continuing
-NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'gpu_id', 'dataroot', 'compile', 'cuda'}
+NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'ngpu', 'gpu_id', 'dataroot', 'compile',
+           'cuda', 'imagenetpath'}
 
 
 @contextlib.contextmanager
@@ -79,7 +81,8 @@ def environment(opt, device):
     return dict(command=shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
                 git=git('rev-parse', 'HEAD'), git_dirty=bool(changed),
                 torch=torch.__version__, python=platform.python_version(),
-                device=device_name(device), threads=torch.get_num_threads())
+                device=device_name(device), threads=torch.get_num_threads(),
+                processes=parallel.world())
 
 
 def cpuinfo():
@@ -208,13 +211,13 @@ def save_epoch(folder, opt, lines, params, optimizer):
 
 def random_state():
     return dict(cpu=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+                cuda=[torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
 
 
 def set_random_state(state):
     torch.set_rng_state(state['cpu'])
-    if len(state['cuda']) == torch.cuda.device_count() > 0:
-        torch.cuda.set_rng_state_all(state['cuda'])
+    if state['cuda'] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'][0])
 
 
 def plot_curves(logs, path):

@@ -75,7 +75,7 @@ def command(name, row, seed, root):
     table = TABLES[table]
     short = f"--epochs {epochs} --epoch_step '[0.3,0.6,0.8]'" if epochs else ''
     options = shlex.split(f'{table["rows"][row]["options"]} {table["common"]} {short}')
-    return ['cifar.py', '--save', save,
+    return [table.get('script', 'cifar.py'), '--save', save,
             *(folder_of(name, word[1:], seed, root) if word.startswith('@') else word
               for word in options), '--seed', str(seed)]
 

@@ -4,6 +4,7 @@ torchnet's Engine drives it and its meters average; what an epoch adds up stays 
 read once. The folder that a run leaves behind is the business of runs.py.
 """
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -17,6 +18,7 @@ from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter, TimeMeter
 from tqdm import tqdm
 
+import parallel
 import runs
 import weights
 from utils import InputError, RunError
@@ -69,11 +71,12 @@ def add_flags(parser, **defaults):
                    'a GPU with CUDA graphs')
     d.add_argument('--deterministic', action='store_true',
                    help='deterministic algorithms only: the same bits on the same machine')
-    d.add_argument('--nthread', default=4, type=int, help='data-loading workers; none is started '
-                   'for data sets that are held in memory, as those here are')
-    d.add_argument('--ngpu', default=1, type=int, help='number of GPUs; 1 for now')
-    d.add_argument('--gpu_id', default='',
-                   help="value for CUDA_VISIBLE_DEVICES; '' leaves the environment alone")
+    d.add_argument('--nthread', default=4, type=int, help='data-loading workers of each process; '
+                   'none is started for data sets that are held in memory')
+    d.add_argument('--ngpu', default=1, type=int, help='number of processes to start, one for each '
+                   'GPU, which share the batch; not needed under torchrun')
+    d.add_argument('--gpu_id', default='', help="value for CUDA_VISIBLE_DEVICES; '' leaves the "
+                   'environment alone, and so does torchrun')
     d.add_argument('--cuda', action='store_true', help='accepted and ignored: a GPU is used '
                    'where there is one')
     parser.set_defaults(**defaults)
@@ -81,12 +84,13 @@ def add_flags(parser, **defaults):
 
 def check_flags(opt):
     """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list."""
-    check_numbers(opt, above_zero=('batch_size', 'lr', 'epochs', 'lr_decay_ratio'),
+    check_numbers(opt, above_zero=('batch_size', 'lr', 'epochs', 'lr_decay_ratio', 'ngpu'),
                   zero_or_more=('weight_decay', 'validate', 'nthread', 'seed'))
     if opt.seed >= 2 ** 32:
         raise InputError(f'--seed is {opt.seed}: give less than 2**32')
-    if opt.ngpu != 1:
-        raise InputError(f'--ngpu {opt.ngpu}: one process trains on one device; give 1')
+    if opt.batch_size % opt.ngpu:
+        raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by {opt.ngpu} '
+                         f'processes')
     steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
     if not all(type(s) is int and s > 0 or type(s) is float and 0 < s < 1 for s in steps):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
@@ -119,9 +123,10 @@ def json_list(text, flag, example):
 
 def set_up(opt):
     """Device, precision and random state of a run -> the device. Fills in `opt.dtype`."""
-    if opt.gpu_id:
-        os.environ['CUDA_VISIBLE_DEVICES'] = opt.gpu_id
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    device = parallel.connect()
+    if opt.batch_size % parallel.world():
+        raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by '
+                         f'{parallel.world()} processes')
     if opt.dtype == 'auto':
         opt.dtype = 'bfloat16' if computes_bfloat16(device) else 'float'
     if opt.deterministic:
@@ -131,6 +136,32 @@ def set_up(opt):
     torch.manual_seed(opt.seed)
     keep_memory()
     return device
+
+
+def start(opt, work, script, argv=None):
+    """work(opt, device), here or in the --ngpu processes that run `script`, the caller's file;
+    `argv` are its arguments, if they are not those of the process."""
+    parallel.choose_gpus(opt.gpu_id)
+    if opt.ngpu > 1 and not parallel.launched():
+        return parallel.launch(opt.ngpu, script, argv)
+    try:
+        work(opt, set_up(opt))
+    finally:
+        parallel.disconnect()
+
+
+def in_folder(train):
+    """The work of a run: lock its folder, find what there is to go on from, train(opt, device,
+    checkpoint, lines) what is missing, finish."""
+    def work(opt, device):
+        with runs.lock(opt.save) if parallel.rank() == 0 else contextlib.nullcontext():
+            checkpoint, lines = parallel.from_first(lambda: runs.previous(opt))
+            if not checkpoint or checkpoint['epoch'] < opt.epochs:
+                train(opt, device, checkpoint, lines)
+            if parallel.rank() == 0:
+                runs.finish(opt)
+
+    return work
 
 
 def keep_memory():
@@ -155,12 +186,10 @@ def run(main):
     status = 0
     try:
         main()
-    except InputError as e:
+    except (InputError, RunError) as e:
+        parallel.leave_it_to_the_first()
         print(f'error: {e}', file=sys.stderr)
-        status = 2
-    except RunError as e:
-        print(f'error: {e}', file=sys.stderr)
-        status = 1
+        status = 2 if isinstance(e, InputError) else 1
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -209,26 +238,33 @@ def restore(opt, params, state):
     return optimizer
 
 
+def right_answers(logits, targets):
+    """The number of images whose class is the likeliest, and among the five likeliest, (2,)."""
+    best = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
+    return torch.stack([best[:, 0].sum(), best.sum()])
+
+
 def batch_sums(loss, logits, targets, parts, finite):
-    """What is added up over an epoch, on the device: images, loss, right answers, the steps whose
-    losses were all finite so far, and the objective's parts."""
+    """What is added up over an epoch, on the device: images, loss, right answers (of one guess and
+    of five), steps, the steps whose losses were all finite so far, and the objective's parts."""
     n = torch.full_like(loss, len(targets), dtype=torch.double)
-    right = (logits.argmax(1) == targets).sum()
-    return torch.stack([n, loss * n, right, finite, *(p * n for p in parts)]).detach()
+    return torch.stack([n, loss * n, *right_answers(logits, targets), torch.ones_like(n), finite,
+                        *(p * n for p in parts)]).detach()
 
 
-def averages(tally, where):
-    """What an epoch added up, read off the device -> loss, accuracy in percent, parts."""
-    n, loss, right, finite, *parts = tally['sums'].tolist()
-    if finite < tally['steps']:
-        raise RunError(f'the loss is not finite in step {int(finite) + 1} of {where}; nothing was '
-                       f'saved since the epoch before. Try a smaller --lr or --beta, or --dtype '
-                       f'float')
-    meters = [AverageValueMeter() for _ in (loss, right, *parts)]
-    for meter, value in zip(meters, (loss, 100 * right, *parts), strict=True):
+def averages(sums, where):
+    """What an epoch added up in all processes, read off the device -> loss, accuracy in percent of
+    one guess and of five, parts."""
+    n, loss, right, right5, steps, finite, *parts = parallel.total(sums).tolist()
+    if finite < steps:
+        raise RunError(f'the loss is not finite in step {int(finite / parallel.world()) + 1} of '
+                       f'{where}; nothing was saved since the epoch before. Try a smaller --lr or '
+                       f'--beta, or --dtype float')
+    meters = [AverageValueMeter() for _ in (loss, right, right5, *parts)]
+    for meter, value in zip(meters, (loss, 100 * right, 100 * right5, *parts), strict=True):
         meter.add(value / n)
-    loss, accuracy, *parts = (meter.value()[0] for meter in meters)
-    return loss, accuracy, parts
+    loss, accuracy, accuracy5, *parts = (meter.value()[0] for meter in meters)
+    return loss, accuracy, accuracy5, parts
 
 
 def progress(device):
@@ -261,7 +297,8 @@ def add_up(engine, device, step):
     tally = {}
 
     def reset():
-        tally.update(steps=0, sums=0, finite=torch.ones((), device=device))
+        tally.update(steps=0, finite=torch.ones((), device=device),
+                     sums=torch.zeros(6, dtype=torch.double, device=device))
 
     def on_sample(state):
         state['sample'] = (*state['sample'], state['train'])
@@ -271,13 +308,14 @@ def add_up(engine, device, step):
         logits, parts = state['output']
         tally['steps'] += 1
         tally['finite'] = tally['finite'] * state['loss'].detach().isfinite()
-        tally['sums'] = tally['sums'] + batch_sums(state['loss'], logits, targets, parts,
-                                                   tally['finite'])
+        sums = batch_sums(state['loss'], logits, targets, parts, tally['finite'])
+        sums[:len(tally['sums'])] += tally['sums']      # shorter before the first parts
+        tally['sums'] = sums
         if mode:
             step(tally['sums'], len(targets), tally['steps'])
 
     engine.hooks.update(on_sample=on_sample, on_forward=on_forward)
-    return reset, lambda where: averages(tally, where)
+    return reset, lambda where: averages(tally['sums'], where)
 
 
 def precision(opt, device):
@@ -294,21 +332,25 @@ def compiled(objective, params, device):
     return torch.compile(objective, mode='reduce-overhead')
 
 
-def test_error(opt, f, params, test, device):
-    """Of a net (f, params) over the batches of `test`, in percent."""
-    right = 0
+def test_errors(opt, f, params, test, device):
+    """Top-1 and top-5 error of a net (f, params) over the batches of `test`, in percent."""
+    right = torch.zeros(2, dtype=torch.long, device=device)
     with torch.no_grad(), precision(opt, device):
         for inputs, targets in test[1]():
-            right = right + (f(inputs, params, False)[0].argmax(1) == targets).sum()
-    return 100 - 100 * right.item() / test[0]
+            right += right_answers(f(inputs, params, False)[0], targets)
+    return [100 - 100 * v / test[0] for v in parallel.total(right).tolist()]
 
 
 def closure(opt, objective, params, beta, device):
-    """The objective as the engine calls it."""
+    """The objective as the engine calls it; in training its gradients are averaged over the
+    processes."""
+    learn = parallel.averaged(objective, params)
+
     def h(sample):
         inputs, targets, mode = sample
         with precision(opt, device):
-            loss, logits, parts = objective(params, inputs, targets, mode, beta)
+            loss, logits, parts = (learn(*sample, beta) if mode else
+                                   objective(params, inputs, targets, mode, beta))
         return loss, (logits, parts)
 
     return h
@@ -341,6 +383,8 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
     """
     folder = pathlib.Path(opt.save)
     done = checkpoint['epoch'] if checkpoint else 0
+    weight = torch.zeros((), device=device)
+    h = closure(opt, objective, params, weight, device)
     optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
     news = {'continued': runs.environment(opt, device)} if lines else {}
     lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
@@ -348,9 +392,6 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
     engine, timer = Engine(), TimeMeter(False)
     bar_start, bar_step, bar_stop = progress(device)
     reset, read = add_up(engine, device, bar_step)
-    weight = torch.zeros((), device=device)
-
-    h = closure(opt, objective, params, weight, device)
 
     def on_start(state):
         if state['train']:
@@ -367,21 +408,24 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
         timer.reset()
 
     def on_end_epoch(state):
-        z = dict(zip(('train_loss', 'train_acc', 'at_losses'), read(f'epoch {state["epoch"]}'),
-                     strict=True), train_time=timer.value(), epoch=state['epoch'],
-                 beta_now=weight.item(), **counts)
+        names = 'train_loss', 'train_acc', 'train_acc5', 'at_losses'
+        z = dict(zip(names, read(f'epoch {state["epoch"]}'), strict=True),
+                 train_time=timer.value(), epoch=state['epoch'], beta_now=weight.item(), **counts)
         bar_stop()
         reset()
         timer.reset()
         with torch.no_grad():
             engine.test(h, test[1]())
-        z['test_loss'], z['test_acc'], _ = read(f'the test after epoch {z["epoch"]}')
+        z['test_loss'], z['test_acc'], z['test_acc5'], _ = read(f'the test after epoch '
+                                                                f'{z["epoch"]}')
         lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
         news.clear()
-        runs.save_epoch(folder, opt, lines, params, state['optimizer'])
+        if parallel.rank() == 0:
+            runs.save_epoch(folder, opt, lines, params, state['optimizer'])
         print(summary(lines[-1], train[0]), flush=True)
 
     engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
-    runs.write_log(folder / 'log.txt', lines)
+    if parallel.rank() == 0:
+        runs.write_log(folder / 'log.txt', lines)
     print(f'{folder}: epochs {done + 1} to {opt.epochs} on {runs.device_name(device)}, {opt.dtype}')
     engine.train(h, None, opt.epochs, optimizer)

@@ -91,16 +91,76 @@ def at_least_float(x: Tensor) -> Tensor:
 
 # ---- layers -----------------------------------------------------------------------------------
 
+def check_mode(mode: bool) -> None:
+    if not isinstance(mode, bool):
+        raise TypeError(f'mode is True (training) or False (evaluation), not {mode!r}')
+
+
 def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> Tensor:
     """Batch normalisation of (B, C, H, W) with the entries of `params` under `base`.
 
     The one impurity of all nets here: with `mode` True, `base.running_mean` and
     `base.running_var` are updated in place.
     """
-    if not isinstance(mode, bool):
-        raise TypeError(f'mode is True (training) or False (evaluation), not {mode!r}')
+    check_mode(mode)
     return F.batch_norm(x, params[base + '.running_mean'], params[base + '.running_var'],
                         params[base + '.weight'], params[base + '.bias'], training=mode)
+
+
+# `taps`, where a layer takes it, is a dict whose keys name layers, in full. Convolutions and linear
+# layers that it names put their raw outputs there, normalisations their inputs.
+
+def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padding: int = -1,
+           taps: dict | None = None) -> Tensor:
+    """Convolution with the filters `key` or `key.weight`, and the bias `key.bias` if there is one;
+    as many groups as the filters' inputs demand. The padding keeps the size unless given."""
+    weight = params[key] if key in params else params[key + '.weight']
+    y = F.conv2d(x, weight, params.get(key + '.bias'), stride,
+                 weight.shape[2] // 2 if padding < 0 else padding,
+                 groups=x.shape[1] // weight.shape[1])
+    return tap(y, key, taps)
+
+
+def linear(x: Tensor, params: dict[str, Tensor], key: str, taps: dict | None = None) -> Tensor:
+    return tap(F.linear(x, params[key + '.weight'], params[key + '.bias']), key, taps)
+
+
+def tap(x: Tensor, key: str, taps: dict | None) -> Tensor:
+    """x, kept in `taps` if that names it; then a copy goes on, which layers may overwrite."""
+    if taps is None or key not in taps:
+        return x
+    taps[key] = x
+    return x.clone()
+
+
+def norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
+         taps: dict | None = None) -> Tensor:
+    """What the entries under `base` say: batch normalisation; without running statistics a fixed
+    scale and shift (`weight` and `bias`, or functional-zoo's `a` and `b`); none, for BN that was
+    folded into the convolution before it: nothing."""
+    check_mode(mode)
+    x = tap(x, base, taps)
+    if base + '.running_mean' in params:
+        return batch_norm(x, params, base, mode)
+    for scale, shift in (('.weight', '.bias'), ('.a', '.b')):
+        if base + scale in params:
+            return x * params[base + scale][:, None, None] + params[base + shift][:, None, None]
+    return x
+
+
+def bn_of(conv: str) -> str:
+    """The name of the normalisation behind a convolution, by the conventions of torchvision and the
+    published code: bn1 for conv1, bndim for convdim and conv_dim, downsample.1 for downsample.0."""
+    base, _, last = conv.rpartition('.')
+    last = str(int(last) + 1) if last.isdecimal() else last.replace('conv', 'bn').replace('_', '')
+    return f'{base}.{last}' if base else last
+
+
+def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: int = 1,
+            taps: dict | None = None) -> Tensor:
+    """Convolution `key` and the normalisation behind it."""
+    x = conv2d(x, params, key, stride, taps=taps)
+    return norm(x, params, bn_of(key), mode, taps)
 
 
 # ---- attention and distillation ---------------------------------------------------------------

@@ -8,8 +8,22 @@ import hickle
 import numpy as np
 import torch
 
+from downloads import download
 from utils import InputError, RunError, without_prefix
 
+# Files that can be named instead of given: where they are, the beginning of their sha256 ('' where
+# nobody published one), and what they should give on ImageNet, top-1 and top-5 error.
+TORCH_HOST = 'https://download.pytorch.org/models'
+ZOO_HOST = 'https://s3.amazonaws.com/modelzoo-networks'
+KNOWN = {
+    'resnet18': (f'{TORCH_HOST}/resnet18-f37072fd.pth', 'f37072fd', (30.24, 10.92)),
+    'resnet34': (f'{TORCH_HOST}/resnet34-b627a593.pth', 'b627a593', (26.69, 8.58)),
+    'resnet50': (f'{TORCH_HOST}/resnet50-0676ba61.pth', '0676ba61', (23.87, 7.14)),
+    'resnet101': (f'{TORCH_HOST}/resnet101-63fe2227.pth', '63fe2227', (22.63, 6.45)),
+    'mobilenet_v2': (f'{TORCH_HOST}/mobilenet_v2-b0353104.pth', 'b0353104', (28.12, 9.71)),
+    'resnet-34-export': (f'{ZOO_HOST}/resnet-34-export.pth', '', (26.72, 8.74)),
+    'resnet-18-at-export': (f'{ZOO_HOST}/resnet-18-at-export.pth', '', (29.44, 10.12)),
+}
 # what a checkpoint holds that was trained beside the net and is no part of it
 HELPERS = ('regressor.',)
 
@@ -75,11 +89,55 @@ def parameters(holder, path):
     return without_prefix(holder, 'student.') or holder
 
 
+def read_safetensors(path):
+    """The tensors of a .safetensors file, where that package is installed."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(f'{path}: to read it, install safetensors (pip install safetensors)'
+                         ) from None
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise InputError(f'cannot read {path}: {e}') from None
+
+
 def read(path):
-    """The parameters of the net in a .hkl, .pt7, .pth or .pt file: a flat dict of tensors on the
-    CPU."""
-    holder = read_hickle(path) if str(path).endswith('.hkl') else load(path)
-    return {k: v for k, v in parameters(holder, path).items() if not k.startswith(HELPERS)}
+    """The parameters of the net in a .hkl, .safetensors, .pt7, .pth or .pt file: a flat dict of
+    tensors on the CPU."""
+    readers = {'.hkl': read_hickle, '.safetensors': read_safetensors}
+    holder = readers.get(pathlib.Path(path).suffix, load)(path)
+    return from_caffe({k: v for k, v in parameters(holder, path).items()
+                       if not k.startswith(HELPERS) and not k.endswith('.num_batches_tracked')})
+
+
+def from_caffe(params):
+    """A converted Caffe AlexNet, whatever its layers are called (conv1 to fc8, or others in that
+    order), with the names of torchvision's; any other net as it is."""
+    layers = [k.removesuffix('.weight') for k, v in params.items() if v.ndim in (2, 4)]
+    shapes = [tuple(params.get(f'{k}.weight', torch.empty(0)).shape[1:]) for k in layers]
+    if shapes[:2] != [(3, 11, 11), (48, 5, 5)] or len(shapes) != 8:
+        return params
+    names = [f'features.{k}' for k in (0, 3, 6, 8, 10)] + [f'classifier.{k}' for k in (1, 4, 6)]
+    return {f'{name}.{part}': params[f'{layer}.{part}'].flatten() if part == 'bias' else
+            params[f'{layer}.{part}'] for layer, name in zip(layers, names, strict=True)
+            for part in ('weight', 'bias')}
+
+
+def locate(name):
+    """The file of parameters that a name stands for: a run under logs/, a run's folder, a file, or
+    a key of KNOWN, which is downloaded if need be into torch's folder of weights."""
+    logs = pathlib.Path('logs')
+    for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
+        if path.is_file():
+            return path
+    if name in KNOWN:
+        url, sha256, _ = KNOWN[name]
+        return download(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
+    known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
+    raise InputError(f'no net {name}: it is no run under logs/ and no path. '
+                     f'Runs under logs/: {", ".join(known) or "none"}')
 
 
 def check_format(path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import bench
-import cifar
 import data
 import datasets
+import distill
 
 
 @pytest.mark.parametrize('case', ['10-1', '10-1:16-2'])
@@ -26,7 +26,7 @@ def test_both_ways_give_the_same_loss_and_gradients(case):
 
     opt = bench.options()
     published = bench.published_objective(opt, f_s, f_t)
-    ours = cifar.make_objective(opt, f_s, f_t)
+    ours = distill.make_objective(opt, f_s, f_t)
     for dtype, bound in ((torch.double, 1e-9), (torch.float32, 1e-4)):
         a = gradients(published, dtype)
         b = gradients(ours, dtype, True, torch.tensor(opt.beta, dtype=dtype))

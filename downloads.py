@@ -1,0 +1,38 @@
+"""Files from the network, checked and whole or not there at all."""
+import hashlib
+import http.client
+import pathlib
+import sys
+
+import torch
+
+from utils import InputError
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def download(url, root, sha256=''):
+    """Fetch `url` into the folder `root` with a progress bar, unless it is there -> its path.
+    The file appears under its name only when its checksum, of which `sha256` is the beginning, is
+    right."""
+    path = pathlib.Path(root) / url.rsplit('/', 1)[-1]
+    if path.exists():
+        if not sha256_of(path).startswith(sha256):
+            raise InputError(f'{path} has another checksum than the file of {url}; delete it to '
+                             f'have it downloaded again')
+        return path
+    print(f'downloading {url} to {path}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, path, hash_prefix=sha256 or None,
+                                       progress=sys.stderr.isatty())
+    except (OSError, RuntimeError, http.client.HTTPException) as e:
+        raise InputError(f'cannot download {url}: {e}. Try again, or put the file, or what it is '
+                         f'unpacked to, into {root} by hand') from None
+    return path

@@ -1,0 +1,105 @@
+"""Batch normalisation folded into the convolutions before it, and given back: from dict to dict."""
+import torch
+
+import utils
+
+EPS = 1e-5      # of F.batch_norm
+
+
+def convolutions(params):
+    """The names of the convolutions of a net, as `utils.conv2d` takes them."""
+    return [k.removesuffix('.weight') for k, v in params.items() if v.ndim == 4]
+
+
+def affine(params, base):
+    """Scale and shift, each (C,), that the normalisation `base` applies in evaluation; None where
+    there is none."""
+    if base + '.running_mean' in params:
+        mean, var, weight, bias = (params[f'{base}.{k}'] for k in
+                                   ('running_mean', 'running_var', 'weight', 'bias'))
+        scale = weight / (var + EPS).sqrt()
+        return scale, bias - mean * scale
+    for scale, shift in (('.weight', '.bias'), ('.a', '.b')):
+        if params.get(base + scale) is not None and params[base + scale].ndim == 1:
+            return params[base + scale], params[base + shift]
+    return None
+
+
+def without(params, base):
+    """Less the entries of a normalisation."""
+    names = {f'{base}.{k}' for k in ('running_mean', 'running_var', 'weight', 'bias', 'a', 'b')}
+    return {k: v for k, v in params.items() if k not in names}
+
+
+@torch.no_grad()
+def fold(params):
+    """The normalisations behind convolutions (`utils.bn_of`) folded into those: a dict of which the
+    same function computes, in evaluation mode, the same."""
+    for conv in convolutions(params):
+        base = utils.bn_of(conv)
+        found = affine(params, base)
+        if found:
+            scale, shift = found
+            weight = conv if conv in params else conv + '.weight'
+            bias = params.get(conv + '.bias', 0) * scale + shift
+            params = {**without(params, base), weight: params[weight] * scale[:, None, None, None],
+                      conv + '.bias': bias}
+    return params
+
+
+def on_meta(params, size=64):
+    """An image of size x size pixels and parameters that have shapes and no values, for looking
+    what a net does without doing it."""
+    return (torch.empty(1, 3, size, size, device='meta'),
+            {k: v.to('meta') for k, v in params.items()})
+
+
+def normalisations(f, params):
+    """The names of the places in a net where a normalisation is, or was folded away."""
+    convs = convolutions(params)
+    taps = dict.fromkeys([*map(utils.bn_of, convs),
+                          *(k.rpartition('.')[0] for k, v in params.items() if v.ndim == 1)])
+    f(*on_meta(params), False, taps=taps)
+    return [k for k, x in taps.items() if x is not None and x.ndim == 4 and k not in convs]
+
+
+def is_folded(f, params):
+    """Whether some normalisation of the net has no statistics of its own: none at all, or those of
+    an identity."""
+    def has(base):
+        mean, var = (params.get(f'{base}.running_{k}') for k in ('mean', 'var'))
+        return mean is not None and bool(mean.any() or (var - var[0]).any())
+
+    return not all(has(base) for base in normalisations(f, params))
+
+
+@torch.no_grad()
+def restore(f, params, batches):
+    """Batch normalisation given back to a net (f, params), so that it can be trained with batch
+    statistics: everywhere where one was folded away, or is one with the statistics of an identity.
+
+    batches: inputs (B, 3, H, W); mean and variance of what enters each normalisation are taken over
+    them. The new entries compute, in evaluation mode, what the old ones did: running_mean = mean,
+    running_var = variance, weight = scale sqrt(variance + eps), bias = scale mean + shift, where
+    scale and shift are 1 and 0 after folding. A convolution's bias moves into its normalisation's.
+    """
+    moments = {base: 0 for base in normalisations(f, params)}
+    for inputs in batches:
+        taps = dict.fromkeys(moments)
+        f(inputs, params, False, taps=taps)
+        for base, x in taps.items():
+            x = x.double()
+            moments[base] = moments[base] + torch.stack([
+                torch.full_like(x[0, :, 0, 0], x.numel() / x.shape[1]), x.sum((0, 2, 3)),
+                x.square().sum((0, 2, 3))])
+    biases = {utils.bn_of(conv): conv + '.bias' for conv in convolutions(params)}
+    for base, (n, total, squares) in moments.items():
+        mean, dtype = total / n, next(iter(params.values())).dtype
+        variance = (squares / n - mean.square()).clamp(0)
+        scale, shift = affine(params, base) or (1, 0)
+        bias = params.get(biases.get(base), 0)
+        new = {'weight': scale * (variance + EPS).sqrt(), 'bias': scale * mean + shift,
+               'running_mean': mean - bias, 'running_var': variance}
+        params = {**{k: v for k, v in without(params, base).items() if k != biases.get(base)},
+                  **{f'{base}.{k}': v.to(dtype) for k, v in new.items()}}
+    return params

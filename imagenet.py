@@ -1,0 +1,480 @@
+"""ImageNet: residual nets, MobileNetV2 and AlexNet, attention transfer and distillation.
+
+  Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
+  He et al., 'Deep Residual Learning for Image Recognition', https://arxiv.org/abs/1512.03385
+
+    python imagenet.py --imagenetpath ~/ILSVRC2012 --depth 18 --width 1 --gpu_id 0,1 --ngpu 2 \\
+        --teacher_params resnet34 --beta 1e+3
+    python imagenet.py --imagenetpath ~/ILSVRC2012 --evaluate resnet34
+
+The first should give 29.3 % top-1 error (table 5 of the paper; without the teacher 30.4 %), the
+second 26.69 %. The folder holds train/ and val/, each with a folder per class. Defaults are the
+paper's, but for the batch size, which it does not give.
+"""
+import collections
+import re
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import data
+import datasets
+import distill
+import folding
+import parallel
+import runs
+import training
+import utils
+import weights
+from utils import InputError
+
+# Of the pixels, red, green, blue, from 0 to 255: mean and deviation that a net's training took off.
+PIXELS = {
+    'torchvision': ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    'tensorflow': ((127.5,) * 3, (127.5,) * 3),
+    'caffe': ((122.679, 116.669, 104.007), (1.,) * 3),
+}
+USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant'}
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+def parse(argv):
+    parser = training.make_parser(__doc__)
+    m = parser.add_argument_group('model and data')
+    m.add_argument('--arch', default='', choices=['', *ARCHS],
+                   help='the net to train; \'\' is the ResNet of --depth')
+    m.add_argument('--depth', default=18, type=int, help='number of layers of a ResNet: '
+                   f'{", ".join(map(str, BLOCKS))}')
+    m.add_argument('--width', default=1, type=float, help='multiple of the number of channels')
+    m.add_argument('--imagenetpath', default='', metavar='DIR',
+                   help='folder of the images: train/ and val/, a folder per class in each')
+    m.add_argument('--cache', default='', metavar='DIR', help='write the images there first, once, '
+                   'at the short side that testing takes (256 of --size 224), and train from there')
+    m.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: 224, or '
+                   "227 for Caffe's AlexNet")
+    m.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation that '
+                   "are taken off the pixels: those of torchvision's nets, of TensorFlow's (-1 to "
+                   "1), of Caffe's; '': Caffe's for its AlexNet, else torchvision's")
+    e = parser.add_argument_group('evaluation')
+    e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
+                   f'training: a file of parameters, a run, or one of {", ".join(weights.KNOWN)}')
+    e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='of the evaluated net: '
+                   'give batch normalisation that was folded away back first, with the statistics '
+                   'of N training images; with --export the net can then be trained on')
+    e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
+                   'that the folders of val/, in order, stand for, if they are some of its classes')
+    distill.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
+                      f'{", ".join(weights.KNOWN)}', '[2,3]', 'the paper uses the last two')
+    training.add_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
+                       epoch_step='[30,60,90]', lr_decay_ratio=.1)
+    opt = parser.parse_args(argv)
+    training.check_flags(opt)
+    check_flags(opt)
+    opt.save = opt.save or f'logs/{run_name(opt)}'
+    return opt
+
+
+def check_flags(opt):
+    training.check_numbers(opt, above_zero=['width'], zero_or_more=['size', 'restore_bn'])
+    distill.check_flags(opt, 'teacher_params', groups=4)
+    opt.arch = opt.arch or f'resnet{opt.depth}'
+    if opt.arch not in ARCHS:
+        raise InputError(f'--depth {opt.depth}: choose from {", ".join(map(str, BLOCKS))}')
+    if opt.arch == 'alexnet' and opt.width != 1:
+        raise InputError('--width is for the other nets: AlexNet has one width')
+    if not opt.imagenetpath:
+        raise InputError('--imagenetpath is missing: the folder that holds train/ and val/')
+    if opt.classes:
+        opt.classes = training.json_list(opt.classes, '--classes', '[0,217]')
+    if not opt.evaluate and (opt.restore_bn or opt.classes):
+        raise InputError('--restore_bn and --classes are for --evaluate')
+
+
+def run_name(opt):
+    """A folder name from the options that tell the experiments of the paper apart."""
+    parts = ['imagenet', opt.arch, f'{opt.width:g}', *distill.name_parts(opt, USUAL)]
+    if opt.teacher_params:
+        parts.append(f'from_{opt.teacher_params}')
+    return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
+
+
+# ---- nets ---------------------------------------------------------------------------------------
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+ARCHS = [*(f'resnet{depth}' for depth in BLOCKS), 'mobilenet_v2', 'alexnet']
+# How a residual net calls its entries: the first convolution; block i of group j (both from 0); the
+# number that a block's convolutions, and torchvision's groups, count from; the projection.
+# Normalisations follow by utils.bn_of.
+PUBLISHED = ('conv0', 'group{}.block{}', 0, 'convdim')
+ZOO = ('conv0', 'group{}.block{}', 0, 'conv_dim')       # functional-zoo's exports
+TORCHVISION = ('conv1', 'layer{}.{}', 1, 'downsample.0')
+# MobileNetV2: expansion, channels, blocks and stride of each row of the paper's table 2; and the
+# blocks whose outputs, the last at 56, 28, 14 and 7 of 224 pixels, are its groups
+INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+            (6, 160, 3, 2), (6, 320, 1, 1))
+MOBILENET_GROUPS = (3, 6, 13, 17)
+
+
+def bnparams(n):
+    """utils.bnparams with a scale of one, as in fb.resnet.torch and torchvision."""
+    return {**utils.bnparams(n), 'weight': torch.ones(n)}
+
+
+def scaled(channels, width):
+    n = int(channels * width + 1e-9)
+    if not n:
+        raise InputError(f'--width {width:g} leaves no channels')
+    return n
+
+
+def define_student(depth, width, num_classes=1000):
+    """ResNet-18, 34, 50 or 101 of `width` times the channels -> (f, params).
+
+    f(inputs (B, 3, H, W), params, mode, base='', taps=None) gives logits (B, num_classes) and the
+    outputs of the four groups, after ReLU. Entries are called as in the published code (18, 34,
+    with BN `bndim` behind the projection besides) or as torchvision's (50, 101; the second
+    convolution of a block has the stride).
+    """
+    if depth not in BLOCKS:
+        raise InputError(f'--depth {depth}: choose from {", ".join(map(str, BLOCKS))}')
+    bottleneck = depth >= 50
+    names = stem, block, first, projection = TORCHVISION if bottleneck else PUBLISHED
+    weight = '.weight' if bottleneck else ''
+    params, ni = {}, 64
+
+    def add(key, ni, no, k):
+        params.update(utils.flatten({key + weight: utils.conv_params(ni, no, k),
+                                     utils.bn_of(key): bnparams(no)}))
+
+    add(stem, 3, ni, 7)
+    for j, n in enumerate(BLOCKS[depth]):
+        width_j = scaled(64 * 2 ** j, width)
+        for i in range(n):
+            base = block.format(j + first, i)
+            channels = [ni, width_j, width_j, *([4 * width_j] if bottleneck else [])]
+            for k, size in enumerate((1, 3, 1) if bottleneck else (3, 3)):
+                add(f'{base}.conv{first + k}', channels[k], channels[k + 1], size)
+            if ni != channels[-1]:
+                add(f'{base}.{projection}', ni, channels[-1], 1)
+            ni = channels[-1]
+    params.update(utils.flatten({'fc': utils.linear_params(ni, num_classes)}))
+    utils.set_requires_grad_except_bn_(params)
+    return residual(BLOCKS[depth], names), params
+
+
+def residual(blocks, names):
+    """The function of ResNets, basic or bottleneck, of `blocks` in each group, whose entries are
+    called by `names`. The entries say the rest: whether there are projections, and BN behind them,
+    or only biases, because BN was folded away."""
+    stem, block_name, first, projection = names
+
+    def block(x, params, base, mode, stride, taps):
+        def there(key):
+            return key in params or key + '.weight' in params
+
+        convs = [k for k in (f'{base}.conv{first + i}' for i in range(3)) if there(k)]
+        o, strided = x, convs[-2]       # the first 3x3 one
+        for key in convs:
+            o = utils.conv_bn(o, params, key, mode, stride if key == strided else 1, taps)
+            o = F.relu(o, inplace=True) if key != convs[-1] else o
+        if there(f'{base}.{projection}'):
+            x = utils.conv_bn(x, params, f'{base}.{projection}', mode, stride, taps)
+        return F.relu(o.add_(x), inplace=True)
+
+    def f(inputs, params, mode, base='', taps=None):
+        o = F.relu(utils.conv_bn(inputs, params, base + stem, mode, 2, taps), inplace=True)
+        o, groups = F.max_pool2d(o, 3, 2, 1), []
+        for j, n in enumerate(blocks):
+            for i in range(n):
+                name = base + block_name.format(j + first, i)
+                o = block(o, params, name, mode, 1 if i or not j else 2, taps)
+            groups.append(o)
+        o = F.adaptive_avg_pool2d(o, 1).flatten(1)
+        return utils.linear(o, params, base + 'fc', taps), tuple(groups)
+
+    return f
+
+
+def preactivation(blocks):
+    """The function of functional-zoo's resnet-18-at-export: pre-activation basic blocks, whose
+    groups' outputs are sums, before normalisation (`affine`) and ReLU."""
+    def act(x, params, key, mode, taps):
+        return F.relu(utils.norm(x, params, key, mode, taps))
+
+    def block(x, params, base, mode, stride, taps):
+        o = x       # of the first block of all: activated already, and so without affine0
+        if base + '.affine0.a' in params or base + '.affine0.weight' in params:
+            o = act(x, params, base + '.affine0', mode, taps)
+        if base + '.conv_dim' in params:
+            x = utils.conv2d(o, params, base + '.conv_dim', stride, taps=taps)
+        o = utils.conv2d(o, params, base + '.conv0', stride, taps=taps)
+        o = act(o, params, base + '.affine1', mode, taps)
+        return utils.conv2d(o, params, base + '.conv1', taps=taps) + x
+
+    def f(inputs, params, mode, base='', taps=None):
+        o = utils.conv2d(inputs, params, base + 'conv0', 2, taps=taps)
+        o, groups = F.max_pool2d(act(o, params, base + 'affine0', mode, taps), 3, 2, 1), []
+        for j, n in enumerate(blocks):
+            for i in range(n):
+                o = block(o, params, f'{base}group{j}.block{i}', mode, 1 if i or not j else 2, taps)
+            groups.append(o)
+        o = act(o, params, base + 'affine_last', mode, taps)
+        o = F.adaptive_avg_pool2d(o, 1).flatten(1)
+        return utils.linear(o, params, base + 'fc', taps), tuple(groups)
+
+    return f
+
+
+def mobilenet_v2(width=1, num_classes=1000):
+    """MobileNetV2 (Sandler et al., https://arxiv.org/abs/1801.04381) -> (f, params) as
+    `define_student`, with torchvision's names; channels are rounded to multiples of 8."""
+    def channels(n):
+        m = max(8, int(n * width + 4) // 8 * 8)
+        return m if m >= .9 * n * width else m + 8
+
+    def layer(conv, bn, ni, no, k=1):
+        return {f'{conv}.weight': utils.conv_params(ni, no, k), bn: bnparams(no)}
+
+    ni, i = channels(32), 0
+    params = {'features': layer('0.0', '0.1', 3, ni, 3)}
+    for expansion, c, n, _ in INVERTED:
+        for _ in range(n):
+            i, hidden, no = i + 1, ni * expansion, channels(c)
+            expand = layer('0.0', '0.1', ni, hidden) if expansion > 1 else {}
+            d = len(expand) // 2
+            params[f'features.{i}.conv'] = {
+                **expand, **layer(f'{d}.0', f'{d}.1', 1, hidden, 3),
+                **layer(str(d + 1), str(d + 2), hidden, no)}
+            ni = no
+    last = max(1280, channels(1280))
+    params[f'features.{i + 1}'] = layer('0', '1', ni, last)
+    params['classifier.1'] = {'weight': torch.randn(num_classes, last) * .01,
+                              'bias': torch.zeros(num_classes)}
+    params = utils.flatten(params)
+    utils.set_requires_grad_except_bn_(params)
+    return inverted_residual, params
+
+
+def inverted_residual(inputs, params, mode, base='', taps=None):
+    """The function of MobileNetV2; the entries give the channels and what is folded."""
+    strides = [s if not k else 1 for _, _, n, s in INVERTED for k in range(n)]
+
+    def conv(x, key, stride=1, act=True):
+        x = utils.conv_bn(x, params, base + key, mode, stride, taps)
+        return F.relu6(x, inplace=True) if act else x
+
+    o, groups = conv(inputs, 'features.0.0', 2), []
+    for i, stride in enumerate(strides, 1):
+        key, x = f'features.{i}.conv', o
+        d = 1 if f'{base}{key}.1.0.weight' in params else 0
+        o = conv(o, f'{key}.0.0') if d else o
+        o = conv(o, f'{key}.{d}.0', stride)
+        o = conv(o, f'{key}.{d + 1}', act=False)
+        o = o.add_(x) if stride == 1 and o.shape[1] == x.shape[1] else o
+        groups += [o] if i in MOBILENET_GROUPS else []
+    o = F.adaptive_avg_pool2d(conv(o, f'features.{len(strides) + 1}.0'), 1).flatten(1)
+    o = F.dropout(o, .2, mode)
+    return utils.linear(o, params, base + 'classifier.1', taps), tuple(groups)
+
+
+def alexnet(num_classes=1000):
+    """torchvision's AlexNet (Krizhevsky, https://arxiv.org/abs/1404.5997) -> (f, params) as
+    `define_student`; the groups are the outputs of convolutions 1, 2, 4 and 5."""
+    c, params = (3, 64, 192, 384, 256, 256), {}
+    for key, ni, no, k in zip(ALEXNET_CONVS, c, c[1:], (11, 5, 3, 3, 3), strict=False):
+        params[f'features.{key}.weight'] = utils.conv_params(ni, no, k)
+        params[f'features.{key}.bias'] = torch.zeros(no)
+    for key, ni, no in zip((1, 4, 6), (9216, 4096, 4096), (4096, 4096, num_classes), strict=True):
+        params[f'classifier.{key}'] = utils.linear_params(ni, no)
+    params = utils.flatten(params)
+    utils.set_requires_grad_except_bn_(params)
+    return chain, params
+
+
+ALEXNET_CONVS = (0, 3, 6, 8, 10)
+
+
+def is_caffe(params, base=''):
+    """Whether this is Caffe's AlexNet: its second convolution has two groups."""
+    second = params.get(f'{base}features.3.weight')
+    return second is not None and second.ndim == 4 and second.shape[1] == 48
+
+
+def chain(inputs, params, mode, base='', taps=None):
+    """The function of AlexNet: torchvision's, or Caffe's reference net, which the entries tell
+    apart (Caffe's: grouped convolutions, local response normalisation after pooling, no padding at
+    first, BGR)."""
+    utils.check_mode(mode)
+    caffe = is_caffe(params, base)
+    o, groups = inputs.flip(1) if caffe else inputs, []
+    for i, key in enumerate(ALEXNET_CONVS):
+        how = {'stride': 1} if i else {'stride': 4, 'padding': 0 if caffe else 2}
+        o = F.relu(utils.conv2d(o, params, f'{base}features.{key}', taps=taps, **how))
+        groups += [o] if i != 2 else []
+        if i in (0, 1, 4):
+            o = F.max_pool2d(o, 3, 2, ceil_mode=caffe)
+        if i in (0, 1) and caffe:
+            o = F.local_response_norm(o, 5, 1e-4, .75)
+    o = F.adaptive_avg_pool2d(o, 6).flatten(1)
+    for key in (1, 4, 6):
+        o = F.relu(o) if key > 1 else o
+        o = F.dropout(o, .5, mode) if key in ((4, 6) if caffe else (1, 4)) else o
+        o = utils.linear(o, params, f'{base}classifier.{key}', taps)
+    return o, tuple(groups)
+
+
+def make_net(opt, num_classes):
+    """The net that the options describe -> (f, params)."""
+    if opt.arch == 'alexnet':
+        return alexnet(num_classes)
+    if opt.arch == 'mobilenet_v2':
+        return mobilenet_v2(opt.width, num_classes)
+    return define_student(int(opt.arch.removeprefix('resnet')), opt.width, num_classes)
+
+
+# ---- nets from files ----------------------------------------------------------------------------
+
+def net_like(params):
+    """The function of the net whose entries are called like these, and the name of its last layer;
+    (None, '') for no net of this script."""
+    found = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
+    groups = collections.Counter(int(m[1]) for m in found if m)
+    blocks = [groups[j] for j in sorted(groups)]
+    if 'features.1.conv.0.0.weight' in params:
+        return inverted_residual, 'classifier.1'
+    if 'features.0.weight' in params and 'classifier.6.weight' in params:
+        return chain, 'classifier.6'
+    if len(blocks) != 4:
+        return None, ''
+    if 'layer1.0.conv1.weight' in params:
+        return residual(blocks, TORCHVISION), 'fc'
+    if any(k.startswith('affine_last') for k in params):
+        return preactivation(blocks), 'fc'
+    zoo = any('.conv_dim' in k for k in params)
+    return residual(blocks, ZOO if zoo else PUBLISHED), 'fc'
+
+
+def net_of(params, path):
+    """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
+    f, last = net_like(params)
+    if f is None:
+        raise InputError(f'{path} is no net of this script; its first entries are '
+                         f'{", ".join(list(params)[:3])}')
+    try:
+        logits, _ = f(*folding.on_meta(params), False)
+    except KeyError as e:
+        raise InputError(f'{path} is of another architecture: it has no entry {e}') from None
+    except (RuntimeError, IndexError, ZeroDivisionError) as e:
+        raise InputError(f'{path} is of another architecture: its shapes do not fit together '
+                         f'({str(e).splitlines()[0]})') from None
+    return f, logits.shape[1]
+
+
+def load_net(name):
+    """A run, a file of parameters or a known name -> (f, number of classes, params)."""
+    path = weights.locate(name)
+    params = weights.read(path)
+    return *net_of(params, path), params
+
+
+def define_teacher(params_file):
+    """The net in a file -> (f, params): torchvision's, functional-zoo's exports, Caffe's AlexNet,
+    or one of ours. The architecture follows from the entries."""
+    f, _, params = load_net(params_file)
+    return f, params
+
+
+# ---- evaluation and training --------------------------------------------------------------------
+
+def input_of(opt, params):
+    """Height and width of the crops, and mean and deviation of the pixels, for a net."""
+    caffe = is_caffe(params)
+    pixels = PIXELS[opt.pixels or ('caffe' if caffe else 'torchvision')]
+    return opt.size or (227 if caffe else 224), pixels
+
+
+def batches_of(opt, files, labels, size, pixels, device, **how):
+    return data.file_batches(files, labels, opt.batch_size, size, *pixels, device, opt.nthread,
+                             training.parameter_dtype(opt), **how)
+
+
+def multiply_adds(f, params, size):
+    """Of one image of size x size pixels, in convolutions and linear layers."""
+    with FlopCounterMode(display=False) as counter:
+        f(*folding.on_meta(params, size), False)
+    return counter.get_total_flops() // 2
+
+
+def restored(opt, f, params, device):
+    """The net with batch normalisation given back, by the statistics of training images."""
+    files, labels, _ = datasets.class_folders(opt.imagenetpath, 'train')
+    chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
+    _, batches = batches_of(opt, files[chosen], labels[chosen], *input_of(opt, params), device)
+    return folding.restore(f, params, (inputs for inputs, _ in batches()))
+
+
+def evaluate(opt, device):
+    """Test a net from a file and print what it is; write it to --export, if that is given."""
+    f, outputs, params = load_net(opt.evaluate)
+    files, labels, names = datasets.class_folders(opt.imagenetpath, 'val')
+    classes = opt.classes or list(range(outputs))
+    if len(classes) != len(names) or not all(type(c) is int and 0 <= c < outputs for c in classes):
+        raise InputError(f'val/ has {len(names)} classes, {opt.evaluate} {outputs}: name the '
+                         f'{len(names)} outputs that they stand for with --classes')
+    params = training.on_device(params, opt, device)
+    if opt.restore_bn:
+        params = restored(opt, f, params, device)
+    size, pixels = input_of(opt, params)
+
+    def g(inputs, params, mode):
+        logits, groups = f(inputs, params, mode)
+        return logits[:, classes], groups
+
+    test, start = batches_of(opt, files, labels, size, pixels, device), time.perf_counter()
+    errors = training.test_errors(opt, g, params, test, device)
+    speed = len(files) / (time.perf_counter() - start)
+    print(f'{opt.evaluate}: top-1 error {errors[0]:.2f} %, top-5 error {errors[1]:.2f} % of '
+          f'{len(files)} images; {speed:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
+          f'{sum(v.numel() for k, v in params.items() if not utils.is_statistic(k)):,} parameters, '
+          f'{multiply_adds(f, params, size):,} multiply-adds at {size}x{size}')
+    if opt.evaluate in weights.KNOWN:
+        print('on the 50,000 images of ImageNet it should be '
+              '{:.2f} % and {:.2f} %'.format(*weights.KNOWN[opt.evaluate][2]))
+    if opt.export and parallel.rank() == 0:
+        weights.write(params, opt.export)
+        print(f'wrote {opt.export}')
+
+
+def train(opt, device, checkpoint, lines):
+    teacher = None
+    if opt.teacher_params:
+        with parallel.first_alone():
+            f_t, outputs, params_t = load_net(opt.teacher_params)
+        teacher = opt.teacher_params, f_t, params_t
+    files, test_files, num_classes = datasets.image_folders(opt.imagenetpath, opt.validate)
+    if teacher and outputs != num_classes:
+        raise InputError(f'the teacher {opt.teacher_params} knows {outputs} classes, '
+                         f'{opt.imagenetpath} has {num_classes}')
+    size, pixels = input_of(opt, teacher[2] if teacher else {})
+    if opt.cache:
+        with parallel.first_alone():
+            files = data.write_cache(*files, opt.cache, size, opt.nthread)
+            test_files = data.write_cache(*test_files, opt.cache, size, opt.nthread)
+    sets = (batches_of(opt, *files, size, pixels, device, train=True),
+            batches_of(opt, *test_files, size, pixels, device))
+    distill.train(opt, device, checkpoint, lines, lambda: make_net(opt, num_classes), teacher,
+                  sets, num_classes, size)
+
+
+def main(argv=None):
+    opt = parse(argv)
+    work = evaluate if opt.evaluate else training.in_folder(train)
+    training.start(opt, work, __file__, argv)
+
+
+if __name__ == '__main__':
+    training.run(main)

@@ -1,0 +1,150 @@
+"""Several processes, each with its share of every batch.
+
+torch's launcher (torchrun) starts them, or --ngpu through the same; DistributedDataParallel
+averages their gradients.
+
+One process is the special case: every function here then gives its argument back. The first process
+alone prints and saves.
+"""
+import contextlib
+import datetime
+import logging
+import os
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from utils import InputError
+
+PATIENCE = 3    # seconds for which the other processes leave it to the first to say what is wrong
+
+
+def launched():
+    """Whether torchrun has started this process."""
+    return 'RANK' in os.environ
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def choose_gpus(gpu_id):
+    """Apply --gpu_id, if that is this process's business."""
+    if gpu_id and not launched():
+        os.environ['CUDA_VISIBLE_DEVICES'] = gpu_id
+
+
+def launch(n, script, argv=None):
+    """Run `script` with its arguments in n processes on this machine; ends as the first process
+    that fails does."""
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < n:
+        raise InputError(f'--ngpu {n}: {gpus} GPUs are visible')
+    if not gpus:
+        print(f'no GPU: {n} processes on the CPU, which speak by gloo', flush=True)
+        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // n)))
+    # the failed process has said in a line what torch would say in thirty
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        torchrun.run(torchrun.parse_args(['--standalone', f'--nproc_per_node={n}',
+                                          os.path.abspath(script), *argv]))
+    except ChildFailedError as e:
+        code = e.get_first_failure()[1].exitcode
+        sys.exit(code if code > 0 else 1)
+    except SignalException:
+        raise KeyboardInterrupt from None
+
+
+def connect():
+    """Join the other processes, if torchrun has started this one -> the device of this one."""
+    cuda = torch.cuda.is_available()
+    if launched() and not dist.is_initialized():
+        if cuda:
+            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+        # the others wait while the first one downloads, or writes a --cache of hours
+        dist.init_process_group('nccl' if cuda else 'gloo', timeout=datetime.timedelta(days=2))
+        if rank():
+            sys.stdout = open(os.devnull, 'w')
+    return torch.device('cuda', torch.cuda.current_device()) if cuda else torch.device('cpu')
+
+
+def disconnect():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leave_it_to_the_first():
+    """Called before an error is said: the same one befalls all processes more often than not, and
+    torchrun ends the others when the first has ended."""
+    if launched() and os.environ['RANK'] != '0':
+        time.sleep(PATIENCE)
+
+
+def from_first(make):
+    """What make() gives in the first process, in all of them."""
+    box = [make() if rank() == 0 else None]
+    if world() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+@contextlib.contextmanager
+def first_alone():
+    """The first process of each machine runs the block before the others do: downloads, caches."""
+    waits = world() > 1
+    if waits and os.environ['LOCAL_RANK'] != '0':
+        dist.barrier()
+    yield
+    if waits and os.environ['LOCAL_RANK'] == '0':
+        dist.barrier()
+
+
+def shard(x, even=False):
+    """This process's share of a tensor or array: every world-th entry along the first dimension.
+    `even` gives all processes as many, the first entries once more where that does not come out
+    even."""
+    if even and len(x) % world():
+        x = torch.cat([x, x[:-len(x) % world()]])
+    return x[rank()::world()]
+
+
+def total(x):
+    """The sum of a tensor over the processes."""
+    x = x.clone()
+    if world() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+class Trained(torch.nn.Module):
+    """An objective over a dict of parameters in the form that DistributedDataParallel takes."""
+
+    def __init__(self, objective, params):
+        super().__init__()
+        self.objective, self.params = objective, params
+        self.trained = torch.nn.ParameterList(v for v in params.values() if v.requires_grad)
+
+    def forward(self, *sample):
+        return self.objective(self.params, *sample)
+
+
+def averaged(objective, params):
+    """objective(params, ...) -> the same, as a function of the rest, whose gradients are averaged
+    over the processes. The trained entries of `params` become torch's Parameters."""
+    if world() == 1:
+        return lambda *sample: objective(params, *sample)
+    for k, v in params.items():
+        if v.requires_grad:
+            params[k] = torch.nn.Parameter(v.detach())
+    return torch.nn.parallel.DistributedDataParallel(Trained(objective, params))
