@@ -1,6 +1,7 @@
-"""The training loop against the published way to do the same, and against the machine's limits.
+"""The hot loops against the plain way to do the same, and against the machine's limits.
 
     python bench.py cifar
+    python bench.py imagenet        (bench_imagenet.py says what that is)
 
 Both ways train the same nets on random images; in float, their losses and gradients are equal
 (tests/test_bench.py). 'published' does what the paper's code does: float in NCHW, each image
@@ -19,7 +20,6 @@ drift.
 import multiprocessing
 import random
 import re
-import time
 import warnings
 from contextlib import suppress
 from itertools import chain
@@ -30,21 +30,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, default_collate
-from torch.utils.flop_counter import FlopCounterMode
 from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter, ClassErrorMeter
 
+import bench_imagenet
 import cifar
 import data
 import datasets
 import distill
 import runs
 import training
+from timing import CUDA, DEVICE, flop, idle, peak, peak_memory, seconds
 from utils import InputError, RunError
 
 PAD, CLASSES = 4, 10
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device('cuda' if CUDA else 'cpu')
 OURS = dict(keep_memory=True, layout=torch.channels_last, whole_batch=True, dtype='', compile=False)
 ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
            'ours, in NCHW': dict(layout=torch.contiguous_format),
@@ -55,20 +54,25 @@ ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
 def parse(argv):
     parser = training.make_parser(__doc__)
     add = parser.add_argument
-    add('loop', choices=['cifar'], help='which training loop')
+    add('loop', choices=['cifar', 'imagenet'], help='which loop')
     add('--cases', nargs='+', default=['16-1', '16-1:16-2', '16-2:40-2'], metavar='CASE',
         help='student or student:teacher (AT+KD), wide residual nets of this depth-width')
     add('--rounds', default=7, type=int, help='turns that each way takes')
     add('--steps', default=10, type=int, help='steps measured in a turn')
-    add('--batch_size', default=128, type=int, help='images per step')
-    add('--images', default=50000, type=int, help='in the training set')
+    add('--batch_size', default=0, type=int, help='images per step; 0: 128, of imagenet 32')
+    add('--images', default=0, type=int, help='in the training set; 0: 50000, of imagenet 256')
     add('--nthread', default=4, type=int, help='data-loading workers of the published way')
     add('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
         help='of our way; auto as in cifar.py')
     add('--compile', action='store_true', help='our way also as cifar.py --compile does it')
     add('--ablate', action='store_true', help='our way also less each of its parts')
+    add('--imagenetpath', default='', metavar='DIR', help='of imagenet: take images from here; '
+        "'': shapes, drawn as large as ImageNet's images are on average")
     bench = parser.parse_args(argv)
-    training.check_numbers(bench, ('rounds', 'steps', 'batch_size', 'images'), ('nthread',))
+    training.check_numbers(bench, ('rounds', 'steps'), ('nthread', 'batch_size', 'images'))
+    large = bench.loop == 'imagenet'
+    bench.batch_size = bench.batch_size or (32 if large else 128)
+    bench.images = bench.images or (256 if large else 50000)
     for case in bench.cases:
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+)?', case):
             raise InputError(f'--cases {case}: give student or student:teacher such as 16-1:16-2')
@@ -219,53 +223,6 @@ def ask(conn, what, n=1):
         raise RunError('a measuring process ended; what it said stands above') from None
 
 
-def seconds(f, n, discard=1):
-    """Per call of f, after calls that do not count: workers prefetch while they wait."""
-    marks = []
-    for times in (discard, n):
-        for _ in range(times):
-            f()
-        if CUDA:
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
-    return (marks[1] - marks[0]) / n
-
-
-def flop(f):
-    with FlopCounterMode(display=False) as counter:
-        f()
-    return counter.get_total_flops()
-
-
-def peak_memory():
-    if CUDA:
-        return torch.cuda.max_memory_allocated() / 2 ** 20
-    with open('/proc/self/status') as f:
-        return int(re.search(r'VmHWM:\s*(\d+)', f.read())[1]) / 1024
-
-
-def idle(f, n):
-    """'12 %', or nothing without a GPU."""
-    if not CUDA:
-        return ''
-    wall = seconds(f, n) * n        # without the profiler, which costs time itself
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
-        seconds(f, n, 0)
-    busy = sum(e.self_device_time_total for e in p.key_averages()
-               if e.device_type == torch.autograd.DeviceType.CUDA) / 1e6
-    return f'{100 - 100 * busy / wall:.0f} %'
-
-
-def peak(dtype):
-    """FLOP/s of a large matrix product or a large convolution, whichever is faster."""
-    k = 4 if CUDA else 1
-    a, x, w = (torch.randn(shape, device=DEVICE, dtype=dtype) for shape in (
-        (2048 * k, 2048 * k), (128, 128 * k, 16, 16), (128 * k, 128 * k, 3, 3)))
-    x, w = (v.contiguous(memory_format=torch.channels_last) for v in (x, w))
-    return max(flop(f) / min(seconds(f, 1) for _ in range(5))
-               for f in (lambda: a @ a, lambda: F.conv2d(x, w, padding=1)))
-
-
 def measure(bench, case):
     """Rounds in which all ways take their turns -> for each way, its name and columns."""
     changes = {'ours, compiled': dict(compile=True)} if bench.compile else {}
@@ -303,6 +260,8 @@ def measure(bench, case):
 
 def main(argv=None):
     bench = parse(argv)
+    if bench.loop == 'imagenet':
+        return bench_imagenet.run(bench)
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; ours in {bench.dtype}; batch '
           f'{bench.batch_size}, {bench.rounds} rounds of {bench.steps} steps')
     print('case       way                     images/s  ratio  no data  ratio   GFLOP      of peak'
