@@ -50,7 +50,8 @@ def fold(params):
 def on_meta(params, size=64):
     """An image of size x size pixels and parameters that have shapes and no values, for looking
     what a net does without doing it."""
-    return (torch.empty(1, 3, size, size, device='meta'),
+    dtype = next(iter(params.values())).dtype
+    return (torch.empty(1, 3, size, size, dtype=dtype, device='meta'),
             {k: v.to('meta') for k, v in params.items()})
 
 

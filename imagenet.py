@@ -12,6 +12,7 @@ second 26.69 %. The folder holds train/ and val/, each with a folder per class. 
 paper's, but for the batch size, which it does not give.
 """
 import collections
+import pathlib
 import re
 import time
 
@@ -29,6 +30,7 @@ import runs
 import training
 import utils
 import weights
+from downloads import sha256_of
 from utils import InputError
 
 # Of the pixels, red, green, blue, from 0 to 255: mean and deviation that a net's training took off.
@@ -74,7 +76,7 @@ def parse(argv):
     opt = parser.parse_args(argv)
     training.check_flags(opt)
     check_flags(opt)
-    opt.save = opt.save or f'logs/{run_name(opt)}'
+    opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
 
 
@@ -179,14 +181,14 @@ def residual(blocks, names):
         convs = [k for k in (f'{base}.conv{first + i}' for i in range(3)) if there(k)]
         o, strided = x, convs[-2]       # the first 3x3 one
         for key in convs:
-            o = utils.conv_bn(o, params, key, mode, stride if key == strided else 1, taps)
+            o = utils.conv_bn(o, params, key, mode, stride if key == strided else 1, taps=taps)
             o = F.relu(o, inplace=True) if key != convs[-1] else o
         if there(f'{base}.{projection}'):
-            x = utils.conv_bn(x, params, f'{base}.{projection}', mode, stride, taps)
+            x = utils.conv_bn(x, params, f'{base}.{projection}', mode, stride, taps=taps)
         return F.relu(o.add_(x), inplace=True)
 
     def f(inputs, params, mode, base='', taps=None):
-        o = F.relu(utils.conv_bn(inputs, params, base + stem, mode, 2, taps), inplace=True)
+        o = F.relu(utils.conv_bn(inputs, params, base + stem, mode, 2, taps=taps), inplace=True)
         o, groups = F.max_pool2d(o, 3, 2, 1), []
         for j, n in enumerate(blocks):
             for i in range(n):
@@ -263,8 +265,8 @@ def inverted_residual(inputs, params, mode, base='', taps=None):
     """The function of MobileNetV2; the entries give the channels and what is folded."""
     strides = [s if not k else 1 for _, _, n, s in INVERTED for k in range(n)]
 
-    def conv(x, key, stride=1, act=True):
-        x = utils.conv_bn(x, params, base + key, mode, stride, taps)
+    def conv(x, key, stride=1, groups=1, act=True):
+        x = utils.conv_bn(x, params, base + key, mode, stride, groups, taps)
         return F.relu6(x, inplace=True) if act else x
 
     o, groups = conv(inputs, 'features.0.0', 2), []
@@ -272,7 +274,7 @@ def inverted_residual(inputs, params, mode, base='', taps=None):
         key, x = f'features.{i}.conv', o
         d = 1 if f'{base}{key}.1.0.weight' in params else 0
         o = conv(o, f'{key}.0.0') if d else o
-        o = conv(o, f'{key}.{d}.0', stride)
+        o = conv(o, f'{key}.{d}.0', stride, o.shape[1])
         o = conv(o, f'{key}.{d + 1}', act=False)
         o = o.add_(x) if stride == 1 and o.shape[1] == x.shape[1] else o
         groups += [o] if i in MOBILENET_GROUPS else []
@@ -312,8 +314,9 @@ def chain(inputs, params, mode, base='', taps=None):
     caffe = is_caffe(params, base)
     o, groups = inputs.flip(1) if caffe else inputs, []
     for i, key in enumerate(ALEXNET_CONVS):
-        how = {'stride': 1} if i else {'stride': 4, 'padding': 0 if caffe else 2}
-        o = F.relu(utils.conv2d(o, params, f'{base}features.{key}', taps=taps, **how))
+        how = {} if i else {'stride': 4, 'padding': 0 if caffe else 2}
+        o = F.relu(utils.conv2d(o, params, f'{base}features.{key}', taps=taps,
+                                groups=2 if caffe and i in (1, 3, 4) else 1, **how))
         groups += [o] if i != 2 else []
         if i in (0, 1, 4):
             o = F.max_pool2d(o, 3, 2, ceil_mode=caffe)
@@ -418,8 +421,12 @@ def restored(opt, f, params, device):
 
 
 def evaluate(opt, device):
-    """Test a net from a file and print what it is; write it to --export, if that is given."""
-    f, outputs, params = load_net(opt.evaluate)
+    """Test a net from a file and print what it is; with --save, as a log too; write the net to
+    --export, if that is given."""
+    with parallel.first_alone():
+        path = weights.locate(opt.evaluate)
+    params = weights.read(path)
+    f, outputs = net_of(params, path)
     files, labels, names = datasets.class_folders(opt.imagenetpath, 'val')
     classes = opt.classes or list(range(outputs))
     if len(classes) != len(names) or not all(type(c) is int and 0 <= c < outputs for c in classes):
@@ -430,21 +437,28 @@ def evaluate(opt, device):
         params = restored(opt, f, params, device)
     size, pixels = input_of(opt, params)
 
-    def g(inputs, params, mode):
+    def among(inputs, params, mode):
         logits, groups = f(inputs, params, mode)
         return logits[:, classes], groups
 
     test, start = batches_of(opt, files, labels, size, pixels, device), time.perf_counter()
-    errors = training.test_errors(opt, g, params, test, device)
-    speed = len(files) / (time.perf_counter() - start)
-    print(f'{opt.evaluate}: top-1 error {errors[0]:.2f} %, top-5 error {errors[1]:.2f} % of '
-          f'{len(files)} images; {speed:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
-          f'{sum(v.numel() for k, v in params.items() if not utils.is_statistic(k)):,} parameters, '
-          f'{multiply_adds(f, params, size):,} multiply-adds at {size}x{size}')
+    top1, top5 = training.test_errors(opt, among, params, test, device)
+    taken = time.perf_counter() - start
+    count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
+    macs = multiply_adds(f, params, size)
+    print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {len(files)} '
+          f'images; {len(files) / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
+          f'{count:,} parameters, {macs:,} multiply-adds at {size}x{size}')
     if opt.evaluate in weights.KNOWN:
         print('on the 50,000 images of ImageNet it should be '
               '{:.2f} % and {:.2f} %'.format(*weights.KNOWN[opt.evaluate][2]))
-    if opt.export and parallel.rank() == 0:
+    if parallel.rank() == 0 and opt.save:
+        found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
+                     train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)
+        runs.write_log(pathlib.Path(opt.save, 'log.txt'), [
+            {**vars(opt), **runs.environment(opt, device), 'sha256': sha256_of(path)},
+            {**vars(opt), **found}])
+    if parallel.rank() == 0 and opt.export:
         weights.write(params, opt.export)
         print(f'wrote {opt.export}')
 
@@ -452,9 +466,9 @@ def evaluate(opt, device):
 def train(opt, device, checkpoint, lines):
     teacher = None
     if opt.teacher_params:
-        with parallel.first_alone():
+        with parallel.first_alone():    # it may have to be downloaded
             f_t, outputs, params_t = load_net(opt.teacher_params)
-        teacher = opt.teacher_params, f_t, params_t
+        teacher = opt.teacher_params, f_t, folding.fold(params_t)
     files, test_files, num_classes = datasets.image_folders(opt.imagenetpath, opt.validate)
     if teacher and outputs != num_classes:
         raise InputError(f'the teacher {opt.teacher_params} knows {outputs} classes, '

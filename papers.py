@@ -51,6 +51,8 @@ FIVE_EPOCHS = '--epochs 5 --epoch_step [2,3,4] --validate 30000'
 GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
 IMAGENETTE = ('--imagenetpath imagenette --size 96 --batch_size 32 --lr 0.05 --epochs 15 '
               '--epoch_step [0.6,0.9] --nthread 2')
+# Their places among ImageNet's classes, in the order of the folders' names.
+IMAGENETTE_CLASSES = '[0,217,482,491,497,566,569,571,574,701]'
 # table -> title; epochs of the paper's schedule; whether the paper's numbers are medians of five
 # runs (for table 1 that is unverified); options of all rows; rows by name, teachers first; where it
 # is not cifar.py, the script. A row TABLE/ROW is that row of another table, under another label.
@@ -159,12 +161,13 @@ TABLES = {
                             f'{NO_BN} --teacher_id @nin_wide_bn --beta 1e+3'),
         }),
     'imagenet': dict(           # the paper's teacher was a given one; resnet34 is torchvision's
-        title='ImageNet, table 5 of the attention transfer paper', measure='top-1 error, %',
-        script='imagenet.py', epochs=100, medians=False, common='--imagenetpath ~/ILSVRC2012',
+        title='ImageNet, table 5 of the attention transfer paper',
+        measure='top-1, top-5 error, %', top5=True, script='imagenet.py', epochs=100,
+        medians=False, common='--imagenetpath ~/ILSVRC2012',
         rows={
-            'teacher': row('ResNet-34', '26.1', '', '--depth 34', seeds=1),
-            'student': row('ResNet-18 alone', '30.4', CODE, '--depth 18', seeds=1),
-            'at': row('ResNet-18, AT from ResNet-34', '29.3', CODE,
+            'teacher': row('ResNet-34', '26.1, 8.3', '', '--depth 34', seeds=1),
+            'student': row('ResNet-18 alone', '30.4, 10.8', CODE, '--depth 18', seeds=1),
+            'at': row('ResNet-18, AT from ResNet-34', '29.3, 10.0', CODE,
                       '--depth 18 --teacher_params resnet34 --beta 1e+3', 'student', 1),
             'kd': row('ResNet-18, KD from ResNet-34', '', '',
                       '--depth 18 --teacher_params resnet34 --alpha 0.9', 'student', 1),
@@ -180,5 +183,15 @@ TABLES = {
             'student': row('ResNet-18 alone', seeds=3),
             'at': row('ResNet-18, AT', options='--teacher_params @teacher --beta 1e+3',
                       plain='student', seeds=3),
+        }),
+    'imagenette-mobilenet': dict(   # no epochs: the nets are given
+        title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',
+        measure='top-1 error, %', script='imagenet.py', epochs=0, medians=False,
+        common="--imagenetpath imagenette --evaluate mobilenet_v2_imagenet.pth --pixels tensorflow "
+               f"--classes '{IMAGENETTE_CLASSES}' --dtype float",
+        rows={
+            'given': row('as it is, batch normalisation folded', seeds=1),
+            'restored': row('with batch normalisation given back', options='--restore_bn 512',
+                            seeds=1),
         }),
 }

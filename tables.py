@@ -248,7 +248,8 @@ def cells(name, row, logs):
          'to the plain student': '', 'n': str(len(logs[row])), 'seconds a run': ''}
     if logs[row]:
         errors, plain = errors_of(logs[row]), errors_of(logs.get(r['plain'], {}))
-        z |= {'ours': mean_and_spread(list(errors.values())),
+        top5 = [100 - z[-1]['test_acc5'] for z in logs[row].values()] if table.get('top5') else []
+        z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
               'to the plain student': difference(errors, plain),
               'seconds a run': f'{seconds(logs[row].values()):.0f}'}
         if table['medians'] and not short:
@@ -269,7 +270,8 @@ def note(name, logs):
     lines = [z for by_seed in logs.values() for z in by_seed.values()]
     if not lines:
         return 'No run is finished yet.'
-    texts = [(f'{z[-1]["epochs"]} epochs, drops at {z[-1]["epoch_step"]}',
+    texts = [(f'{z[-1]["epochs"]} epochs, drops at {z[-1]["epoch_step"]}' if z[-1]['epochs'] else
+              'Tested, not trained',
               f'{z[0]["device"]}, torch {z[0]["torch"]}',
               f'{z[0]["dtype"]}, threads: {z[0]["threads"]}') for z in lines]
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
@@ -299,7 +301,7 @@ def draw_curves(name, root, logs):
     """The first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
     curves = {rows_of(name)[row]['label']:
               pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
-              for row, z in logs.items() if z}
+              for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
     if curves:
         path = pathlib.Path(root, name, 'curves.png')
         runs.plot_curves(curves, path)

@@ -111,13 +111,12 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> T
 # layers that it names put their raw outputs there, normalisations their inputs.
 
 def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padding: int = -1,
-           taps: dict | None = None) -> Tensor:
-    """Convolution with the filters `key` or `key.weight`, and the bias `key.bias` if there is one;
-    as many groups as the filters' inputs demand. The padding keeps the size unless given."""
+           groups: int = 1, taps: dict | None = None) -> Tensor:
+    """Convolution with the filters `key` or `key.weight`, and the bias `key.bias` if there is one.
+    The padding keeps the size unless given."""
     weight = params[key] if key in params else params[key + '.weight']
     y = F.conv2d(x, weight, params.get(key + '.bias'), stride,
-                 weight.shape[2] // 2 if padding < 0 else padding,
-                 groups=x.shape[1] // weight.shape[1])
+                 weight.shape[2] // 2 if padding < 0 else padding, groups=groups)
     return tap(y, key, taps)
 
 
@@ -157,9 +156,9 @@ def bn_of(conv: str) -> str:
 
 
 def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: int = 1,
-            taps: dict | None = None) -> Tensor:
+            groups: int = 1, taps: dict | None = None) -> Tensor:
     """Convolution `key` and the normalisation behind it."""
-    x = conv2d(x, params, key, stride, taps=taps)
+    x = conv2d(x, params, key, stride, groups=groups, taps=taps)
     return norm(x, params, bn_of(key), mode, taps)
 
 

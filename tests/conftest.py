@@ -7,6 +7,7 @@ import pytest
 
 import cifar
 import datasets
+import imagenet
 import runs
 import training
 
@@ -15,6 +16,8 @@ SMALL = {'train': 256, 'test': 64}
 # a run of seconds; what a test passes after it wins
 QUICK = ['--dataset', 'shapes', '--depth', '10', '--batch_size', '64', '--epochs', '1',
          '--lr', '0.05']
+SMALL_IMAGENET = ['--size', '40', '--width', '0.125', '--batch_size', '20', '--epochs', '1', '--lr',
+                  '0.01', '--nthread', '0']
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,26 @@ def cifar_run():
     """Call cifar.main in process with QUICK and more flags -> the lines of the log, if any."""
     def call(save, *flags):
         cifar.main([*QUICK, '--save', str(save), *map(str, flags)])
+        log = pathlib.Path(save, 'log.txt')
+        return runs.read_log(log) if log.exists() else []
+    return call
+
+
+@pytest.fixture(scope='session')
+def shapes_folder(tmp_path_factory):
+    """`shapes` as JPEG files in ImageNet's layout: 60 and 21 images."""
+    root = tmp_path_factory.mktemp('shapes')
+    datasets.write_shapes(root, {'train': 60, 'test': 21}, 48)
+    return root
+
+
+@pytest.fixture
+def imagenet_run(shapes_folder):
+    """Call imagenet.main in process on few small images, and more flags -> the lines of the log, if
+    any."""
+    def call(save, *flags):
+        imagenet.main([*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--save', str(save),
+                       *map(str, flags)])
         log = pathlib.Path(save, 'log.txt')
         return runs.read_log(log) if log.exists() else []
     return call

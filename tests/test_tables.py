@@ -17,10 +17,12 @@ import pytest
 from conftest import ROOT, SMALL
 
 import cifar
+import imagenet
 import papers
 import runs
 import tables
 import training
+import weights
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
 # cifar.py on few images, as `run` starts it; it writes down what it trains
@@ -134,19 +136,27 @@ def test_words_that_mean_nothing_are_refused(fails):
 def test_commands_of_the_papers_tables_are_understood(name):
     rows = tables.TABLES[name]['rows']
     assert all(not r['plain'] or r['plain'] in rows for r in rows.values())
-    options = {words[2]: cifar.parse(words[1:]) for words in tables.commands(name, 'r', 1)}
+    options = {words[2]: parse(words) for words in tables.commands(name, 'r', 1)}
     for opt in options.values():
-        if opt.teacher_id:
-            assert not options[opt.teacher_id].teacher_id
+        if teacher_of(opt) and teacher_of(opt) not in weights.KNOWN:
+            assert not teacher_of(options[teacher_of(opt)])
+
+
+def parse(words):
+    return {'cifar.py': cifar, 'imagenet.py': imagenet}[words[0]].parse(words[1:])
+
+
+def teacher_of(opt):
+    return opt.teacher_id if 'teacher_id' in opt else opt.teacher_params
 
 
 def test_plain_students_are_their_students_nets():
     for name, t in tables.TABLES.items():
         for row, r in t['rows'].items():
             if r['plain']:
-                a, b = (cifar.parse(tables.command(name, k, 0, 'r')[1:]) for k in (row, r['plain']))
-                for k in ('model', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr'):
-                    assert getattr(a, k) == getattr(b, k), (name, row, k)
+                a, b = (vars(parse(tables.command(name, k, 0, 'r'))) for k in (row, r['plain']))
+                for k in ('model', 'arch', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr'):
+                    assert a.get(k) == b.get(k), (name, row, k)
 
 
 # ---- the numbers --------------------------------------------------------------------------------

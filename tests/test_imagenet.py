@@ -1,0 +1,322 @@
+"""imagenet.py: its command line, evaluation, image files, cache, and what is refused."""
+import json
+import os
+import pathlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_IMAGENET
+from PIL import Image
+
+import bench_imagenet
+import data
+import datasets
+import downloads
+import folding
+import imagenet
+import runs
+import weights
+from utils import InputError
+
+CPU = torch.device('cpu')
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('flags, losses', [
+    ([], 0), (['--beta', '1e3'], 2), (['--beta', '1e3', '--at_groups', '[0,1,2,3]'], 4),
+    (['--alpha', '.9'], 0), (['--alpha', '.9', '--beta', '1e3'], 2)])
+def test_students(imagenet_run, flags, losses):
+    """From a teacher, pre-trained, folded, in a file: the paper's losses."""
+    if flags:
+        teacher = folding.fold(imagenet.define_student(34, .125, 10)[1])
+        weights.write(teacher, 'teacher.hkl')
+        flags = ['--teacher_params', 'teacher.hkl', *flags]
+    z = imagenet_run('logs/a', '--depth', 18, *flags)[-1]
+    assert z['epoch'] == 1 and z['n_parameters'] == 190266 and z['num_classes'] == 10
+    assert 0 <= z['test_acc'] <= z['test_acc5'] <= 100
+    # the objective's parts are logged even where they weigh nothing
+    assert len(z['at_losses']) == (losses or (2 if flags else 0))
+    assert z['beta_decay'] == ('linear' if '--alpha' in flags and losses else 'constant')
+
+
+@pytest.mark.parametrize('arch', ['resnet50', 'mobilenet_v2', 'alexnet'])
+def test_architectures(imagenet_run, arch):
+    width = [] if arch != 'alexnet' else ['--width', 1, '--size', 64, '--batch_size', 20, '--lr', 1e-4]
+    assert imagenet_run('logs/a', '--arch', arch, *width)[-1]['arch'] == arch
+    f, classes, _ = imagenet.load_net('logs/a')
+    assert classes == 10
+
+
+def test_continued_run_equals_an_uninterrupted_one(imagenet_run):
+    whole = imagenet_run('logs/whole', '--epochs', 3, '--epoch_step', '[2]')
+    imagenet_run('logs/parts', '--epochs', 2, '--epoch_step', '[2]')
+    parts = imagenet_run('logs/parts', '--epochs', 3, '--epoch_step', '[2]', '--nthread', 2)
+    for a, b in zip(whole[1:], parts[1:], strict=True):
+        assert [a[k] for k in ('train_loss', 'test_loss')] == [b[k] for k in
+                                                               ('train_loss', 'test_loss')]
+
+
+def test_name_of_a_run_without_save():
+    opt = imagenet.parse(['--imagenetpath', 'x', '--teacher_params', 'a/b.hkl', '--beta', '1000'])
+    assert opt.save == 'logs/imagenet_resnet18_1_at1000_from_a_b.hkl_seed0'
+
+
+# ---- evaluation ---------------------------------------------------------------------------------
+
+def test_evaluation(imagenet_run, shapes_folder, capsys):
+    z = imagenet_run('logs/a', '--dtype', 'float')[-1]
+    capsys.readouterr()
+    imagenet.main([*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--evaluate', 'logs/a',
+                   '--dtype', 'float', '--save', 'logs/e', '--batch_size', '8'])
+    said = capsys.readouterr().out
+    assert (f'top-1 error {100 - z["test_acc"]:.2f} %, top-5 error {100 - z["test_acc5"]:.2f} % of '
+            f'21 images') in said
+    assert '190,266 parameters' in said and 'multiply-adds at 40x40' in said
+    first, last = runs.read_log('logs/e/log.txt')
+    assert first['sha256'] == downloads.sha256_of('logs/a/model.pt7')
+    assert last['test_acc'] == z['test_acc'] and last['test_acc5'] == z['test_acc5']
+
+
+def test_evaluation_among_some_classes(shapes_folder, capsys, fails):
+    """A net of 13 classes, of which 10 are those of the folders, in another order."""
+    f, params = imagenet.define_student(18, .125, 13)
+    outputs = [12, 3, 1, 0, 11, 7, 8, 9, 10, 2]
+    weights.write(params, 'wide.pth')
+    some = {k: v[outputs] if k.startswith('fc.') else v for k, v in params.items()}
+    weights.write(some, 'some.pth')
+    flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--dtype', 'float']
+    imagenet.main([*flags, '--evaluate', 'some.pth'])
+    expected = capsys.readouterr().out.split('top-1')[1].split(';')[0]
+    imagenet.main([*flags, '--evaluate', 'wide.pth', '--classes', json.dumps(outputs)])
+    assert capsys.readouterr().out.split('top-1')[1].split(';')[0] == expected
+    for classes in ('[0,1]', '[0,1,2,3,4,5,6,7,8,13]', '0'):
+        status, said = fails(imagenet.main, *flags, '--evaluate', 'wide.pth', '--classes', classes)
+        assert status == 2 and '--classes' in said
+    status, said = fails(imagenet.main, *flags, '--evaluate', 'wide.pth')
+    assert status == 2 and 'val/ has 10 classes, wide.pth 13' in said
+
+
+def test_batch_normalisation_is_given_back_and_the_net_exported(shapes_folder, capsys):
+    f, params = imagenet.define_student(18, .125, 10)
+    params = {k: v + .1 if k.endswith('running_mean') else v for k, v in params.items()}
+    weights.write(folding.fold(params), 'folded.pth')
+    flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--dtype', 'double',
+             '--evaluate', 'folded.pth']
+    imagenet.main(flags)
+    imagenet.main([*flags, '--restore_bn', '25', '--export', 'restored.pth'])
+    before, after, _ = capsys.readouterr().out.splitlines()
+    assert before.split(';')[0] == after.split(';')[0]
+    restored = weights.read('restored.pth')
+    assert set(restored) == set(params) and not folding.is_folded(f, restored)
+
+
+def test_known_weights_say_what_they_should_give(shapes_folder, capsys, monkeypatch):
+    torch.save(imagenet.define_student(18, .125, 10)[1], 'small.pth')
+    monkeypatch.setattr(weights, 'locate', lambda name: pathlib.Path('small.pth'))
+    imagenet.main([*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--evaluate', 'resnet34'])
+    assert 'it should be 26.69 % and 8.58 %' in capsys.readouterr().out
+
+
+# ---- image files --------------------------------------------------------------------------------
+
+@pytest.fixture
+def photo():
+    """A JPEG file with edges, texture and a camera's note that it lies on its side."""
+    image = datasets.shapes(1, size=300)[0][0][:200]
+    Image.fromarray(image).save('photo.jpg', quality=95, exif=b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01'
+                                b'\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0')
+    return 'photo.jpg'
+
+
+def test_crops_are_those_of_pil(photo):
+    """Decoding, central and random crops: at most some tenths of a grey level apart."""
+    pil, ours = Image.open(photo), data.read_image(photo)[..., ::-1]
+    assert np.abs(ours.astype(int) - np.asarray(pil)).mean() < .05
+    expected = pil.resize((192, 128), Image.BILINEAR).crop((40, 8, 152, 120))
+    crop = data.central_crop(data.read_image(photo), 112).flip(-1).numpy()
+    assert crop.shape == (112, 112, 3)
+    assert np.abs(crop.astype(int) - np.asarray(expected)).mean() < .2
+    files = data.Files([photo], np.array([3]), 224)
+    for seed in range(1, 20):
+        (crop,), (label,), (flip,) = files[torch.tensor([0]), torch.tensor([seed])]
+        crop = crop.flip(1) if flip else crop
+        expected = bench_imagenet.pil_crop(photo, seed).astype(int)
+        assert label == 3 and np.abs(crop.numpy() - expected).mean() < .2
+
+
+def test_random_boxes_are_torchvisions():
+    """8 to 100 % of the area, aspect ratio 3/4 to 4/3 and its inverse as likely; inside."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([data.random_box(rng, 400, 400) for _ in range(2000)])
+    top, left, h, w = boxes.T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + h <= 400).all() and (left + w <= 400).all()
+    area, ratio = h * w / 400 / 400, w / h
+    assert .075 < area.min() < .1 and .95 < area.max() <= 1.01
+    assert .73 < ratio.min() < .77 and 1.3 < ratio.max() < 1.37
+    assert np.log(ratio).mean() == pytest.approx(0, abs=.02)
+    assert data.random_box(rng, 10, 1000) == (0, 493, 10, 13)       # nothing fits: the middle
+
+
+def test_batches_of_files(shapes_folder):
+    files, labels, names = datasets.class_folders(shapes_folder, 'train')
+    assert names == sorted(datasets.SHAPES) and np.bincount(labels).tolist() == [6] * 10
+    mean, std = (1., 2., 3.), (4., 5., 6.)
+    n, epoch = data.file_batches(files, labels, 16, 32, mean, std, CPU)
+    inputs, targets = (torch.cat(v) for v in zip(*epoch(), strict=True))
+    assert n == 60 and targets.tolist() == labels.tolist()
+    crop = data.central_crop(data.read_image(files[7]), 32).flip(-1).double()
+    torch.testing.assert_close(inputs[7].double().permute(1, 2, 0),
+                               (crop - torch.tensor(mean)) / torch.tensor(std), rtol=1e-5, atol=0)
+    # in training: every image once, other crops each time, the same with workers and without
+    drawn = {}
+    for nthread in (0, 2):
+        torch.manual_seed(1)
+        _, epoch = data.file_batches(files, labels, 16, 32, mean, std, CPU, nthread, train=True)
+        drawn[nthread] = [[torch.cat(v) for v in zip(*epoch(), strict=True)] for _ in range(2)]
+    for a, b in zip(drawn[0], drawn[2], strict=True):
+        assert all(map(torch.equal, a, b)) and np.bincount(a[1]).tolist() == [6] * 10
+    assert not torch.equal(drawn[0][0][0], drawn[0][1][0])
+
+
+def test_images_are_mirrored_half_of_the_time():
+    """Of one image whose left half is bright."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32] = 255
+    cv2.imwrite('half.png', image)
+    _, epoch = data.file_batches(np.array([b'half.png'] * 200), np.zeros(200, np.int64), 50, 8,
+                                 (0.,) * 3, (1.,) * 3, CPU, train=True)
+    x = torch.cat([x for x, _ in epoch()])
+    brighter = (x[..., :4].mean((1, 2, 3)) - x[..., 4:].mean((1, 2, 3))).sign()
+    assert .35 < (brighter > 0).double().mean() < .65 and (brighter < 0).double().mean() > .25
+
+
+def test_cache(imagenet_run, shapes_folder, tmp_path):
+    """Written once, with the short side that testing wants, and trained from."""
+    cv2.imwrite(str(tmp_path / 'wide.png'), np.full((100, 300, 3), 7, np.uint8))
+    shutil.copytree(shapes_folder, 'root')
+    shutil.copy('wide.png', 'root/train/arrow/wide.png')
+    flags = ['--imagenetpath', 'root', '--cache', 'cache']
+    imagenet_run('logs/a', *flags)
+    assert cv2.imread('cache/short46/train/arrow/wide.png').shape == (46, 138, 3)
+    written = sorted(pathlib.Path('cache').rglob('*.*'))
+    assert len(written) == 60 + 21 + 1
+    os.remove(written[0])
+    shutil.rmtree('root')       # what is there is not made anew, or even looked for
+    shutil.copytree(shapes_folder, 'root')
+    times = {p: p.stat().st_mtime_ns for p in written[1:]}
+    imagenet_run('logs/b', *flags)
+    assert written[0].exists() and {p: p.stat().st_mtime_ns for p in written[1:]} == times
+    assert not list(pathlib.Path('cache').rglob('*.tmp'))
+    # the cache is a folder of images like any other
+    imagenet_run('logs/c', '--imagenetpath', 'cache/short46')
+
+
+def test_small_images_are_copied_into_the_cache(shapes_folder):
+    files, labels, _ = datasets.class_folders(shapes_folder, 'val')
+    new, same = data.write_cache(files, labels, 'cache', 224, 2)
+    assert (same == labels).all()
+    for a, b in zip(files, new, strict=True):
+        assert pathlib.Path(os.fsdecode(a)).read_bytes() == pathlib.Path(
+            os.fsdecode(b)).read_bytes()
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+@pytest.fixture
+def root(shapes_folder, tmp_path):
+    return shutil.copytree(shapes_folder, tmp_path / 'root')
+
+
+def flat(root):
+    for folder in list((root / 'val').iterdir()):
+        for file in folder.iterdir():
+            file.rename(root / 'val' / f'{folder.name}{file.name}')
+        folder.rmdir()
+
+
+def no_classes(root):
+    shutil.rmtree(root / 'train')
+    (root / 'train').mkdir()
+
+
+def another_class(root):
+    (root / 'val/ring').rename(root / 'val/rhombus')
+
+
+def empty_class(root):
+    for file in (root / 'train/star').iterdir():
+        file.unlink()
+
+
+def unreadable(root):
+    (root / 'train/star/00005.jpg').write_bytes(b'no image')
+
+
+def truncated(root):
+    path = root / 'train/star/00005.jpg'
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize('damage, said, nthread', [
+    (lambda root: shutil.rmtree(root), 'there is no folder', 0),
+    (lambda root: shutil.rmtree(root / 'val'), 'there is no folder', 0),
+    (flat, 'valprep.sh', 0), (no_classes, 'no class folders', 0),
+    (another_class, 'rhombus, ring are in one of them only', 0),
+    (empty_class, 'classes without an image, such as star', 0),
+    (unreadable, 'star/00005.jpg', 0), (unreadable, 'star/00005.jpg', 2),
+    (truncated, 'star/00005.jpg', 2)])
+def test_bad_folders(root, fails, damage, said, nthread):
+    damage(root)
+    status, message = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', root, '--save',
+                            'logs/a', '--nthread', nthread)
+    assert status == 2 and said in message and len(message.splitlines()) == 1
+
+
+def test_unreadable_image_while_a_cache_is_written(root, fails):
+    unreadable(root)
+    status, said = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', root, '--cache', 'c')
+    assert status == 2 and 'star/00005.jpg' in said
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--depth', '20'], 'depth'), (['--arch', 'vgg'], 'arch'), (['--width', '0'], 'width'),
+    (['--width', '0.001'], 'no channels'), (['--size', '-1'], 'size'),
+    (['--arch', 'alexnet', '--width', '2'], 'width'), (['--beta', '1'], 'teacher_params'),
+    (['--at_groups', '[4]'], 'at_groups'), (['--pixels', 'x'], 'pixels'),
+    (['--classes', '[1]'], '--evaluate'), (['--restore_bn', '5'], '--evaluate'),
+    (['--validate', '60'], 'validate'), (['--imagenetpath', ''], 'imagenetpath')])
+def test_bad_flags(fails, shapes_folder, flags, message):
+    status, said = fails(imagenet.main, '--imagenetpath', shapes_folder, '--save', 'logs/a',
+                         '--nthread', 0, *flags)
+    assert status == 2 and message in said and len(said.splitlines()) == 1
+    assert not pathlib.Path('logs').exists()
+
+
+def test_weights_of_another_net(fails, shapes_folder):
+    import cifar
+    weights.write(cifar.resnet(10, 1, 10)[1], 'cifar.pth')
+    weights.write(imagenet.define_student(18, .125, 7)[1], 'seven.pth')
+    for file, message in (('cifar.pth', 'no net of this script'), ('seven.pth', '7 classes'),
+                          ('missing.pth', 'no net missing.pth')):
+        status, said = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', shapes_folder,
+                             '--teacher_params', file, '--beta', 1, '--save', 'logs/a')
+        assert status == 2 and message in said and len(said.splitlines()) == 1
+
+
+def test_held_out_images_come_from_the_training_set(shapes_folder):
+    (train, labels), (test, _), classes = datasets.image_folders(shapes_folder, validate=20)
+    assert len(train) == len(labels) == 40 and len(test) == 20 and classes == 10
+    assert not set(train) & set(test) and all(b'/train/' in f for f in test)
+    with pytest.raises(InputError, match='validate'):
+        datasets.image_folders(shapes_folder, validate=60)
+
+
+def test_every_flag_has_help(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        imagenet.parse(['--help'])
+    assert '%' not in capsys.readouterr().out.replace('top-1 error', '').replace(' %', '')
