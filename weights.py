@@ -26,11 +26,16 @@ KNOWN = {
 }
 # what a checkpoint holds that was trained beside the net and is no part of it
 HELPERS = ('regressor.',)
+# the names of which numpy's arrays are made in a pickle: exports of 2017 may hold them
+RECONSTRUCT = np.empty(0).__reduce__()[0]
+ARRAYS = [(RECONSTRUCT, 'numpy.core.multiarray._reconstruct'),
+          (RECONSTRUCT, 'numpy._core.multiarray._reconstruct'), np.ndarray, np.dtype,
+          type(np.dtype('f4')), type(np.dtype('f8'))]
 
 
 def load(path):
-    """What a torch file (.pt7, .pth, .pt; zip or the older form) holds: tensors on the CPU in
-    plain containers. A damaged file, or one that carries code, is an InputError."""
+    """What a torch file (.pt7, .pth, .pt; zip or the older form) holds: tensors on the CPU, or
+    arrays, in plain containers. A damaged file, or one that carries code, is an InputError."""
     path = pathlib.Path(path)
     try:
         if zipfile.is_zipfile(path):
@@ -40,7 +45,8 @@ def load(path):
                 raise InputError(f'{path} is damaged: its part {bad} fails its checksum')
         elif path.read_bytes()[:2] == b'PK':
             raise InputError(f'{path} is truncated: the end of the file is missing')
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals(ARRAYS):
+            return torch.load(path, map_location='cpu', weights_only=True)
     except OSError as e:
         raise InputError(f'cannot read {path}: {e.strerror or e}') from None
     except InputError:
@@ -57,9 +63,9 @@ def read_hickle(path):
     params = {}
 
     def visit(name, node):
-        if not isinstance(node, h5py.Dataset):
+        if not isinstance(node, h5py.Dataset) or name.startswith('hickle_types_table/'):
             return
-        if node.dtype.kind == 'u' and node.dtype.itemsize == 1:
+        if node.dtype.kind in 'SVO' or node.dtype == np.uint8:
             raise InputError(f'{path} holds a pickle ({name}) instead of arrays; it is not loaded')
         if node.dtype.kind == 'f':
             keys = [k.strip('\'"') for k in name.split('/') if not k.startswith('data')]
@@ -82,6 +88,9 @@ def parameters(holder, path):
     for key in ('params', 'model', 'state_dict'):
         if isinstance(holder, dict) and isinstance(holder.get(key), dict):
             holder = holder[key]
+    if isinstance(holder, dict):
+        holder = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) and v.dtype.kind == 'f' else v
+                  for k, v in holder.items()}
     if not isinstance(holder, dict) or not holder or not all(
             isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in holder.items()):
         raise InputError(f'{path} holds no dict of tensors')

@@ -1,7 +1,10 @@
 """Small data, runs in process and in a process of their own."""
+import functools
+import http.server
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -55,6 +58,28 @@ def imagenet_run(shapes_folder):
         log = pathlib.Path(save, 'log.txt')
         return runs.read_log(log) if log.exists() else []
     return call
+
+
+@pytest.fixture
+def http_server():
+    """Serve a folder on this machine -> its address."""
+    running = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    def serve(folder):
+        httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0),
+                                                functools.partial(Quiet, directory=folder))
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        running.append(httpd)
+        return f'http://127.0.0.1:{httpd.server_port}'
+
+    yield serve
+    for httpd in running:
+        httpd.shutdown()
+        httpd.server_close()
 
 
 @pytest.fixture

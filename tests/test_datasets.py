@@ -1,13 +1,10 @@
 """CIFAR from folders and downloads, and `shapes`."""
-import functools
 import hashlib
-import http.server
 import os
 import pathlib
 import pickle
 import statistics
 import tarfile
-import threading
 
 import numpy as np
 import pytest
@@ -113,7 +110,7 @@ def test_batches_as_numpy_1_and_2_and_python_2_write_them(tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(tmp_path, monkeypatch, http_server):
     """CIFAR-10's archive on a local HTTP server, in place of the real one."""
     folder = tmp_path / 'served'
     write_cifar10(folder)
@@ -121,20 +118,12 @@ def server(tmp_path, monkeypatch):
     with tarfile.open(archive, 'w:gz') as tar:
         tar.add(folder / 'cifar-10-batches-py', 'cifar-10-batches-py')
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0),
-                                            functools.partial(Quiet, directory=folder))
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    url = http_server(folder)
     spec = datasets.CIFAR['CIFAR10'] | dict(
-        url=f'http://127.0.0.1:{httpd.server_port}/cifar-10-python.tar.gz',
+        url=f'{url}/cifar-10-python.tar.gz',
         sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
     monkeypatch.setitem(datasets.CIFAR, 'CIFAR10', spec)
-    yield archive
-    httpd.shutdown()
-    httpd.server_close()
+    return archive
 
 
 def test_download(server, tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_students(imagenet_run, flags, losses):
 
 @pytest.mark.parametrize('arch', ['resnet50', 'mobilenet_v2', 'alexnet'])
 def test_architectures(imagenet_run, arch):
-    width = [] if arch != 'alexnet' else ['--width', 1, '--size', 64, '--batch_size', 20, '--lr', 1e-4]
+    width = ['--width', 1, '--size', 64, '--lr', 1e-4] if arch == 'alexnet' else []
     assert imagenet_run('logs/a', '--arch', arch, *width)[-1]['arch'] == arch
     f, classes, _ = imagenet.load_net('logs/a')
     assert classes == 10
@@ -78,7 +78,8 @@ def test_evaluation(imagenet_run, shapes_folder, capsys):
     assert '190,266 parameters' in said and 'multiply-adds at 40x40' in said
     first, last = runs.read_log('logs/e/log.txt')
     assert first['sha256'] == downloads.sha256_of('logs/a/model.pt7')
-    assert last['test_acc'] == z['test_acc'] and last['test_acc5'] == z['test_acc5']
+    assert [last[k] for k in ('test_acc', 'test_acc5')] == pytest.approx(
+        [z[k] for k in ('test_acc', 'test_acc5')])
 
 
 def test_evaluation_among_some_classes(shapes_folder, capsys, fails):

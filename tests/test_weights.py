@@ -1,5 +1,6 @@
 """Parameter files: what is read, and what is refused."""
 import os
+import sys
 import zipfile
 
 import h5py
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import cifar
+import downloads
 import weights
 from utils import InputError
 
@@ -80,6 +82,118 @@ def test_pickle_in_hickle_is_refused(tmp_path):
     with pytest.raises(InputError, match='pickle'):
         weights.read('a.hkl')
     assert not (tmp_path / 'hacked').exists()
+
+
+def hickle_2(path, params):
+    """A file as hickle 2 wrote it: a dict is a group, and so is each of its values."""
+    with h5py.File(path, 'w') as f:
+        f.attrs.update(CLASS=b'hickle', VERSION=b'2.1.0', type=[b'hickle'])
+        group = f.create_group('data_0')
+        group.attrs['type'] = [b'dict']
+        for k, v in params.items():
+            item = group.create_group(k)
+            item.attrs['type'] = [b'dict_item']
+            dataset = item.create_dataset('data_0', data=v.numpy())
+            dataset.attrs['type'] = [b'ndarray']
+
+
+def hickle_3(path, params):
+    """As hickle 3: keys in quotes."""
+    hickle_2(path, {repr(k): v for k, v in params.items()})
+
+
+def hickle_4(path, params):
+    """As hickle 4: a dataset for each value, under a pickled type that is not looked at."""
+    with h5py.File(path, 'w') as f:
+        group = f.create_group('data')
+        group.attrs['type'] = np.void(b'\x80\x04a pickle')
+        for k, v in params.items():
+            dataset = group.create_dataset(f'"{k}"', data=v.numpy())
+            dataset.attrs['type'] = np.void(b'\x80\x04a pickle')
+        table = f.create_group('hickle_types_table')
+        table.create_dataset('0', data=np.frombuffer(b'\x80\x04a pickle', np.uint8))
+
+
+@pytest.mark.parametrize('layout', [hickle_2, hickle_3, hickle_4, weights.write])
+def test_layouts_of_hickle(layout):
+    params = {'conv0': torch.randn(4, 3, 3, 3), 'group0.block0.conv0.weight': torch.randn(2, 2),
+              'fc.bias': torch.randn(5).double()}
+    layout('a.hkl', params) if layout is not weights.write else layout(params, 'a.hkl')
+    got = weights.read('a.hkl')
+    assert set(got) == set(params)
+    assert all(torch.equal(got[k], v) and got[k].dtype == v.dtype for k, v in params.items())
+
+
+@pytest.mark.parametrize('value', [
+    np.frombuffer(b'\x80\x04a pickle', np.uint8), np.array([b'(dp0\na pickle']),
+    np.void(b'\x80\x04a pickle'), b'a pickle'])
+def test_pickles_among_the_arrays_are_refused(value):
+    hickle_2('a.hkl', {'a': torch.ones(2)})
+    with h5py.File('a.hkl', 'a') as f:
+        f['data_0'].create_group('b').create_dataset('data_0', data=value)
+    with pytest.raises(InputError, match='pickle'):
+        weights.read('a.hkl')
+
+
+def test_safetensors():
+    torch.manual_seed(0)
+    params = {'a.weight': torch.randn(2, 3), 'b': torch.ones(2)}
+    pytest.importorskip('safetensors.torch').save_file(params, 'a.safetensors')
+    got = weights.read('a.safetensors')
+    assert set(got) == set(params) and all(torch.equal(got[k], v) for k, v in params.items())
+    with open('b.safetensors', 'wb') as f:
+        f.write(b'nothing of the kind')
+    for name in ('b.safetensors', 'missing.safetensors'):
+        with pytest.raises(InputError, match=name):
+            weights.read(name)
+
+
+def test_safetensors_is_not_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(InputError, match='pip install safetensors'):
+        weights.read('a.safetensors')
+
+
+def test_arrays_of_numpy_in_a_file_of_torch():
+    """As exports of 2017 may hold them; what else numpy pickles is refused."""
+    torch.save({'a': np.arange(3.), 'b': torch.ones(2)}, 'a.pth')
+    got = weights.read('a.pth')
+    assert torch.equal(got['a'], torch.arange(3.).double()) and torch.equal(got['b'], torch.ones(2))
+    torch.save({'a': np.array([Evil()])}, 'b.pth')
+    with pytest.raises(InputError, match='b.pth'):
+        weights.read('b.pth')
+
+
+def test_counters_of_torchvisions_bn_are_left_out():
+    torch.save({'bn1.weight': torch.ones(2), 'bn1.num_batches_tracked': torch.tensor(5)}, 'a.pth')
+    assert set(weights.read('a.pth')) == {'bn1.weight'}
+
+
+def test_known_weights_are_downloaded_once_and_checked(http_server, monkeypatch, tmp_path):
+    (tmp_path / 'served').mkdir()
+    torch.save({'a': torch.ones(2)}, 'served/small.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    url, sha256 = http_server('served') + '/small.pth', downloads.sha256_of('served/small.pth')
+    monkeypatch.setitem(weights.KNOWN, 'small', (url, sha256[:8], (1., 2.)))
+    path = weights.locate('small')
+    assert torch.equal(weights.read(path)['a'], torch.ones(2)) and tmp_path / 'home' in path.parents
+    os.remove('served/small.pth')
+    assert weights.locate('small') == path      # from the disk
+    path.write_bytes(b'something else')
+    with pytest.raises(InputError, match='checksum'):
+        weights.locate('small')
+    path.unlink()
+    with pytest.raises(InputError, match='404'):
+        weights.locate('small')
+
+
+def test_known_names():
+    """The beginning of the sha256 is part of torchvision's names; files win over names."""
+    for name, (url, sha256, errors) in weights.KNOWN.items():
+        assert url.endswith(f'{name}-{sha256}.pth' if sha256 else f'{name}.pth')
+        assert len(errors) == 2 and errors[0] > errors[1]
+    torch.save({'a': torch.ones(2)}, 'resnet34')
+    assert str(weights.locate('resnet34')) == 'resnet34'
 
 
 def test_damaged_hickle():
