@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import data
 import datasets
 import distill
+import parallel
 import training
 import utils
 import weights
@@ -258,7 +259,8 @@ def train(opt, device, checkpoint, lines):
     if opt.teacher_id:
         f_t, teacher_classes, teacher = load_net(opt.teacher_id)
         teacher = opt.teacher_id, f_t, teacher
-    train, test, num_classes = datasets.load(opt.dataset, opt.dataroot, opt.validate)
+    with parallel.first_alone():        # it may have to be downloaded
+        train, test, num_classes = datasets.load(opt.dataset, opt.dataroot, opt.validate)
     if teacher and teacher_classes != num_classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
                          f'{opt.dataset} has {num_classes}')

@@ -3,6 +3,7 @@
     python visualize.py
     python visualize.py --model logs/resnet_16_2_teacher logs/at_16_1_16_2 --save attention.png
     python visualize.py image.jpg --model logs/resnet_16_2_teacher --map gradient
+    python visualize.py image.jpg --model resnet34
 
 A row for each net, a column for each image and group: the map F²_sum (attention transfer paper,
 section 3.1) over the image, which is a file or, when none is named, a test image of `shapes` with
@@ -22,10 +23,12 @@ import torch.nn.functional as F
 import cifar
 import data
 import datasets
+import imagenet
 import runs
 import tables
 import training
 import utils
+import weights
 from utils import InputError
 
 MAPS = [*utils.MAPPINGS, 'gradient']
@@ -160,11 +163,23 @@ def read_images(paths, size):
 
 
 def load_nets(models):
-    """Each net under its label -> {label: (f, classes, params)}."""
+    """Each net, of cifar.py or imagenet.py, under its label -> {label: (f, classes, params)}."""
     labels = [label_of(m) for m in models]
     if len(set(labels)) < len(labels):
         labels = models
-    return {label: cifar.load_net(m) for label, m in zip(labels, models, strict=True)}
+    return {label: load_net(m) for label, m in zip(labels, models, strict=True)}
+
+
+def load_net(name):
+    path = weights.locate(name)
+    params = weights.read(path)
+    script = imagenet if is_large(params) else cifar
+    return *script.net_of(params, path), params
+
+
+def is_large(params):
+    """Whether the net is one of ImageNet's."""
+    return imagenet.net_like(params)[0] is not None
 
 
 def label_of(path):
@@ -183,20 +198,28 @@ def main(argv=None):
                         help='F_sum, F²_sum, F⁴_sum or F_max of the activations of each group, or '
                         "the norm of the loss's gradient with respect to the image, for the class "
                         'that the net predicts')
-    parser.add_argument('--size', default=32, type=int,
-                        help='pixels to which images are resized, both ways')
+    parser.add_argument('--size', default=0, type=int, help='pixels to which images are resized, '
+                        'both ways; 0: 32, or 224 for nets of ImageNet')
+    parser.add_argument('--pixels', default='torchvision', choices=imagenet.PIXELS, help='mean and '
+                        'deviation that are taken off the pixels for nets of ImageNet')
     parser.add_argument('--save', default='attention.png', help='the figure, .png')
     opt = parser.parse_args(argv)
-    training.check_numbers(opt, above_zero=['size'])
+    training.check_numbers(opt, zero_or_more=['size'])
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
     models, files = split_images(opt)
-    if files:
-        images, masks = read_images(files, opt.size), None
-    else:
-        images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=opt.size))
     nets = load_nets(models or [demo_net()])
-    maps = {label: attention_maps(f, params, images, opt.map)
+    large = {is_large(params) for _, _, params in nets.values()}
+    if len(large) > 1:
+        raise InputError('nets of CIFAR and of ImageNet have other numbers of groups: draw them in '
+                         'figures of their own')
+    size = opt.size or (224 if large == {True} else 32)
+    if files:
+        images, masks = read_images(files, size), None
+    else:
+        images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=size))
+    stats = imagenet.PIXELS[opt.pixels] if large == {True} else (datasets.MEAN, datasets.STD)
+    maps = {label: attention_maps(f, params, images, opt.map, stats=stats)
             for label, (f, _, params) in nets.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 import cifar
 import datasets
+import folding
+import imagenet
 import runs
 import tables
 import utils
@@ -182,7 +184,7 @@ def test_bad_input(fails):
         f.write('no image')
     status, said = fails(visualize.main, 'text.jpg', '--model', 'a.pth')
     assert status == 2 and 'text.jpg' in said
-    for flags in (['--model', 'none'], ['--model', 'a.pth', '--size', 0],
+    for flags in (['--model', 'none'], ['--model', 'a.pth', '--size', -1],
                   ['--model', 'a.pth', '--save', 'x.foo'], ['--map', 'sum3'],
                   ['--size', 'large']):
         status, said = fails(visualize.main, *flags)
@@ -196,3 +198,27 @@ def test_two_models_of_one_name():
     visualize.main(['--model', 'x/a.pth', 'y/a.pth', '--save', 'new/two.png'])
     one, two = (cv2.imread(f'new/{k}.png').shape[0] for k in ('one', 'two'))
     assert two > 1.3 * one
+
+
+@pytest.mark.parametrize('mapping', ['sum2', 'gradient'])
+def test_nets_of_imagenet(mapping, capsys):
+    """Their own size, pixels and number of groups; folded exports and others side by side."""
+    f, params = imagenet.define_student(18, .125, 10)
+    weights.write(params, 'whole.pth')
+    weights.write(folding.fold(params), 'folded.hkl')
+    cv2.imwrite('image.jpg', np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8))
+    visualize.main(['image.jpg', '--model', 'whole.pth', 'folded.hkl', '--map', mapping,
+                    '--pixels', 'tensorflow'])
+    assert cv2.imread('attention.png') is not None
+    images = visualize.read_images(['image.jpg'], 224)
+    stats = imagenet.PIXELS['tensorflow']
+    maps = visualize.attention_maps(f, params, images, mapping, stats=stats)
+    sizes = [56, 28, 14, 7] if mapping == 'sum2' else [224]
+    assert [q.shape for q in maps] == [(1, n, n) for n in sizes]
+
+
+def test_nets_of_cifar_and_imagenet_are_not_mixed(fails):
+    weights.write(imagenet.define_student(18, .125, 10)[1], 'large.pth')
+    weights.write(cifar.resnet(10, 1, 10)[1], 'small.pth')
+    status, said = fails(visualize.main, '--model', 'large.pth', 'small.pth')
+    assert status == 2 and 'figures of their own' in said
