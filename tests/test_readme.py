@@ -6,11 +6,15 @@ import shlex
 import cv2
 import numpy as np
 import pytest
+from conftest import SMALL_IMAGENET
 
 import cifar
+import folding
+import imagenet
 import runs
 import tables
 import visualize
+import weights
 
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
@@ -54,6 +58,8 @@ def test_visualize_commands(monkeypatch):
     models = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
     for model in models:
         cifar.main([*QUICK, '--depth', '10', '--save', model])
+    weights.write(imagenet.define_student(18, .125, 10)[1], 'small.pth')
+    pathlib.Path('small.pth').rename('resnet34')
     for options in readme_commands('visualize.py'):
         visualize.main(options)
         save = options[options.index('--save') + 1] if options else 'attention.png'
@@ -74,3 +80,27 @@ def test_tables_commands(options, monkeypatch, capsys, tmp_path):
         assert '<!-- end of table -->' in copy.read_text()
     else:
         assert ran or capsys.readouterr().out
+
+
+def test_published_imagenet_command_line_is_there():
+    assert ('--imagenetpath ~/ILSVRC2012 --depth 18 --width 1 --teacher_params '
+            'resnet-34-export.hkl --gpu_id 0,1 --ngpu 2 --beta 1e+3') in [
+                ' '.join(c) for c in readme_commands('imagenet.py')]
+
+
+@pytest.mark.parametrize('options', readme_commands('imagenet.py'), ids=' '.join)
+def test_imagenet_commands(options, shapes_folder, capfd):
+    """On small nets, with files of weights of that name."""
+    params = folding.fold(imagenet.define_student(34, .125, 10)[1])
+    for flag, name in zip(options, options[1:], strict=False):
+        if flag in ('--teacher_params', '--evaluate'):
+            weights.write(params, file := f'new{pathlib.Path(name).suffix or ".pth"}')
+            pathlib.Path(name).parent.mkdir(exist_ok=True)
+            pathlib.Path(file).rename(name)
+    extra = ['--imagenetpath', str(shapes_folder)]
+    extra += ['--cache', 'cache'] if '--cache' in options else []
+    imagenet.main([*options, *SMALL_IMAGENET, *extra])
+    said = capfd.readouterr().out
+    if '--export' in options:
+        assert pathlib.Path(options[options.index('--export') + 1]).exists()
+    assert ('top-1' if '--evaluate' in options else 'is finished: 1 epochs') in said
