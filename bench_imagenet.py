@@ -69,9 +69,9 @@ def inputs(bench, folder):
         return lambda: [None for _ in epoch()]
 
     pairs = list(zip(map(str, map(bytes.decode, files)), seeds, strict=True))[:64]
-    of_ours = data.Files(files, labels, SIZE)[torch.arange(len(pairs)), torch.tensor(seeds[:64])]
-    difference = np.mean([np.abs(pil_crop(*pair) - (x.flip(1) if flip else x).numpy().astype(float))
-                          for pair, x, flip in zip(pairs, of_ours[0], of_ours[2], strict=True)])
+    crops, _ = data.Files(files, labels, SIZE)[torch.arange(len(pairs)), torch.tensor(seeds[:64])]
+    difference = np.mean([np.abs(pil_crop(*pair) - x.numpy().astype(float))
+                          for pair, x in zip(pairs, crops, strict=True)])
     return {'PIL, as torchvision': lambda: [None for _ in pil_batches(
                 [bytes.decode(f) for f in files], seeds, bench.batch_size)],
             'ours': ours(files), 'ours, from the cache': ours(cached),
