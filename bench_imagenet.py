@@ -6,9 +6,10 @@ First images/s on one core, from files to normalised batches: as torchvision doe
 image by image; ours; ours from a --cache; and decoding alone, the limit of ours. The same crops of
 the same images in each, so that the mean difference of the pixels to PIL's can be printed too.
 
-Then ResNet-18 at 224x224, training and inference: in float and NCHW, as published; ours, bfloat16
-where the hardware computes it and channels_last; ours with BN folded away. All ways take turns;
-medians over the rounds.
+Then steps of ResNet-18 at 224x224 on a batch that stays where it is, training alone, by AT from
+ResNet-34, and inference: in float and NCHW, as published; and ours, in bfloat16 where the hardware
+computes it, channels_last, with the BN of a net that is not trained folded away. All ways take
+turns; medians over the rounds.
 """
 import tempfile
 from operator import truediv
@@ -17,11 +18,11 @@ from statistics import median
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 import data
 import datasets
+import distill
 import folding
 import imagenet
 import runs
@@ -79,39 +80,51 @@ def inputs(bench, folder):
 
 
 def steps(bench):
-    """ResNet-18's ways to train on and to test a batch, {task: {way: function of no arguments}}."""
-    tasks = {'training': {}, 'inference': {}}
-    images = torch.randn(bench.batch_size, 3, SIZE, SIZE, device=DEVICE)
+    """The ways to train ResNet-18, alone and by AT from ResNet-34, and to test it:
+    {task: {way: function of no arguments}}."""
+    return {task: {way: step(bench, task, dtype, layout) for way, dtype, layout in (
+        ('float, NCHW', 'float', torch.contiguous_format),
+        ('ours', bench.dtype, torch.channels_last))}
+        for task in ('training', 'AT', 'inference')}
+
+
+def step(bench, task, dtype, layout):
+    """One batch of a task; in channels_last as training.fit and imagenet.py --evaluate do it."""
+    ours = layout == torch.channels_last
+    opt = imagenet.parse(['--imagenetpath', '-', '--dtype', dtype, '--lr', '1e-3', '--beta', '1e3',
+                          '--teacher_params', '-'])
+    x = torch.randn(bench.batch_size, 3, SIZE, SIZE, device=DEVICE).contiguous(memory_format=layout)
     targets = torch.randint(1000, (bench.batch_size,), device=DEVICE)
 
-    def way(task, name, layout, dtype, fold=False):
-        f, params = imagenet.define_student(18, 1)
-        params = folding.fold(params) if fold else params
-        params = {k: v.detach().to(DEVICE).contiguous(memory_format=layout)
-                  .requires_grad_(v.requires_grad) if v.ndim == 4 else
-                  v.detach().to(DEVICE).requires_grad_(v.requires_grad) for k, v in params.items()}
-        x = images.contiguous(memory_format=layout)
-        autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == 'bfloat16')
-        optimizer = torch.optim.SGD([v for v in params.values() if v.requires_grad], 1e-3, .9)
+    def net(depth, prefix, fixed):
+        f, params = imagenet.define_student(depth, 1)
+        params = training.on_device(folding.fold(params) if ours and fixed else params, opt, DEVICE,
+                                    fixed)
+        return f, {prefix + k: v.detach().contiguous(memory_format=layout)
+                   .requires_grad_(v.requires_grad) if v.ndim == 4 else v
+                   for k, v in params.items()}
 
-        def train():
-            optimizer.zero_grad()
-            with autocast:
-                loss = F.cross_entropy(f(x, params, True)[0].float(), targets)
-            loss.backward()
-            optimizer.step()
+    if task == 'inference':
+        f, params = net(18, '', True)
 
         def test():
-            with torch.no_grad(), autocast:
-                f(x, params, False)
+            with torch.no_grad(), training.precision(opt, DEVICE):
+                return f(x, params, False)[0]
 
-        tasks[task][name] = {'training': train, 'inference': test}[task]
+        return test
+    f_s, params = net(18, 'student.', False)
+    f_t, teacher = net(34, 'teacher.', True) if task == 'AT' else (None, {})
+    params |= teacher
+    objective, optimizer = distill.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
 
-    for task in tasks:
-        way(task, 'float, NCHW', torch.contiguous_format, 'float')
-        way(task, 'ours', torch.channels_last, bench.dtype)
-    way('inference', 'ours, BN folded', torch.channels_last, bench.dtype, fold=True)
-    return tasks
+    def train():
+        optimizer.zero_grad()
+        with training.precision(opt, DEVICE):
+            loss, _, _ = objective(params, x, targets, True, opt.beta)
+        loss.backward()
+        optimizer.step()
+
+    return train
 
 
 def take_turns(bench, ways, n):
@@ -147,7 +160,7 @@ def run(bench):
     for task, ways in steps(bench).items():
         n = flop(ways['float, NCHW'])
         turns = take_turns(bench, ways, bench.steps)
-        dtypes = {name: bench.dtype if name.startswith('ours') else 'float' for name in ways}
+        dtypes = {'float, NCHW': 'float', 'ours': bench.dtype}
         peaks = {name: peak(training.DTYPES[dtype]) for name, dtype in dtypes.items()}
         rows(task, turns, bench.batch_size,
              lambda name, t, n=n, peaks=peaks: f'{100 * n / t / peaks[name]:6.1f} % of peak')

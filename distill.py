@@ -181,7 +181,7 @@ def train(opt, device, checkpoint, lines, make_net, teacher, sets, num_classes, 
     them, of images of size x size pixels.
     """
     name, f_t, teacher = teacher or ('', None, {})
-    teacher = training.on_device(teacher, opt, device)
+    teacher = training.on_device(teacher, opt, device, fixed=True)
     if f_t:
         error, _ = training.test_errors(opt, f_t, teacher, sets[1], device)
         print(f'teacher {name}: test error {error:.2f} %')
@@ -189,7 +189,8 @@ def train(opt, device, checkpoint, lines, make_net, teacher, sets, num_classes, 
     f_s, student = make_net()
     student, helpers = training.on_device(student, opt, device), {}
     if opt.method == 'f_actt':
-        with torch.random.fork_rng([]):     # the images come in the same order as without
+        # the images come in the same order as without
+        with torch.random.fork_rng([]), training.precision(opt, device):
             helpers = regressors(f_s, student, f_t, teacher, size)
     params = {**utils.with_prefix(student, 'student.'),
               **training.on_device(helpers, opt, device),

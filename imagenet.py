@@ -414,6 +414,9 @@ def multiply_adds(f, params, size):
 
 def restored(opt, f, params, device):
     """The net with batch normalisation given back, by the statistics of training images."""
+    if parallel.world() > 1:
+        raise InputError('--restore_bn is work for one process: --export what it gives, and test '
+                         'that in several')
     files, labels, _ = datasets.class_folders(opt.imagenetpath, 'train')
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
     _, batches = batches_of(opt, files[chosen], labels[chosen], *input_of(opt, params), device)
@@ -441,8 +444,9 @@ def evaluate(opt, device):
         logits, groups = f(inputs, params, mode)
         return logits[:, classes], groups
 
+    tested = training.on_device(folding.fold(params), opt, device, fixed=True)
     test, start = batches_of(opt, files, labels, size, pixels, device), time.perf_counter()
-    top1, top5 = training.test_errors(opt, among, params, test, device)
+    top1, top5 = training.test_errors(opt, among, tested, test, device)
     taken = time.perf_counter() - start
     count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
     macs = multiply_adds(f, params, size)

@@ -49,8 +49,7 @@ ONE_EPOCH = f'{TABLE_3} --epochs 1 --epoch_step []'
 THREE_EPOCHS = '--epochs 3 --epoch_step [2,3] --validate 5000'
 FIVE_EPOCHS = '--epochs 5 --epoch_step [2,3,4] --validate 30000'
 GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
-IMAGENETTE = ('--imagenetpath imagenette --size 96 --batch_size 32 --lr 0.05 --epochs 15 '
-              '--epoch_step [0.6,0.9] --nthread 2')
+IMAGENETTE = '--imagenetpath imagenette --size 96 --batch_size 32 --nthread 2 --epoch_step [0.6,0.9]'
 # Their places among ImageNet's classes, in the order of the folders' names.
 IMAGENETTE_CLASSES = '[0,217,482,491,497,566,569,571,574,701]'
 # table -> title; epochs of the paper's schedule; whether the paper's numbers are medians of five
@@ -174,6 +173,13 @@ TABLES = {
             'at_kd': row('ResNet-18, AT+KD from ResNet-34', '', '', '--depth 18 --teacher_params '
                          'resnet34 --alpha 0.9 --beta 1e+3', 'student', 1),
         }),
+    'imagenette-choices': dict(
+        title='The learning rates of the next table, chosen on 400 of the 2,000 training images',
+        measure='error held out, %', script='imagenet.py', epochs=6, medians=False,
+        common=f'{IMAGENETTE} --epochs 6 --validate 400',
+        rows={f'{depth}_{lr:g}': choice(f'ResNet-{depth}, learning rate {lr:g}',
+                                        f'--depth {depth} --lr {lr:g}')
+              for depth in (34, 18) for lr in (.05, .02, .01, .005)}),
     'imagenette': dict(
         title='Ten classes of ImageNet: 2,000 training and 500 test images of Imagenette, 96x96',
         measure='top-1 error, %', script='imagenet.py', epochs=15, medians=False,

@@ -216,12 +216,16 @@ def parameter_dtype(opt):
     return torch.float64 if opt.dtype == 'double' else torch.float32
 
 
-def on_device(params, opt, device):
-    """Parameters as the loop wants them: on the device, filters in channels_last."""
-    dtype = parameter_dtype(opt)
-    return {k: v.detach().to(device, dtype, memory_format=torch.channels_last if v.ndim == 4
-                             else torch.preserve_format).requires_grad_(v.requires_grad)
-            for k, v in params.items()}
+def on_device(params, opt, device, fixed=False):
+    """Parameters as the loop wants them: on the device, filters in channels_last. Filters and
+    matrices that are `fixed` are kept as autocast would make them anew in each step."""
+    def dtype(v):
+        return torch.bfloat16 if fixed and opt.dtype == 'bfloat16' and v.ndim > 1 else \
+            parameter_dtype(opt)
+
+    return {k: v.detach().to(device, dtype(v), memory_format=torch.channels_last if v.ndim == 4
+                             else torch.preserve_format)
+            .requires_grad_(v.requires_grad and not fixed) for k, v in params.items()}
 
 
 def restore(opt, params, state):

@@ -42,7 +42,7 @@ def attention_maps(f, params, images, mapping='sum2', labels=None,
     """The maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N, h, w),
     or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given.
     The images are normalised by `stats`, means and deviations."""
-    inputs = data.normalise(torch.from_numpy(images), torch.tensor(stats))
+    inputs = data.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=torch.float))
     if mapping == 'gradient':
         return [gradient_map(f, params, inputs, labels).numpy()]
     with torch.no_grad():

@@ -1,14 +1,18 @@
 """bench.py: what it compares is equal, and it prints what it says."""
+import contextlib
 import re
+import types
 
 import numpy as np
 import pytest
 import torch
 
 import bench
+import bench_imagenet
 import data
 import datasets
 import distill
+import training
 
 
 @pytest.mark.parametrize('case', ['10-1', '10-1:16-2'])
@@ -67,3 +71,56 @@ def test_prints_a_row_for_each_way(capfd):
 def test_bad_flags(fails, flags, message):
     status, said = fails(bench.main, 'cifar', *flags)
     assert status == 2 and message in said and len(said.splitlines()) == 1
+
+
+def test_imagenet_prints_a_row_for_each_way(capfd, shapes_folder):
+    for flags in ([], ['--imagenetpath', str(shapes_folder)]):
+        bench.main(['imagenet', '--rounds', '1', '--steps', '1', '--images', '2', '--batch_size',
+                    '2', '--dtype', 'float', *flags])
+        head, titles, *rows = capfd.readouterr().out.splitlines()
+        assert 'ours in float' in head and titles.split() == ['what', 'way', 'images/s', 'ratio']
+        said = rows.pop(4)
+        assert 'grey levels' in said and 0 <= float(said.split(':')[1].split()[0]) < .5
+        assert [row.split()[0] for row in rows] == 4 * ['input'] + [
+            task for task in ('training', 'AT', 'inference') for _ in range(2)]
+        for row in rows:
+            numbers = re.findall(r'\d+\.?\d*', row)
+            assert len(numbers) == (2 if row.startswith('input') else 3)
+            assert float(numbers[1]) > 0
+
+
+@pytest.mark.parametrize('task', ['training', 'AT', 'inference'])
+def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
+    """In float, the losses and the parameters after a step, from the same start and images."""
+    options = types.SimpleNamespace(batch_size=2, dtype='float')
+    monkeypatch.setattr(bench_imagenet, 'SIZE', 64)
+    seen = []
+
+    def precision(opt, device):
+        return contextlib.nullcontext()
+
+    real = distill.make_objective
+
+    def make_objective(opt, f_s, f_t):
+        objective = real(opt, f_s, f_t)
+
+        def recorded(params, *rest):
+            found = objective(params, *rest)
+            seen.append((found[0].detach(), params))
+            return found
+        return recorded
+
+    monkeypatch.setattr(training, 'precision', precision)
+    monkeypatch.setattr(distill, 'make_objective', make_objective)
+    outputs = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        outputs.append(bench_imagenet.step(options, task, 'float', layout)())
+    if task == 'inference':
+        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3)
+        return
+    (loss, params), (other, others) = seen
+    torch.testing.assert_close(loss, other, rtol=1e-4, atol=1e-4)
+    for k, v in params.items():
+        if k.startswith('student.') and v.requires_grad:
+            torch.testing.assert_close(v, others[k], rtol=1e-3, atol=1e-3)

@@ -276,6 +276,22 @@ def test_first_bad_step_is_the_one_named():
         training.averages(sums, 'epoch 7')
 
 
+def test_fixed_filters_give_the_same_bits_in_bfloat16():
+    """A teacher's filters as autocast makes them, once instead of in each step."""
+    f, params = cifar.resnet(10, 1, 10)
+    opt = cifar.parse(['--dtype', 'bfloat16'])
+    x, device = torch.randn(2, 3, 32, 32), torch.device('cpu')
+    logits = []
+    for fixed in (False, True):
+        placed = training.on_device(params, opt, device, fixed)
+        assert placed['conv0'].dtype == (torch.bfloat16 if fixed else torch.float32)
+        assert placed['bn.weight'].dtype == torch.float32
+        assert placed['conv0'].requires_grad != fixed
+        with torch.no_grad(), training.precision(opt, device):
+            logits.append(f(x, placed, False)[0])
+    assert torch.equal(*logits)
+
+
 def test_full_disk_leaves_the_previous_checkpoint(cifar_run, tmp_path):
     cifar_run('logs/a', '--epochs', 1)
     good = (tmp_path / 'logs/a/model.pt7').read_bytes()
