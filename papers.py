@@ -49,7 +49,8 @@ ONE_EPOCH = f'{TABLE_3} --epochs 1 --epoch_step []'
 THREE_EPOCHS = '--epochs 3 --epoch_step [2,3] --validate 5000'
 FIVE_EPOCHS = '--epochs 5 --epoch_step [2,3,4] --validate 30000'
 GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
-IMAGENETTE = '--imagenetpath imagenette --size 96 --batch_size 32 --nthread 2 --epoch_step [0.6,0.9]'
+IMAGENETTE = ('--imagenetpath imagenette --size 96 --batch_size 32 --nthread 2 '
+              '--epoch_step [0.6,0.9]')
 # Their places among ImageNet's classes, in the order of the folders' names.
 IMAGENETTE_CLASSES = '[0,217,482,491,497,566,569,571,574,701]'
 # table -> title; epochs of the paper's schedule; whether the paper's numbers are medians of five

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.rendezvous import rendezvous
 
 from utils import InputError
 
@@ -73,14 +74,24 @@ def connect():
         if cuda:
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         # the others wait while the first one downloads, or writes a --cache of hours
-        dist.init_process_group('nccl' if cuda else 'gloo', timeout=datetime.timedelta(days=2))
+        wait = datetime.timedelta(days=2)
+        store, number, processes = next(rendezvous('env://'))
+        if os.environ.get('GROUP_WORLD_SIZE') == '1':
+            # torchrun keeps its store when it restarts us, with the addresses of the processes that
+            # are gone (pytorch/pytorch#135712). Machines count their restarts each for itself, so
+            # that for several of them this is no remedy; the README has one.
+            store = dist.PrefixStore(os.environ.get('TORCHELASTIC_RESTART_COUNT', ''), store)
+        dist.init_process_group('nccl' if cuda else 'gloo', timeout=wait, store=store, rank=number,
+                                world_size=processes)
         if rank():
             sys.stdout = open(os.devnull, 'w')
     return torch.device('cuda', torch.cuda.current_device()) if cuda else torch.device('cpu')
 
 
 def disconnect():
+    """Leave the other processes, when all are done."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

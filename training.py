@@ -144,10 +144,8 @@ def start(opt, work, script, argv=None):
     parallel.choose_gpus(opt.gpu_id)
     if opt.ngpu > 1 and not parallel.launched():
         return parallel.launch(opt.ngpu, script, argv)
-    try:
-        work(opt, set_up(opt))
-    finally:
-        parallel.disconnect()
+    work(opt, set_up(opt))
+    parallel.disconnect()
 
 
 def in_folder(train):
