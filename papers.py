@@ -51,6 +51,7 @@ FIVE_EPOCHS = '--epochs 5 --epoch_step [2,3,4] --validate 30000'
 GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
 IMAGENETTE = ('--imagenetpath imagenette --size 96 --batch_size 32 --nthread 2 '
               '--epoch_step [0.6,0.9]')
+IMAGENETTE_LR = {34: .01, 18: .005}     # chosen in the table imagenette-choices
 # Their places among ImageNet's classes, in the order of the folders' names.
 IMAGENETTE_CLASSES = '[0,217,482,491,497,566,569,571,574,701]'
 # table -> title; epochs of the paper's schedule; whether the paper's numbers are medians of five
@@ -180,16 +181,18 @@ TABLES = {
         common=f'{IMAGENETTE} --epochs 6 --validate 400',
         rows={f'{depth}_{lr:g}': choice(f'ResNet-{depth}, learning rate {lr:g}',
                                         f'--depth {depth} --lr {lr:g}')
-              for depth in (34, 18) for lr in (.05, .02, .01, .005)}),
+              for depth, rates in ((34, (.05, .02, .01, .005)), (18, (.05, .02, .01, .005, .002)))
+              for lr in rates}),
     'imagenette': dict(
         title='Ten classes of ImageNet: 2,000 training and 500 test images of Imagenette, 96x96',
-        measure='top-1 error, %', script='imagenet.py', epochs=15, medians=False,
-        common=IMAGENETTE,
+        measure='top-1 error, %', script='imagenet.py', epochs=12, medians=False,
+        common=f'{IMAGENETTE} --epochs 12',
         rows={
-            'teacher': row('ResNet-34, the teacher', options='--depth 34', seeds=3),
-            'student': row('ResNet-18 alone', seeds=3),
-            'at': row('ResNet-18, AT', options='--teacher_params @teacher --beta 1e+3',
-                      plain='student', seeds=3),
+            'teacher': row('ResNet-34, the teacher', options=f'--depth 34 --lr {IMAGENETTE_LR[34]}',
+                           seeds=3),
+            'student': row('ResNet-18 alone', options=f'--lr {IMAGENETTE_LR[18]}', seeds=3),
+            'at': row('ResNet-18, AT', options=f'--lr {IMAGENETTE_LR[18]} --teacher_params '
+                      '@teacher --beta 1e+3', plain='student', seeds=3),
         }),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',

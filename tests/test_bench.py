@@ -73,20 +73,27 @@ def test_bad_flags(fails, flags, message):
     assert status == 2 and message in said and len(said.splitlines()) == 1
 
 
-def test_imagenet_prints_a_row_for_each_way(capfd, shapes_folder):
-    for flags in ([], ['--imagenetpath', str(shapes_folder)]):
-        bench.main(['imagenet', '--rounds', '1', '--steps', '1', '--images', '2', '--batch_size',
-                    '2', '--dtype', 'float', *flags])
-        head, titles, *rows = capfd.readouterr().out.splitlines()
-        assert 'ours in float' in head and titles.split() == ['what', 'way', 'images/s', 'ratio']
-        said = rows.pop(4)
-        assert 'grey levels' in said and 0 <= float(said.split(':')[1].split()[0]) < .5
-        assert [row.split()[0] for row in rows] == 4 * ['input'] + [
-            task for task in ('training', 'AT', 'inference') for _ in range(2)]
-        for row in rows:
-            numbers = re.findall(r'\d+\.?\d*', row)
-            assert len(numbers) == (2 if row.startswith('input') else 3)
-            assert float(numbers[1]) > 0
+def test_imagenet_prints_a_row_for_each_way(capfd, shapes_folder, monkeypatch):
+    monkeypatch.setattr(bench_imagenet, 'SIZE', 64)
+    bench.main(['imagenet', '--rounds', '1', '--steps', '1', '--images', '2', '--batch_size', '2',
+                '--dtype', 'float', '--imagenetpath', str(shapes_folder)])
+    head, titles, *rows = capfd.readouterr().out.splitlines()
+    assert 'ours in float' in head and titles.split() == ['what', 'way', 'images/s', 'ratio']
+    said = rows.pop(4)
+    assert 'grey levels' in said and 0 <= float(said.split(':')[1].split()[0]) < .5
+    assert [row.split()[0] for row in rows] == 4 * ['input'] + [
+        task for task in ('training', 'AT', 'inference') for _ in range(2)]
+    for row in rows:
+        numbers = re.findall(r'\d+\.?\d*', row)
+        assert len(numbers) == (2 if row.startswith('input') else 3)
+        assert float(numbers[1]) > 0
+
+
+def test_imagenet_draws_images_if_it_is_given_none(tmp_path):
+    options = types.SimpleNamespace(imagenetpath='', images=3, batch_size=2)
+    ways, difference, n = bench_imagenet.inputs(options, str(tmp_path))
+    assert n == 3 and difference < .5 and len(ways) == 4
+    assert all(w() for w in ways.values())
 
 
 @pytest.mark.parametrize('task', ['training', 'AT', 'inference'])
