@@ -456,13 +456,13 @@ def evaluate(opt, device):
     if opt.evaluate in weights.KNOWN:
         print('on the 50,000 images of ImageNet it should be '
               '{:.2f} % and {:.2f} %'.format(*weights.KNOWN[opt.evaluate][2]))
-    if parallel.rank() == 0 and opt.save:
+    if parallel.is_first() and opt.save:
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
                      train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)
         runs.write_log(pathlib.Path(opt.save, 'log.txt'), [
             {**vars(opt), **runs.environment(opt, device), 'sha256': sha256_of(path)},
             {**vars(opt), **found}])
-    if parallel.rank() == 0 and opt.export:
+    if parallel.is_first() and opt.export:
         weights.write(params, opt.export)
         print(f'wrote {opt.export}')
 

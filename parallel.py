@@ -30,6 +30,11 @@ def launched():
     return 'RANK' in os.environ
 
 
+def is_first():
+    """Whether this process is the one that prints and saves."""
+    return os.environ.get('RANK', '0') == '0'
+
+
 def rank():
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -63,8 +68,8 @@ def launch(n, script, argv=None):
     except ChildFailedError as e:
         code = e.get_first_failure()[1].exitcode
         sys.exit(code if code > 0 else 1)
-    except SignalException:
-        raise KeyboardInterrupt from None
+    except SignalException as e:
+        sys.exit(128 + e.sigval)
 
 
 def connect():
@@ -83,7 +88,7 @@ def connect():
             store = dist.PrefixStore(os.environ.get('TORCHELASTIC_RESTART_COUNT', ''), store)
         dist.init_process_group('nccl' if cuda else 'gloo', timeout=wait, store=store, rank=number,
                                 world_size=processes)
-        if rank():
+        if not is_first():
             sys.stdout = open(os.devnull, 'w')
     return torch.device('cuda', torch.cuda.current_device()) if cuda else torch.device('cpu')
 
@@ -98,13 +103,13 @@ def disconnect():
 def leave_it_to_the_first():
     """Called before an error is said: the same one befalls all processes more often than not, and
     torchrun ends the others when the first has ended."""
-    if launched() and os.environ['RANK'] != '0':
+    if not is_first():
         time.sleep(PATIENCE)
 
 
 def from_first(make):
     """What make() gives in the first process, in all of them."""
-    box = [make() if rank() == 0 else None]
+    box = [make() if is_first() else None]
     if world() > 1:
         dist.broadcast_object_list(box)
     return box[0]
@@ -152,10 +157,7 @@ class Trained(torch.nn.Module):
 
 def averaged(objective, params):
     """objective(params, ...) -> the same, as a function of the rest, whose gradients are averaged
-    over the processes. The trained entries of `params` become torch's Parameters."""
+    over the processes. The trained entries of `params` are Parameters."""
     if world() == 1:
         return lambda *sample: objective(params, *sample)
-    for k, v in params.items():
-        if v.requires_grad:
-            params[k] = torch.nn.Parameter(v.detach())
     return torch.nn.parallel.DistributedDataParallel(Trained(objective, params))

@@ -152,11 +152,11 @@ def in_folder(train):
     """The work of a run: lock its folder, find what there is to go on from, train(opt, device,
     checkpoint, lines) what is missing, finish."""
     def work(opt, device):
-        with runs.lock(opt.save) if parallel.rank() == 0 else contextlib.nullcontext():
+        with runs.lock(opt.save) if parallel.is_first() else contextlib.nullcontext():
             checkpoint, lines = parallel.from_first(lambda: runs.previous(opt))
             if not checkpoint or checkpoint['epoch'] < opt.epochs:
                 train(opt, device, checkpoint, lines)
-            if parallel.rank() == 0:
+            if parallel.is_first():
                 runs.finish(opt)
 
     return work
@@ -191,8 +191,9 @@ def run(main):
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print('interrupted; the same command continues a training from its last finished epoch',
-              file=sys.stderr)
+        if parallel.is_first():
+            print('interrupted; the same command continues a training from its last finished '
+                  'epoch', file=sys.stderr)
         status = 130
     sys.exit(status)
 
@@ -217,13 +218,14 @@ def parameter_dtype(opt):
 def on_device(params, opt, device, fixed=False):
     """Parameters as the loop wants them: on the device, filters in channels_last. Filters and
     matrices that are `fixed` are kept as autocast would make them anew in each step."""
-    def dtype(v):
-        return torch.bfloat16 if fixed and opt.dtype == 'bfloat16' and v.ndim > 1 else \
-            parameter_dtype(opt)
+    def place(v):
+        low = fixed and opt.dtype == 'bfloat16' and v.ndim > 1
+        layout = torch.channels_last if v.ndim == 4 else torch.preserve_format
+        placed = v.detach().to(device, torch.bfloat16 if low else parameter_dtype(opt),
+                               memory_format=layout)
+        return torch.nn.Parameter(placed) if v.requires_grad and not fixed else placed
 
-    return {k: v.detach().to(device, dtype(v), memory_format=torch.channels_last if v.ndim == 4
-                             else torch.preserve_format)
-            .requires_grad_(v.requires_grad and not fixed) for k, v in params.items()}
+    return {k: place(v) for k, v in params.items()}
 
 
 def restore(opt, params, state):
@@ -422,12 +424,12 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
                                                                 f'{z["epoch"]}')
         lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
         news.clear()
-        if parallel.rank() == 0:
+        if parallel.is_first():
             runs.save_epoch(folder, opt, lines, params, state['optimizer'])
         print(summary(lines[-1], train[0]), flush=True)
 
     engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
-    if parallel.rank() == 0:
+    if parallel.is_first():
         runs.write_log(folder / 'log.txt', lines)
     print(f'{folder}: epochs {done + 1} to {opt.epochs} on {runs.device_name(device)}, {opt.dtype}')
     engine.train(h, None, opt.epochs, optimizer)
