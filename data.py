@@ -198,28 +198,44 @@ def write_cache(files, labels, cache, size, nthread):
     of `size` takes -> names there, labels. What is there already is left; small images are copied.
     """
     short = short_side(size)
-    new = np.array([os.fsencode(pathlib.Path(cache, f'short{short}', *pathlib.Path(
-        os.fsdecode(f)).parts[-3:])) for f in files])
+    home = pathlib.Path(cache).expanduser() / f'short{short}'
+    new = np.array([os.fsencode(home.joinpath(*pathlib.Path(os.fsdecode(f)).parts[-3:]))
+                    for f in files])
 
     def write(pair):
         source, path = map(os.fsdecode, pair)
-        image = read_image(source)
+        image, temporary = read_image(source), f'{path}.{os.getpid()}.tmp'
         if min(image.shape[:2]) > short:
-            image = with_short_side(image, short)
-            _, encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            _, encoded = cv2.imencode('.jpg', with_short_side(image, short),
+                                      [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         else:
             encoded = np.fromfile(source, np.uint8)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        encoded.tofile(f'{path}.tmp')
-        os.replace(f'{path}.tmp', path)
+        pathlib.Path(temporary).write_bytes(encoded.tobytes())
+        os.replace(temporary, path)
 
-    todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
+    pool = ThreadPool(max(1, nthread))
     try:
-        with ThreadPool(max(1, nthread)) as pool:
-            for _ in tqdm(pool.imap_unordered(write, todo, chunksize=16), 'writing the cache',
-                          len(todo), unit=' images', disable=None if todo else True):
-                pass
+        belongs_to(home, pathlib.Path(os.fsdecode(files[0])).resolve().parents[2])
+        todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
+        for _ in tqdm(pool.imap_unordered(write, todo), 'writing the cache', len(todo),
+                      unit=' images', disable=None if todo else True):
+            pass
     except OSError as e:
         raise RunError(f'cannot write the cache {cache}: {e.strerror}. The same command goes on '
                        f'where it stopped') from None
+    finally:
+        pool.terminate()
+        pool.join()
     return new, labels
+
+
+def belongs_to(home, root):
+    """Note in a cache's folder of which images it is made; refuse one that is made of others."""
+    note = home / 'source.txt'
+    home.mkdir(parents=True, exist_ok=True)
+    if not note.exists():
+        note.write_text(f'{root}\n')
+    if note.read_text() != f'{root}\n':
+        raise InputError(f'{home} holds the images of {note.read_text().strip()}: give another '
+                         f'--cache')

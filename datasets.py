@@ -175,7 +175,7 @@ def class_folders(root, part=''):
     folder = pathlib.Path(root, part).expanduser()
     if not folder.is_dir():
         raise InputError(f'there is no folder {folder}: it should hold a folder per class')
-    names = sorted(d.name for d in os.scandir(folder) if d.is_dir())
+    names = sorted(d.name for d in os.scandir(folder) if d.is_dir() and d.name[0] != '.')
     if not names:
         raise InputError(f'{folder} holds no class folders' + (
             f". If these are ImageNet's images, sort them: (cd {shlex.quote(str(folder))} && wget "
@@ -189,7 +189,8 @@ def class_folders(root, part=''):
 
 
 def image_files(folder):
-    return sorted(f.path for f in os.scandir(folder) if f.name.lower().endswith(IMAGES))
+    return sorted(f.path for f in os.scandir(folder)
+                  if f.name.lower().endswith(IMAGES) and f.name[0] != '.')
 
 
 # ---- shapes -----------------------------------------------------------------------------------

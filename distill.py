@@ -86,14 +86,16 @@ def beta_in(opt, epoch):
                        'step': training.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
 
 
-def regressors(f_s, student, f_t, teacher, size):
-    """1x1 convolutions from the student's to the teacher's channels, for the groups in which
-    those differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in pixels."""
+def regressors(f_s, student, f_t, teacher, size, groups):
+    """1x1 convolutions from the student's to the teacher's channels, for those of the `groups` in
+    which they differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in pixels.
+    """
     image = next(iter(student.values())).new_zeros(1, 3, size, size)
     with torch.no_grad():
         g_s, g_t = f_s(image, student, False)[1], f_t(image, teacher, False)[1]
     return {f'regressor.group{i}': utils.conv_params(x.shape[1], y.shape[1]).requires_grad_()
-            for i, (x, y) in enumerate(zip(g_s, g_t, strict=True)) if x.shape[1] != y.shape[1]}
+            for i, (x, y) in enumerate(zip(g_s, g_t, strict=True))
+            if i in groups and x.shape[1] != y.shape[1]}
 
 
 # What --beta weighs. A method of your own is one more such function, and its line in METHODS:
@@ -191,7 +193,7 @@ def train(opt, device, checkpoint, lines, make_net, teacher, sets, num_classes, 
     if opt.method == 'f_actt':
         # the images come in the same order as without
         with torch.random.fork_rng([]), training.precision(opt, device):
-            helpers = regressors(f_s, student, f_t, teacher, size)
+            helpers = regressors(f_s, student, f_t, teacher, size, opt.at_groups)
     params = {**utils.with_prefix(student, 'student.'),
               **training.on_device(helpers, opt, device),
               **utils.with_prefix(teacher, 'teacher.')}

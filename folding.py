@@ -64,14 +64,13 @@ def normalisations(f, params):
     return [k for k, x in taps.items() if x is not None and x.ndim == 4 and k not in convs]
 
 
-def is_folded(f, params):
-    """Whether some normalisation of the net has no statistics of its own: none at all, or those of
-    an identity."""
+def folded(f, params):
+    """Of those the ones that have no statistics of their own: none at all, or an identity's."""
     def has(base):
         mean, var = (params.get(f'{base}.running_{k}') for k in ('mean', 'var'))
         return mean is not None and bool(mean.any() or (var - var[0]).any())
 
-    return not all(has(base) for base in normalisations(f, params))
+    return [base for base in normalisations(f, params) if not has(base)]
 
 
 @torch.no_grad()
@@ -84,7 +83,7 @@ def restore(f, params, batches):
     running_var = variance, weight = scale sqrt(variance + eps), bias = scale mean + shift, where
     scale and shift are 1 and 0 after folding. A convolution's bias moves into its normalisation's.
     """
-    moments = {base: 0 for base in normalisations(f, params)}
+    moments = {base: 0 for base in folded(f, params)}
     for inputs in batches:
         taps = dict.fromkeys(moments)
         f(inputs, params, False, taps=taps)

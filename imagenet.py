@@ -54,8 +54,9 @@ def parse(argv):
     m.add_argument('--width', default=1, type=float, help='multiple of the number of channels')
     m.add_argument('--imagenetpath', default='', metavar='DIR',
                    help='folder of the images: train/ and val/, a folder per class in each')
-    m.add_argument('--cache', default='', metavar='DIR', help='write the images there first, once, '
-                   'at the short side that testing takes (256 of --size 224), and train from there')
+    m.add_argument('--cache', default='', metavar='DIR', help='write the training images there '
+                   'first, once, at the short side that testing takes (256 of --size 224), and '
+                   'train from there; the test images stay as they are')
     m.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: 224, or '
                    "227 for Caffe's AlexNet")
     m.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation that '
@@ -66,7 +67,7 @@ def parse(argv):
                    f'training: a file of parameters, a run, or one of {", ".join(weights.KNOWN)}')
     e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='of the evaluated net: '
                    'give batch normalisation that was folded away back first, with the statistics '
-                   'of N training images; with --export the net can then be trained on')
+                   'of N training images; --export writes that net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
                    'that the folders of val/, in order, stand for, if they are some of its classes')
     distill.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
@@ -94,6 +95,8 @@ def check_flags(opt):
         opt.classes = training.json_list(opt.classes, '--classes', '[0,217]')
     if not opt.evaluate and (opt.restore_bn or opt.classes):
         raise InputError('--restore_bn and --classes are for --evaluate')
+    if opt.evaluate and (opt.validate or opt.cache or opt.resume):
+        raise InputError('--validate, --cache and --resume are for training, not for --evaluate')
 
 
 def run_name(opt):
@@ -367,14 +370,35 @@ def net_of(params, path):
     if f is None:
         raise InputError(f'{path} is no net of this script; its first entries are '
                          f'{", ".join(list(params)[:3])}')
+    image, meta = folding.on_meta(params)
+    meta = Noted(meta)
     try:
-        logits, _ = f(*folding.on_meta(params), False)
+        logits, _ = f(image, meta, False)
     except KeyError as e:
         raise InputError(f'{path} is of another architecture: it has no entry {e}') from None
     except (RuntimeError, IndexError, ZeroDivisionError) as e:
         raise InputError(f'{path} is of another architecture: its shapes do not fit together '
                          f'({str(e).splitlines()[0]})') from None
+    unused = [k for k in params if k not in meta.used]
+    if unused:
+        raise InputError(f'{path} is of another architecture: {len(unused)} of its entries have no '
+                         f'place here, the first are {", ".join(unused[:3])}')
     return f, logits.shape[1]
+
+
+class Noted(dict):
+    """A dict that notes which of its entries are used."""
+
+    def __init__(self, entries):
+        super().__init__(entries)
+        self.used = set()
+
+    def __getitem__(self, key):
+        self.used.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        return self[key] if key in self else default
 
 
 def load_net(name):
@@ -393,16 +417,17 @@ def define_teacher(params_file):
 
 # ---- evaluation and training --------------------------------------------------------------------
 
-def input_of(opt, params):
-    """Height and width of the crops, and mean and deviation of the pixels, for a net."""
-    caffe = is_caffe(params)
-    pixels = PIXELS[opt.pixels or ('caffe' if caffe else 'torchvision')]
-    return opt.size or (227 if caffe else 224), pixels
+def input_of(opt, params, made=None):
+    """Height and width of the crops, and the key of PIXELS, for a net: by the flags, else as the
+    run that made it says (`made`, its options), else by what the net is."""
+    made, caffe = made or {}, is_caffe(params)
+    return (opt.size or made.get('input_size') or (227 if caffe else 224),
+            opt.pixels or made.get('input_pixels') or ('caffe' if caffe else 'torchvision'))
 
 
 def batches_of(opt, files, labels, size, pixels, device, **how):
-    return data.file_batches(files, labels, opt.batch_size, size, *pixels, device, opt.nthread,
-                             training.parameter_dtype(opt), **how)
+    return data.file_batches(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
+                             opt.nthread, training.parameter_dtype(opt), **how)
 
 
 def multiply_adds(f, params, size):
@@ -412,33 +437,43 @@ def multiply_adds(f, params, size):
     return counter.get_total_flops() // 2
 
 
-def restored(opt, f, params, device):
+def restored(opt, f, params, device, size, pixels):
     """The net with batch normalisation given back, by the statistics of training images."""
     if parallel.world() > 1:
-        raise InputError('--restore_bn is work for one process: --export what it gives, and test '
+        raise InputError('--restore_bn is work for one process: --export what it gives, and use '
                          'that in several')
+    if not folding.folded(f, params):
+        raise InputError('--restore_bn: no batch normalisation was folded away in this net')
     files, labels, _ = datasets.class_folders(opt.imagenetpath, 'train')
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
-    _, batches = batches_of(opt, files[chosen], labels[chosen], *input_of(opt, params), device)
+    _, batches = batches_of(opt, files[chosen], labels[chosen], size, pixels, device)
     return folding.restore(f, params, (inputs for inputs, _ in batches()))
+
+
+def check_classes(opt, outputs, names):
+    """The net's outputs that the classes `names` stand for."""
+    classes = opt.classes or list(range(outputs))
+    if len(classes) != len(names) or not all(type(c) is int and 0 <= c < outputs for c in classes):
+        raise InputError(f'val/ has {len(names)} classes, {opt.evaluate} {outputs}: name the '
+                         f'{len(names)} outputs that they stand for with --classes')
+    return classes
 
 
 def evaluate(opt, device):
     """Test a net from a file and print what it is; with --save, as a log too; write the net to
     --export, if that is given."""
+    if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
+        raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
     with parallel.first_alone():
         path = weights.locate(opt.evaluate)
     params = weights.read(path)
     f, outputs = net_of(params, path)
     files, labels, names = datasets.class_folders(opt.imagenetpath, 'val')
-    classes = opt.classes or list(range(outputs))
-    if len(classes) != len(names) or not all(type(c) is int and 0 <= c < outputs for c in classes):
-        raise InputError(f'val/ has {len(names)} classes, {opt.evaluate} {outputs}: name the '
-                         f'{len(names)} outputs that they stand for with --classes')
+    classes = check_classes(opt, outputs, names)
+    size, pixels = input_of(opt, params, weights.options(path))
     params = training.on_device(params, opt, device)
     if opt.restore_bn:
-        params = restored(opt, f, params, device)
-    size, pixels = input_of(opt, params)
+        params = restored(opt, f, params, device, size, pixels)
 
     def among(inputs, params, mode):
         logits, groups = f(inputs, params, mode)
@@ -452,10 +487,11 @@ def evaluate(opt, device):
     macs = multiply_adds(f, params, size)
     print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {len(files)} '
           f'images; {len(files) / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
-          f'{count:,} parameters, {macs:,} multiply-adds at {size}x{size}')
-    if opt.evaluate in weights.KNOWN:
-        print('on the 50,000 images of ImageNet it should be '
-              '{:.2f} % and {:.2f} %'.format(*weights.KNOWN[opt.evaluate][2]))
+          f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
+    for url, _, errors in weights.KNOWN.values():
+        if url.endswith('/' + path.name):
+            print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
+                *errors))
     if parallel.is_first() and opt.save:
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
                      train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)
@@ -468,20 +504,22 @@ def evaluate(opt, device):
 
 
 def train(opt, device, checkpoint, lines):
-    teacher = None
+    teacher, made = None, {}
     if opt.teacher_params:
         with parallel.first_alone():    # it may have to be downloaded
-            f_t, outputs, params_t = load_net(opt.teacher_params)
+            path = weights.locate(opt.teacher_params)
+        params_t, made = weights.read(path), weights.options(path)
+        f_t, outputs = net_of(params_t, path)
         teacher = opt.teacher_params, f_t, folding.fold(params_t)
     files, test_files, num_classes = datasets.image_folders(opt.imagenetpath, opt.validate)
     if teacher and outputs != num_classes:
         raise InputError(f'the teacher {opt.teacher_params} knows {outputs} classes, '
                          f'{opt.imagenetpath} has {num_classes}')
-    size, pixels = input_of(opt, teacher[2] if teacher else {})
+    size, pixels = input_of(opt, teacher[2] if teacher else {}, made)
+    opt.input_size, opt.input_pixels = size, pixels     # for those who use the net
     if opt.cache:
         with parallel.first_alone():
             files = data.write_cache(*files, opt.cache, size, opt.nthread)
-            test_files = data.write_cache(*test_files, opt.cache, size, opt.nthread)
     sets = (batches_of(opt, *files, size, pixels, device, train=True),
             batches_of(opt, *test_files, size, pixels, device))
     distill.train(opt, device, checkpoint, lines, lambda: make_net(opt, num_classes), teacher,

@@ -20,19 +20,19 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.rendezvous import rendezvous
 
-from utils import InputError
+from utils import InputError, RunError, is_statistic
 
 PATIENCE = 3    # seconds for which the other processes leave it to the first to say what is wrong
 
 
 def launched():
-    """Whether torchrun has started this process."""
-    return 'RANK' in os.environ
+    """Whether torchrun, or one that speaks like it, has started this process."""
+    return {'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'} <= set(os.environ)
 
 
 def is_first():
     """Whether this process is the one that prints and saves."""
-    return os.environ.get('RANK', '0') == '0'
+    return not launched() or os.environ['RANK'] == '0'
 
 
 def rank():
@@ -66,8 +66,11 @@ def launch(n, script, argv=None):
         torchrun.run(torchrun.parse_args(['--standalone', f'--nproc_per_node={n}',
                                           os.path.abspath(script), *argv]))
     except ChildFailedError as e:
-        code = e.get_first_failure()[1].exitcode
-        sys.exit(code if code > 0 else 1)
+        number, failure = e.get_first_failure()
+        if failure.exitcode < 0:
+            raise RunError(f'process {number} was killed by signal {-failure.exitcode} (for want '
+                           f'of memory, perhaps)') from None
+        sys.exit(failure.exitcode)      # it has said why
     except SignalException as e:
         sys.exit(128 + e.sigval)
 
@@ -130,8 +133,9 @@ def shard(x, even=False):
     """This process's share of a tensor or array: every world-th entry along the first dimension.
     `even` gives all processes as many, the first entries once more where that does not come out
     even."""
-    if even and len(x) % world():
-        x = torch.cat([x, x[:-len(x) % world()]])
+    if even:
+        each = -(-len(x) // world())
+        x = torch.cat([x] * world())[:each * world()]
     return x[rank()::world()]
 
 
@@ -141,6 +145,15 @@ def total(x):
     if world() > 1:
         dist.all_reduce(x)
     return x
+
+
+def share_statistics(params):
+    """Give all processes the first one's running statistics, in place: those are saved, and so they
+    are tested."""
+    if world() > 1:
+        for k, v in params.items():
+            if is_statistic(k):
+                dist.broadcast(v, 0)
 
 
 class Trained(torch.nn.Module):

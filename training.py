@@ -12,6 +12,7 @@ import pathlib
 import platform
 import re
 import sys
+import time
 
 import torch
 from torchnet.engine import Engine
@@ -188,6 +189,10 @@ def run(main):
         parallel.leave_it_to_the_first()
         print(f'error: {e}', file=sys.stderr)
         status = 2 if isinstance(e, InputError) else 1
+    except RuntimeError:
+        if parallel.launched():     # another process, with which this one spoke, says what is wrong
+            time.sleep(2 * parallel.PATIENCE)
+        raise
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -282,10 +287,10 @@ def progress(device):
         nonlocal bar
         host.zero_()
         bar = tqdm(desc=title, total=n, unit=' images', leave=False, dynamic_ncols=True,
-                   disable=None)
+                   disable=None if parallel.is_first() else True)
 
     def step(sums, n, t):
-        bar.update(n)
+        bar.update(n * parallel.world())
         if not bar.disable and t % 10 == 0:
             n, loss, right = host.tolist()
             if n:
@@ -418,6 +423,7 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
         bar_stop()
         reset()
         timer.reset()
+        parallel.share_statistics(params)
         with torch.no_grad():
             engine.test(h, test[1]())
         z['test_loss'], z['test_acc'], z['test_acc5'], _ = read(f'the test after epoch '

@@ -177,6 +177,13 @@ def load_net(name):
     return *script.net_of(params, path), params
 
 
+def stats_of(opt, params):
+    """Mean and deviation that are taken off the pixels for a net."""
+    if not is_large(params):
+        return datasets.MEAN, datasets.STD
+    return imagenet.PIXELS[imagenet.input_of(opt, params)[1]]
+
+
 def is_large(params):
     """Whether the net is one of ImageNet's."""
     return imagenet.net_like(params)[0] is not None
@@ -200,8 +207,9 @@ def main(argv=None):
                         'that the net predicts')
     parser.add_argument('--size', default=0, type=int, help='pixels to which images are resized, '
                         'both ways; 0: 32, or 224 for nets of ImageNet')
-    parser.add_argument('--pixels', default='torchvision', choices=imagenet.PIXELS, help='mean and '
-                        'deviation that are taken off the pixels for nets of ImageNet')
+    parser.add_argument('--pixels', default='', choices=['', *imagenet.PIXELS], help='mean and '
+                        'deviation that are taken off the pixels for nets of ImageNet, as in '
+                        'imagenet.py')
     parser.add_argument('--save', default='attention.png', help='the figure, .png')
     opt = parser.parse_args(argv)
     training.check_numbers(opt, zero_or_more=['size'])
@@ -218,8 +226,7 @@ def main(argv=None):
         images, masks = read_images(files, size), None
     else:
         images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=size))
-    stats = imagenet.PIXELS[opt.pixels] if large == {True} else (datasets.MEAN, datasets.STD)
-    maps = {label: attention_maps(f, params, images, opt.map, stats=stats)
+    maps = {label: attention_maps(f, params, images, opt.map, stats=stats_of(opt, params))
             for label, (f, _, params) in nets.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))

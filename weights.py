@@ -1,6 +1,8 @@
 """Reading and writing parameter files, without ever running what a file carries."""
+import argparse
 import os
 import pathlib
+import re
 import zipfile
 
 import h5py
@@ -30,7 +32,8 @@ HELPERS = ('regressor.',)
 RECONSTRUCT = np.empty(0).__reduce__()[0]
 ARRAYS = [(RECONSTRUCT, 'numpy.core.multiarray._reconstruct'),
           (RECONSTRUCT, 'numpy._core.multiarray._reconstruct'), np.ndarray, np.dtype,
-          type(np.dtype('f4')), type(np.dtype('f8'))]
+          type(np.dtype('f4')), type(np.dtype('f8')),
+          argparse.Namespace]     # of torchvision's training checkpoints, beside the net
 
 
 def load(path):
@@ -94,7 +97,7 @@ def parameters(holder, path):
     if not isinstance(holder, dict) or not holder or not all(
             isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in holder.items()):
         raise InputError(f'{path} holds no dict of tensors')
-    holder = {k: v.detach() for k, v in holder.items()}
+    holder = {k.removeprefix('module.'): v.detach() for k, v in holder.items()}
     return without_prefix(holder, 'student.') or holder
 
 
@@ -121,10 +124,21 @@ def read(path):
                        if not k.startswith(HELPERS) and not k.endswith('.num_batches_tracked')})
 
 
+def options(path):
+    """The options of the run whose checkpoint a file is, else {}."""
+    holder = load(path) if pathlib.Path(path).suffix not in ('.hkl', '.safetensors') else {}
+    return holder.get('options') or {} if isinstance(holder, dict) else {}
+
+
 def from_caffe(params):
     """A converted Caffe AlexNet, whatever its layers are called (conv1 to fc8, or others in that
     order), with the names of torchvision's; any other net as it is."""
-    layers = [k.removesuffix('.weight') for k, v in params.items() if v.ndim in (2, 4)]
+    def order(key):
+        """Convolutions first; by the numbers in their names."""
+        return -params[key].ndim, [int(n) for n in re.findall(r'\d+', key)]
+
+    layers = [k.removesuffix('.weight') for k in sorted(
+        (k for k, v in params.items() if v.ndim in (2, 4)), key=order)]
     shapes = [tuple(params.get(f'{k}.weight', torch.empty(0)).shape[1:]) for k in layers]
     if shapes[:2] != [(3, 11, 11), (48, 5, 5)] or len(shapes) != 8:
         return params
@@ -145,8 +159,10 @@ def locate(name):
         url, sha256, _ = KNOWN[name]
         return download(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
-    raise InputError(f'no net {name}: it is no run under logs/ and no path. '
-                     f'Runs under logs/: {", ".join(known) or "none"}')
+    more = ', ...' if len(known) > 20 else ''
+    raise InputError(f'no net {name}: it is no run under logs/ and no path. Runs under logs/: '
+                     f'{", ".join(known[:20]) or "none"}{more}. Nets that can be downloaded: '
+                     f'{", ".join(KNOWN)}')
 
 
 def check_format(path):

@@ -208,9 +208,9 @@ def test_full_activations_go_through_convolutions_where_widths_differ():
     student, teacher = cifar.resnet(10, 1, 10), cifar.resnet(10, 1, 10)
     for net in (student, teacher):
         net[1].update((k, v.detach()) for k, v in net[1].items())
-    assert distill.regressors(*student, *teacher, 32) == {}
+    assert distill.regressors(*student, *teacher, 32, [0, 1, 2]) == {}
     teacher = cifar.resnet(16, 2, 10)
-    found = distill.regressors(*student, *teacher, 32)
+    found = distill.regressors(*student, *teacher, 32, [0, 1, 2])
     assert {k: tuple(v.shape) for k, v in found.items()} == {
         f'regressor.group{i}': (2 * c, c, 1, 1) for i, c in enumerate((16, 32, 64))}
     params = {**utils.with_prefix(student[1], 'student.'), **found,

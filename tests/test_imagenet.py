@@ -19,7 +19,7 @@ import folding
 import imagenet
 import runs
 import weights
-from utils import InputError
+from utils import InputError, RunError
 
 CPU = torch.device('cpu')
 
@@ -75,7 +75,7 @@ def test_evaluation(imagenet_run, shapes_folder, capsys):
     said = capsys.readouterr().out
     assert (f'top-1 error {100 - z["test_acc"]:.2f} %, top-5 error {100 - z["test_acc5"]:.2f} % of '
             f'21 images') in said
-    assert '190,266 parameters' in said and 'multiply-adds at 40x40' in said
+    assert '190,266 parameters' in said and 'multiply-adds; 40x40' in said
     first, last = runs.read_log('logs/e/log.txt')
     assert first['sha256'] == downloads.sha256_of('logs/a/model.pt7')
     assert [last[k] for k in ('test_acc', 'test_acc5')] == pytest.approx(
@@ -112,14 +112,37 @@ def test_batch_normalisation_is_given_back_and_the_net_exported(shapes_folder, c
     before, after, _ = capsys.readouterr().out.splitlines()
     assert before.split(';')[0] == after.split(';')[0]
     restored = weights.read('restored.pth')
-    assert set(restored) == set(params) and not folding.is_folded(f, restored)
+    assert set(restored) == set(params) and not folding.folded(f, restored)
 
 
 def test_known_weights_say_what_they_should_give(shapes_folder, capsys, monkeypatch):
-    torch.save(imagenet.define_student(18, .125, 10)[1], 'small.pth')
-    monkeypatch.setattr(weights, 'locate', lambda name: pathlib.Path('small.pth'))
-    imagenet.main([*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--evaluate', 'resnet34'])
+    file = 'resnet34-b627a593.pth'
+    torch.save(imagenet.define_student(18, .125, 10)[1], file)
+    imagenet.main([*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--evaluate', file])
     assert 'it should be 26.69 % and 8.58 %' in capsys.readouterr().out
+
+
+def test_a_runs_own_size_and_pixels_are_taken(imagenet_run, shapes_folder, capsys):
+    """By its evaluation, and by its students."""
+    z = imagenet_run('logs/t', '--pixels', 'tensorflow', '--dtype', 'float')[-1]
+    flags = ['--imagenetpath', str(shapes_folder), '--nthread', '0', '--dtype', 'float']
+    capsys.readouterr()
+    imagenet.main([*flags, '--evaluate', 'logs/t'])
+    said = capsys.readouterr().out
+    assert f'top-1 error {100 - z["test_acc"]:.2f} %' in said
+    assert '40x40, tensorflow pixels' in said
+    imagenet.main([*flags, '--width', '.125', '--batch_size', '20', '--epochs', '1', '--beta', '1',
+                   '--teacher_params', 'logs/t', '--save', 'logs/a'])
+    z = runs.read_log('logs/a/log.txt')[-1]
+    assert (z['input_size'], z['input_pixels']) == (40, 'tensorflow')
+
+
+def test_an_evaluation_does_not_overwrite_a_run(imagenet_run, shapes_folder, fails):
+    before = imagenet_run('logs/a')
+    status, said = fails(imagenet.main, '--imagenetpath', shapes_folder, '--evaluate', 'logs/a',
+                         '--save', 'logs/a')
+    assert status == 2 and 'another --save' in said
+    assert runs.read_log('logs/a/log.txt') == before
 
 
 # ---- image files --------------------------------------------------------------------------------
@@ -204,7 +227,8 @@ def test_cache(imagenet_run, shapes_folder, tmp_path):
     imagenet_run('logs/a', *flags)
     assert cv2.imread('cache/short46/train/arrow/wide.png').shape == (46, 138, 3)
     written = sorted(pathlib.Path('cache').rglob('*.*'))
-    assert len(written) == 60 + 21 + 1
+    assert len(written) == 60 + 1 + 1       # and source.txt
+    written.remove(pathlib.Path('cache/short46/source.txt'))
     os.remove(written[0])
     shutil.rmtree('root')       # what is there is not made anew, or even looked for
     shutil.copytree(shapes_folder, 'root')
@@ -212,8 +236,36 @@ def test_cache(imagenet_run, shapes_folder, tmp_path):
     imagenet_run('logs/b', *flags)
     assert written[0].exists() and {p: p.stat().st_mtime_ns for p in written[1:]} == times
     assert not list(pathlib.Path('cache').rglob('*.tmp'))
-    # the cache is a folder of images like any other
-    imagenet_run('logs/c', '--imagenetpath', 'cache/short46')
+
+
+def test_cache_of_other_images_is_refused(imagenet_run, shapes_folder):
+    imagenet_run('logs/a', '--cache', 'cache')
+    shutil.copytree(shapes_folder, 'root')
+    with pytest.raises(InputError, match='give another'):
+        imagenet_run('logs/b', '--imagenetpath', 'root', '--cache', 'cache')
+
+
+def test_full_disk_leaves_no_broken_image_in_a_cache(shapes_folder, monkeypatch):
+    files, labels, _ = datasets.class_folders(shapes_folder, 'val')
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as m:
+        m.setattr(pathlib.Path, 'write_bytes', full)
+        with pytest.raises(RunError, match='No space left on device'):
+            data.write_cache(files, labels, 'cache', 32, 2)
+    assert not list(pathlib.Path('cache').rglob('*.jpg'))
+    new, _ = data.write_cache(files, labels, 'cache', 32, 2)
+    assert all(data.read_image(f) is not None for f in new)
+
+
+def test_hidden_files_are_no_images(shapes_folder):
+    shutil.copytree(shapes_folder, 'root')
+    os.mkdir('root/val/.ipynb_checkpoints')
+    shutil.copy('root/val/star/00005.jpg', 'root/val/star/._00005.jpg')
+    files, _, names = datasets.class_folders('root', 'val')
+    assert len(files) == 21 and len(names) == 10
 
 
 def test_small_images_are_copied_into_the_cache(shapes_folder):
@@ -289,7 +341,8 @@ def test_unreadable_image_while_a_cache_is_written(root, fails):
     (['--arch', 'alexnet', '--width', '2'], 'width'), (['--beta', '1'], 'teacher_params'),
     (['--at_groups', '[4]'], 'at_groups'), (['--pixels', 'x'], 'pixels'),
     (['--classes', '[1]'], '--evaluate'), (['--restore_bn', '5'], '--evaluate'),
-    (['--validate', '60'], 'validate'), (['--imagenetpath', ''], 'imagenetpath')])
+    (['--validate', '60'], 'validate'), (['--evaluate', 'x', '--cache', 'c'], '--cache'),
+    (['--imagenetpath', ''], 'imagenetpath')])
 def test_bad_flags(fails, shapes_folder, flags, message):
     status, said = fails(imagenet.main, '--imagenetpath', shapes_folder, '--save', 'logs/a',
                          '--nthread', 0, *flags)

@@ -158,9 +158,9 @@ CAFFE = ((3, 96, 11, 4, 0, 1), (96, 256, 5, 1, 2, 2), (256, 384, 3, 1, 1, 1),
 def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     convs = [nn.Conv2d(*shape[:5], groups=shape[5]) for shape in CAFFE]
     linears = [nn.Linear(*n) for n in ((9216, 4096), (4096, 4096), (4096, 7))]
-    torch.save({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
-                for k, v in layer.state_dict().items()}, 'a.pth')
-    f, classes, params = imagenet.load_net('a.pth')
+    weights.write({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
+                   for k, v in layer.state_dict().items()}, 'a.hkl')     # in alphabetical order
+    f, classes, params = imagenet.load_net('a.hkl')
     assert classes == 7 and params['features.3.weight'].shape[1] == 48
 
     def pool():
@@ -175,8 +175,8 @@ def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(f(bgr.flip(1), params, False)[0], reference(bgr))
     opt = imagenet.parse(['--imagenetpath', 'x'])
-    assert imagenet.input_of(opt, params) == (227, imagenet.PIXELS['caffe'])
-    assert imagenet.input_of(opt, imagenet.alexnet(7)[1]) == (224, imagenet.PIXELS['torchvision'])
+    assert imagenet.input_of(opt, params) == (227, 'caffe')
+    assert imagenet.input_of(opt, imagenet.alexnet(7)[1]) == (224, 'torchvision')
 
 
 def test_torchvisions_alexnet():
@@ -225,10 +225,10 @@ def test_folded_and_restored_nets_agree(name):
     folded = folding.fold(params)
     torch.testing.assert_close(f(x, folded, False)[0], logits)
     assert name == 'preactivation' or not any('running' in k for k in folded)
-    assert folding.is_folded(f, folded)
+    assert folding.folded(f, folded)
     restored = folding.restore(f, folded, batches)
     torch.testing.assert_close(f(x, restored, False)[0], logits)
-    assert not folding.is_folded(f, restored)
+    assert not folding.folded(f, restored)
     if name in NORMALISED:
         assert {k: v.shape for k, v in restored.items()} == {k: v.shape for k, v in params.items()}
     # statistics of these very images: in training mode the same comes out, but for the moving
@@ -261,10 +261,10 @@ def test_identity_statistics_count_as_folded():
         n = len(params[base + '.weight'])
         params |= {base + '.running_mean': torch.zeros(n), base + '.weight': torch.ones(n),
                    base + '.running_var': torch.full((n,), 1 - 1e-5)}
-    assert folding.is_folded(f, params)
+    assert folding.folded(f, params)
     x = torch.randn(8, 3, 64, 64)
     restored = folding.restore(f, params, [x])
-    assert not folding.is_folded(f, restored)
+    assert not folding.folded(f, restored)
     torch.testing.assert_close(f(x, restored, False)[0], f(x, params, False)[0], rtol=1e-3,
                                atol=1e-3)
 
@@ -284,7 +284,19 @@ def test_define_teacher_reads_what_people_have():
         assert g(x, read, False)[0].shape == (1, 7)
 
 
+def test_normalisation_with_statistics_of_its_own_is_left_alone():
+    f, params = NETS['resnet18']()
+    params = values(params)
+    mixed = folding.without(params, 'group1.block0.bn0') | {'group1.block0.conv0.bias':
+                                                            torch.ones(16)}
+    assert folding.folded(f, mixed) == ['group1.block0.bn0']
+    restored = folding.restore(f, mixed, [torch.randn(4, 3, 64, 64)])
+    assert all(torch.equal(restored[k], v) for k, v in params.items()
+               if not k.startswith('group1.block0.bn0'))
+
+
 @pytest.mark.parametrize('change, said', [
+    (lambda p: p | {'layer1.0.se.fc1.weight': torch.zeros(2, 2, 1, 1)}, 'layer1.0.se.fc1.weight'),
     (lambda p: {k: v for k, v in p.items() if k != 'fc.bias'}, 'no entry .*fc.bias'),
     (lambda p: p | {'layer2.0.conv2.weight': torch.zeros(16, 8, 3, 3)}, 'do not fit'),
     (lambda p: {k: v for k, v in p.items() if not k.startswith('layer')}, 'no net of this script'),

@@ -1,14 +1,14 @@
 """Several processes: that they compute what one does, print once, count once, and come back."""
-import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, ROOT, SMALL, SMALL_IMAGENET
+from conftest import QUICK, ROOT, SMALL_IMAGENET
 
 import cifar
 import data
@@ -83,7 +83,7 @@ def run_five_steps(bn, save, n):
     pathlib.Path('five.py').write_text(FIVE_STEPS)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
                f'--nproc_per_node={n}'] if n > 1 else [sys.executable]
-    subprocess.run([*command, 'five.py', bn, save], check=True, timeout=120,
+    subprocess.run([*command, 'five.py', bn, save], check=True, timeout=300,
                    env={**os.environ, 'OMP_NUM_THREADS': '1'})
     return torch.load(f'{save}/model.pt7', weights_only=True)['params'], runs.read_log(
         f'{save}/log.txt')[-1]
@@ -136,7 +136,7 @@ def torchrun(shapes_folder):
         return subprocess.run(
             [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
              *options, 'worker.py', *SMALL_IMAGENET, '--imagenetpath', str(shapes_folder),
-             *map(str, flags)], capture_output=True, text=True, timeout=240,
+             *map(str, flags)], capture_output=True, text=True, timeout=300,
             env={**os.environ, 'OMP_NUM_THREADS': '1'})
     return call
 
@@ -193,11 +193,34 @@ def test_ngpu_starts_processes(shapes_folder, capfd):
 
 
 def test_ngpu_of_cifar(capfd):
-    """The demo's data set, all of it, since the processes draw it themselves."""
-    cifar.main([*QUICK, '--batch_size', '500', '--ngpu', '2', '--save', 'logs/a'])
+    """The demo's data set, all of it, since the processes draw it themselves; F-ActT, whose
+    regressors have gradients too."""
+    weights.write(cifar.resnet(10, 2, 10)[1], 'teacher.pth')
+    cifar.main([*QUICK, '--batch_size', '500', '--ngpu', '2', '--save', 'logs/a', '--teacher_id',
+                'teacher.pth', '--method', 'f_actt', '--beta', '1', '--at_groups', '[2]'])
     z = runs.read_log('logs/a/log.txt')[-1]
-    assert z['epoch'] == 1 and z['ngpu'] == 2 and len(SMALL) == 2
-    assert json.dumps(z) and pathlib.Path('logs/a/model.pt7').exists()
+    assert z['epoch'] == 1 and z['ngpu'] == 2 and pathlib.Path('logs/a/model.pt7').exists()
+
+
+def test_logged_test_error_is_the_saved_nets(torchrun, capsys, shapes_folder):
+    """Whose running statistics are the first process's."""
+    done = torchrun('--save', 'logs/a', '--dtype', 'float', '--lr', '.05')
+    assert done.returncode == 0, done.stderr
+    z = runs.read_log('logs/a/log.txt')[-1]
+    imagenet.main(['--imagenetpath', str(shapes_folder), '--nthread', '0', '--dtype', 'float',
+                   '--evaluate', 'logs/a', '--save', 'logs/e'])
+    again = runs.read_log('logs/e/log.txt')[-1]
+    assert [again[k] for k in ('test_acc', 'test_acc5')] == pytest.approx(
+        [z[k] for k in ('test_acc', 'test_acc5')])
+
+
+def test_a_fault_of_one_process_is_said_in_a_line(torchrun, shapes_folder, tmp_path):
+    shutil.copytree(shapes_folder, 'root')
+    pathlib.Path('root/train/star/00005.jpg').write_bytes(b'no image')
+    done = torchrun('--save', 'logs/a', '--imagenetpath', 'root')
+    said = [s for s in done.stderr.splitlines() if 'error:' in s or 'RuntimeError' in s]
+    assert done.returncode and [s for s in said if 'star/00005.jpg' in s] == said[:1], done.stderr
+    assert 'Connection' not in done.stderr
 
 
 def test_bad_input_is_said_once(capfd):
@@ -207,6 +230,18 @@ def test_bad_input_is_said_once(capfd):
     said = capfd.readouterr().err
     assert e.value.code == 2 and said.count('there is no folder nowhere/train') == 1
     assert 'Traceback' not in said and len(said.strip().splitlines()) == 1
+
+
+def test_launched_needs_all_that_torchrun_sets(monkeypatch):
+    """RANK alone may be another program's."""
+    monkeypatch.setenv('RANK', '1')
+    assert not parallel.launched() and parallel.is_first()
+
+
+def test_few_items_are_repeated_until_all_have_some(monkeypatch):
+    monkeypatch.setattr(parallel, 'world', lambda: 4)
+    monkeypatch.setattr(parallel, 'rank', lambda: 3)
+    assert parallel.shard(torch.arange(1), even=True).tolist() == [0]
 
 
 def test_shards(monkeypatch):

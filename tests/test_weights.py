@@ -1,4 +1,5 @@
 """Parameter files: what is read, and what is refused."""
+import argparse
 import os
 import sys
 import zipfile
@@ -162,6 +163,12 @@ def test_arrays_of_numpy_in_a_file_of_torch():
     torch.save({'a': np.array([Evil()])}, 'b.pth')
     with pytest.raises(InputError, match='b.pth'):
         weights.read('b.pth')
+
+
+def test_checkpoints_of_other_training_scripts():
+    """The options of torchvision's, the prefix of DataParallel."""
+    torch.save({'model': {'module.a': torch.ones(2)}, 'args': argparse.Namespace(lr=.1)}, 'a.pth')
+    assert set(weights.read('a.pth')) == {'a'}
 
 
 def test_counters_of_torchvisions_bn_are_left_out():
