@@ -4,7 +4,6 @@ import math
 import os
 import pathlib
 import warnings
-from multiprocessing.pool import ThreadPool
 
 import cv2
 import numpy as np
@@ -44,6 +43,15 @@ def normalise(images, stats):
     return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
 
+def parts_of(plan, size):
+    """The rows of a tensor in parts of `size`, the last one smaller. One row that is left over goes
+    into the part before: batch normalisation of a single image may have a single value."""
+    parts = list(plan.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
 def epoch_batches(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0,
                   shuffle=False):
     """(N, function that gives one epoch's batches: inputs `dtype` (B, 3, H, W), targets (B,)).
@@ -68,8 +76,8 @@ def epoch_batches(images, labels, batch_size, mean, std, dtype=torch.float32, pa
             return
         draws = torch.stack([torch.randperm(n), *torch.randint(2 * pad + 1, (2, n)),
                              torch.randint(2, (n,))])
-        draws = parallel.shard(draws.T, even=True).T.to(images.device)
-        for index, top, left, flip in draws.split(share, dim=1):
+        draws = parallel.shard(draws.T, even=True).to(images.device)
+        for index, top, left, flip in (part.T for part in parts_of(draws, share)):
             x = crop_flip(images, index, top, left, flip.bool(), height, width)
             yield normalise(x, stats), labels[index]
 
@@ -175,7 +183,8 @@ def file_batches(files, labels, batch_size, size, mean, std, device, nthread=0,
         plan = torch.stack([torch.randperm(n), torch.randint(2 ** 62, (n,))] if train else
                            [torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = parallel.shard(plan, even=train)
-        loader = DataLoader(dataset, None, sampler=[p.T for p in plan.split(share) if len(p)],
+        parts = parts_of(plan, share) if train else plan.split(share)
+        loader = DataLoader(dataset, None, sampler=[p.T for p in parts if len(p)],
                             num_workers=nthread, pin_memory=device.type == 'cuda',
                             generator=torch.Generator())    # leaves the one of the run alone
         for images, targets in whole_errors(loader):
@@ -189,8 +198,36 @@ def whole_errors(loader):
     """What is wrong with a file said in a line, though a worker found it."""
     try:
         yield from loader
-    except InputError as e:
-        raise InputError(str(e).strip().splitlines()[-1].split('InputError: ')[-1]) from None
+    except (InputError, RunError) as e:
+        last = str(e).strip().splitlines()[-1]
+        raise type(e)(last.split(f'{type(e).__name__}: ')[-1]) from None
+
+
+class Shrunk:
+    """The writing of a cache in the form that DataLoader takes: item i writes the i-th file."""
+
+    def __init__(self, pairs, short):
+        self.pairs, self.short = pairs, short
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, i):
+        source, path = map(os.fsdecode, self.pairs[i])
+        image, temporary = read_image(source), f'{path}.{os.getpid()}.tmp'
+        if min(image.shape[:2]) > self.short:
+            _, encoded = cv2.imencode('.jpg', with_short_side(image, self.short),
+                                      [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        else:
+            encoded = np.fromfile(source, np.uint8)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            pathlib.Path(temporary).write_bytes(encoded.tobytes())
+            os.replace(temporary, path)
+        except OSError as e:
+            raise RunError(f'cannot write the cache: {path}: {e.strerror}. The same command goes '
+                           f'on where it stopped') from None
+        return i
 
 
 def write_cache(files, labels, cache, size, nthread):
@@ -201,41 +238,25 @@ def write_cache(files, labels, cache, size, nthread):
     home = pathlib.Path(cache).expanduser() / f'short{short}'
     new = np.array([os.fsencode(home.joinpath(*pathlib.Path(os.fsdecode(f)).parts[-3:]))
                     for f in files])
-
-    def write(pair):
-        source, path = map(os.fsdecode, pair)
-        image, temporary = read_image(source), f'{path}.{os.getpid()}.tmp'
-        if min(image.shape[:2]) > short:
-            _, encoded = cv2.imencode('.jpg', with_short_side(image, short),
-                                      [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        else:
-            encoded = np.fromfile(source, np.uint8)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        pathlib.Path(temporary).write_bytes(encoded.tobytes())
-        os.replace(temporary, path)
-
-    pool = ThreadPool(max(1, nthread))
-    try:
-        belongs_to(home, pathlib.Path(os.fsdecode(files[0])).resolve().parents[2])
-        todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
-        for _ in tqdm(pool.imap_unordered(write, todo), 'writing the cache', len(todo),
-                      unit=' images', disable=None if todo else True):
-            pass
-    except OSError as e:
-        raise RunError(f'cannot write the cache {cache}: {e.strerror}. The same command goes on '
-                       f'where it stopped') from None
-    finally:
-        pool.terminate()
-        pool.join()
+    belongs_to(home, pathlib.Path(os.fsdecode(files[0])).resolve().parents[2])
+    todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
+    loader = DataLoader(Shrunk(todo, short), None, num_workers=nthread if todo else 0,
+                        generator=torch.Generator())
+    for _ in tqdm(whole_errors(loader), 'writing the cache', len(todo), unit=' images',
+                  disable=None if todo else True):
+        pass
     return new, labels
 
 
 def belongs_to(home, root):
     """Note in a cache's folder of which images it is made; refuse one that is made of others."""
     note = home / 'source.txt'
-    home.mkdir(parents=True, exist_ok=True)
-    if not note.exists():
-        note.write_text(f'{root}\n')
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not note.exists():
+            note.write_text(f'{root}\n')
+    except OSError as e:
+        raise RunError(f'cannot write the cache: {note}: {e.strerror}') from None
     if note.read_text() != f'{root}\n':
         raise InputError(f'{home} holds the images of {note.read_text().strip()}: give another '
                          f'--cache')

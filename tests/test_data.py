@@ -74,3 +74,8 @@ def test_test_batches_are_whole_in_order_and_channels_last():
 def test_padding_larger_than_the_image_is_refused():
     with pytest.raises(InputError, match='randomcrop_pad'):
         data.pad_reflect(images(), 8)
+
+
+def test_one_image_that_is_left_over_joins_the_batch_before():
+    sizes = {n: [len(p) for p in data.parts_of(torch.zeros(n, 2), 4)] for n in (1, 4, 5, 6, 9)}
+    assert sizes == {1: [1], 4: [4], 5: [5], 6: [4, 2], 9: [4, 5]}

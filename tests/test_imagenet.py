@@ -222,12 +222,13 @@ def test_cache(imagenet_run, shapes_folder, tmp_path):
     """Written once, with the short side that testing wants, and trained from."""
     cv2.imwrite(str(tmp_path / 'wide.png'), np.full((100, 300, 3), 7, np.uint8))
     shutil.copytree(shapes_folder, 'root')
-    shutil.copy('wide.png', 'root/train/arrow/wide.png')
+    for name in ('wide.png', 'wider.png'):
+        shutil.copy('wide.png', f'root/train/arrow/{name}')
     flags = ['--imagenetpath', 'root', '--cache', 'cache']
     imagenet_run('logs/a', *flags)
     assert cv2.imread('cache/short46/train/arrow/wide.png').shape == (46, 138, 3)
     written = sorted(pathlib.Path('cache').rglob('*.*'))
-    assert len(written) == 60 + 1 + 1       # and source.txt
+    assert len(written) == 60 + 2 + 1       # and source.txt
     written.remove(pathlib.Path('cache/short46/source.txt'))
     os.remove(written[0])
     shutil.rmtree('root')       # what is there is not made anew, or even looked for
