@@ -56,6 +56,7 @@ def launch(n, script, argv=None):
     gpus = torch.cuda.device_count()
     if 0 < gpus < n:
         raise InputError(f'--ngpu {n}: {gpus} GPUs are visible')
+    before = dict(os.environ)       # torchrun sets the number of threads, which is theirs alone
     if not gpus:
         print(f'no GPU: {n} processes on the CPU, which speak by gloo', flush=True)
         os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // n)))
@@ -73,6 +74,9 @@ def launch(n, script, argv=None):
         sys.exit(failure.exitcode)      # it has said why
     except SignalException as e:
         sys.exit(128 + e.sigval)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def connect():

@@ -182,8 +182,10 @@ def test_ngpu_starts_processes(shapes_folder, capfd):
     """Through the same script and its command line; a second time there is nothing to do."""
     flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--ngpu', '2', '--save',
              'logs/a']
+    before = dict(os.environ)
     for _ in range(2):
         imagenet.main(flags)
+    assert os.environ == before
     out, err = capfd.readouterr()
     assert out.count('no GPU: 2 processes on the CPU') == 2 or torch.cuda.is_available()
     assert out.count('epoch 1/1') == 1 and out.count('is finished') == 2
