@@ -42,6 +42,7 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
     t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
                    'batch and positions of squared differences, as published; paper: Eq. 2')
 
+
 def check_flags(opt, teacher, groups):
     """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list and
     --beta_decay. `teacher` is the flag that names the teacher."""

@@ -32,7 +32,6 @@ import weights
 from utils import InputError
 
 MAPS = [*utils.MAPPINGS, 'gradient']
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 # ---- maps ---------------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def demo_net():
 
 def split_images(opt):
     """Of `--model X image.jpg`: argparse takes all of it for models -> models, images."""
-    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in IMAGES]
+    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in datasets.IMAGES]
     return [m for m in opt.model if m not in images], [*opt.images, *images]
 
 
