@@ -71,6 +71,7 @@ def inputs(bench, folder):
 
     pairs = list(zip(map(str, map(bytes.decode, files)), seeds, strict=True))[:64]
     crops, _ = data.Files(files, labels, SIZE)[torch.arange(len(pairs)), torch.tensor(seeds[:64])]
+    crops = crops[:, 0]
     difference = np.mean([np.abs(pil_crop(*pair) - x.numpy().astype(float))
                           for pair, x in zip(pairs, crops, strict=True)])
     return {'PIL, as torchvision': lambda: [None for _ in pil_batches(

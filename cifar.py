@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import data
 import datasets
 import distill
+import meta
 import parallel
 import training
 import utils
@@ -61,7 +62,7 @@ def parse(argv):
 
 
 def check_flags(opt):
-    training.check_numbers(opt, above_zero=['width'], zero_or_more=['randomcrop_pad'])
+    training.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
     distill.check_flags(opt, 'teacher_id', groups=3)
     if opt.model == 'resnet':
         blocks_in_group(opt.depth)
@@ -111,8 +112,9 @@ def blocks_in_group(depth):
 
 
 def resnet(depth, width, num_classes):
-    """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='') gives logits
-    (B, num_classes) and the outputs of the three groups, before the next BN and ReLU."""
+    """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='', taps=None)
+    gives logits (B, num_classes) and the outputs of the three groups, before the next BN and ReLU.
+    """
     n, widths = blocks_in_group(depth), scaled(WRN_CHANNELS, width)
 
     def gen_block_params(ni, no):
@@ -137,28 +139,28 @@ def resnet(depth, width, num_classes):
     })
     utils.set_requires_grad_except_bn_(params)
 
-    def block(x, params, base, mode, stride):
-        o1 = F.relu(utils.batch_norm(x, params, base + '.bn0', mode), inplace=True)
-        y = F.conv2d(o1, params[base + '.conv0'], stride=stride, padding=1)
-        o2 = F.relu(utils.batch_norm(y, params, base + '.bn1', mode), inplace=True)
-        z = F.conv2d(o2, params[base + '.conv1'], padding=1)
+    def block(x, params, base, mode, stride, taps):
+        o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
+        y = utils.conv2d(o1, params, base + '.conv0', stride, taps=taps)
+        o2 = F.relu(utils.norm(y, params, base + '.bn1', mode, taps), inplace=True)
+        z = utils.conv2d(o2, params, base + '.conv1', taps=taps)
         if base + '.convdim' in params:
-            x = F.conv2d(o1, params[base + '.convdim'], stride=stride)
+            x = utils.conv2d(o1, params, base + '.convdim', stride, taps=taps)
         return z.add_(x)
 
-    def group(o, params, base, mode, stride):
+    def group(o, params, base, mode, stride, taps):
         for i in range(n):
-            o = block(o, params, f'{base}.block{i}', mode, 1 if i else stride)
+            o = block(o, params, f'{base}.block{i}', mode, 1 if i else stride, taps)
         return o
 
-    def f(inputs, params, mode, base=''):
-        x = F.conv2d(inputs, params[base + 'conv0'], padding=1)
-        g0 = group(x, params, base + 'group0', mode, 1)
-        g1 = group(g0, params, base + 'group1', mode, 2)
-        g2 = group(g1, params, base + 'group2', mode, 2)
-        o = F.relu(utils.batch_norm(g2, params, base + 'bn', mode), inplace=True)
+    def f(inputs, params, mode, base='', taps=None):
+        x = utils.conv2d(inputs, params, base + 'conv0', taps=taps)
+        g0 = group(x, params, base + 'group0', mode, 1, taps)
+        g1 = group(g0, params, base + 'group1', mode, 2, taps)
+        g2 = group(g1, params, base + 'group2', mode, 2, taps)
+        o = F.relu(utils.norm(g2, params, base + 'bn', mode, taps), inplace=True)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return F.linear(o, params[base + 'fc.weight'], params[base + 'fc.bias']), (g0, g1, g2)
+        return utils.linear(o, params, base + 'fc', taps), (g0, g1, g2)
 
     return f, params
 
@@ -237,12 +239,11 @@ def net_like(params):
 def net_of(params, path):
     """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
     try:
-        f, expected = net_like(params)
+        f, _ = net_like(params)
     except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(f'{path} is no net of this script; its first entries are '
                          f'{", ".join(list(params)[:3])}') from None
-    weights.check_same(params, expected, path)
-    return f, len(params['fc.bias'])
+    return f, meta.classes_of(f, params, path)
 
 
 def load_net(name):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -91,16 +92,18 @@ QUALITY = 90    # of the JPEG files of a cache
 
 
 def read_image(path):
-    """An image file -> uint8 (H, W, 3) in OpenCV's order, blue first. As in most loaders, the
-    rotation that a camera noted is not applied."""
+    """An image file, whatever it is called, -> uint8 (H, W, 3) in OpenCV's order, blue first. As in
+    most loaders, the rotation that a camera noted is not applied."""
     try:
         data = np.fromfile(path, np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except (OSError, cv2.error):
+        if image is None:       # GIF, which older versions of OpenCV do not know, and others
+            image = np.array(Image.open(os.fsdecode(path)).convert('RGB'))[:, :, ::-1]
+    except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError):
         image = None
     if image is None:
         raise InputError(f'cannot read the image {os.fsdecode(path)}')
-    return image
+    return np.ascontiguousarray(image)
 
 
 def resize(image, height, width):
@@ -138,50 +141,100 @@ def with_short_side(image, short):
     return resize(image, *((short, short * w // h) if h <= w else (short * h // w, short)))
 
 
-def central_crop(image, size):
-    image = with_short_side(image, short_side(size))
-    top, left = (round((n - size) / 2) for n in image.shape[:2])
+def crop(image, size, top, left):
     return image[top:top + size, left:left + size]
 
 
-class Files:
-    """Image files in the form that DataLoader takes: (indices, seeds) -> images uint8
-    (B, size, size, 3) in RGB order and labels (B,). A seed makes a random crop, mirrored if it is
-    odd; -1 a central one."""
+def centre(image, size):
+    return crop(image, size, *(round((n - size) / 2) for n in image.shape[:2]))
 
-    def __init__(self, files, labels, size):
-        self.files, self.labels, self.size = files, labels, size
+
+def central_crop(image, size):
+    """The central size x size pixels of an image resized to the short side that testing takes."""
+    return centre(with_short_side(image, short_side(size)), size)
+
+
+def ten_crops(image, size):
+    """The four corners and the centre of an image, and their mirrored images."""
+    bottom, right = (n - size for n in image.shape[:2])
+    corners = [crop(image, size, *at) for at in ((0, 0), (0, right), (bottom, 0), (bottom, right))]
+    return [v for c in (*corners, centre(image, size)) for v in (c, cv2.flip(c, 1))]
+
+
+RESIZES = ('keep', 'squash')
+CROPS = ('area', 'place', 'centre')
+
+
+class Files:
+    """Images in the form that DataLoader takes: (indices, seeds) -> views, uint8 (B, V, size, size,
+    3) in RGB order, and labels (B,).
+
+    images: names of files (N,), or uint8 (N, H, W, 3); labels: (N,); boxes: (N, 4), x, y, width and
+    height of what is cut out of each image first. A seed of -1 makes the view of a test: the image
+    resized to the short side that testing takes, or `squash`ed to a square of it; its central crop,
+    or `ten` crops. Another seed makes a random crop, mirrored if it is odd: of any `area` and
+    `place`, of any `place` in the resized image, or the `centre` of it, which is never mirrored.
+    """
+
+    def __init__(self, images, labels, size, boxes=None, resize='keep', crop='area', ten=False):
+        self.images, self.labels, self.size, self.boxes = images, labels, size, boxes
+        self.squash, self.crop, self.ten = resize == 'squash', crop, ten
 
     def __getitem__(self, batch):
         index, seeds = (v.tolist() for v in batch)
-        crops = [self.crop(read_image(self.files[i]), seed)
-                 for i, seed in zip(index, seeds, strict=True)]
-        return torch.from_numpy(np.stack(crops)), torch.from_numpy(self.labels[index])
+        views = [self.views(self.read(i), seed) for i, seed in zip(index, seeds, strict=True)]
+        views = [[cv2.cvtColor(v, cv2.COLOR_BGR2RGB) for v in image] for image in views]
+        return torch.from_numpy(np.stack(views)), torch.from_numpy(self.labels[index])
 
-    def crop(self, image, seed):
-        if seed < 0:
-            image = central_crop(image, self.size)
+    def read(self, i):
+        image = self.images[i]
+        image = image[:, :, ::-1] if isinstance(image, np.ndarray) else read_image(image)
+        if self.boxes is not None:
+            x, y, w, h = np.round(self.boxes[i]).astype(int)
+            inside = image[max(y, 0):y + h, max(x, 0):x + w]
+            image = inside if inside.size else image
+        return np.ascontiguousarray(image)
+
+    def resized(self, image):
+        short = short_side(self.size)
+        return resize(image, short, short) if self.squash else with_short_side(image, short)
+
+    def views(self, image, seed):
+        if seed < 0 and self.ten:
+            return ten_crops(self.resized(image), self.size)
+        if seed < 0 or self.crop == 'centre':
+            return [centre(self.resized(image), self.size)]
+        rng = np.random.default_rng(seed)
+        if self.crop == 'area':
+            image = random_crop(image, self.size, rng)
         else:
-            image = random_crop(image, self.size, np.random.default_rng(seed))
-            image = cv2.flip(image, 1) if seed % 2 else image
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            image = self.resized(image)
+            image = crop(image, self.size, *(int(rng.integers(n - self.size + 1))
+                                             for n in image.shape[:2]))
+        return [cv2.flip(image, 1) if seed % 2 else image]
 
 
-def file_batches(files, labels, batch_size, size, mean, std, device, nthread=0,
-                 dtype=torch.float32, train=False):
+def file_batches(images, labels, batch_size, size, mean, std, device, nthread=0,
+                 dtype=torch.float32, train=False, count=0, **views):
     """As `epoch_batches`, of image files: names (N,) and labels int64 (N,), arrays.
 
     size: height and width of the crops, in pixels; in training random ones, mirrored with
-    probability 1/2, in random order, else central ones. nthread: workers that decode and crop.
+    probability 1/2, in random order, else central ones. count: images of a training epoch, if that
+    is not one pass over them. nthread: workers that decode and crop. views: more of `Files`; of ten
+    crops inputs are (B, 10, 3, H, W).
     """
     warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
-    dataset, share = Files(files, labels, size), batch_size // parallel.world()
+    dataset, share = Files(images, labels, size, **views), batch_size // parallel.world()
+    n = len(images)
+    count = count or n
 
     def epoch():
-        n = len(files)
-        plan = torch.stack([torch.randperm(n), torch.randint(2 ** 62, (n,))] if train else
-                           [torch.arange(n), torch.full((n,), -1)], dim=1)
+        if train:
+            order = torch.cat([torch.randperm(n) for _ in range(-(-count // n))])[:count]
+            plan = torch.stack([order, torch.randint(2 ** 62, (count,))], dim=1)
+        else:
+            plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = parallel.shard(plan, even=train)
         parts = parts_of(plan, share) if train else plan.split(share)
         loader = DataLoader(dataset, None, sampler=[p.T for p in parts if len(p)],
@@ -189,9 +242,10 @@ def file_batches(files, labels, batch_size, size, mean, std, device, nthread=0,
                             generator=torch.Generator())    # leaves the one of the run alone
         for images, targets in whole_errors(loader):
             images, targets = (v.to(device, non_blocking=True) for v in (images, targets))
-            yield normalise(images, stats), targets
+            inputs = normalise(images.flatten(0, 1), stats)
+            yield inputs if images.shape[1] == 1 else inputs.unflatten(0, images.shape[:2]), targets
 
-    return len(files), epoch
+    return count if train else n, epoch
 
 
 def whole_errors(loader):

@@ -9,13 +9,11 @@ import os
 import pathlib
 import pickle
 import shlex
-import tarfile
-import tempfile
 
 import cv2
 import numpy as np
 
-from downloads import download
+from downloads import download, unpack
 from utils import InputError
 
 # sha256 of the archives, as Keras and others publish them
@@ -72,22 +70,8 @@ def cifar_folder(name, root):
     folder = root / spec['folder']
     if not folder.exists():
         archive = download(spec['url'], root, spec['sha256'])
-        print(f'unpacking {archive}')
-        try:
-            unpack(archive, folder)
-        except (OSError, tarfile.TarError) as e:
-            raise InputError(f'cannot unpack {archive} into {root}: {e}') from None
+        unpack(archive, root)
     return folder
-
-
-def unpack(archive, folder):
-    """The files of a flat archive into `folder`, which appears when all of them are there."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as part, tarfile.open(archive) as tar:
-        whole = pathlib.Path(part, folder.name)
-        whole.mkdir()
-        for member in filter(tarfile.TarInfo.isfile, tar):
-            (whole / pathlib.Path(member.name).name).write_bytes(tar.extractfile(member).read())
-        os.replace(whole, folder)
 
 
 def cifar(name, folder, part):
@@ -282,6 +266,18 @@ def shapes(n, seed=0, size=32):
     drawn = [draw(np.random.default_rng([seed, i]), label, size) for i, label in enumerate(labels)]
     images, masks = (np.stack(a) for a in zip(*drawn, strict=True))
     return images, labels.astype(np.int64), masks
+
+
+def shifted(images, shift, seed=0):
+    """Another domain of the same images, uint8 (N, H, W, 3), the same ones in every run: contrast
+    around grey level 127 times 1 - shift, and Gaussian noise of deviation 60 * shift grey levels.
+    `shift` is 0 to 1."""
+    if not 0 <= shift <= 1:
+        raise InputError(f'--shift {shift:g}: give a number from 0 to 1')
+    x = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
+    x *= 60 * shift
+    x += 127 + (1 - shift) * (images.astype(np.float32) - 127)
+    return x.round().clip(0, 255).astype(np.uint8)
 
 
 def write_shapes(root, counts=SHAPES_COUNTS, size=64):

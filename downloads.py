@@ -1,8 +1,12 @@
 """Files from the network, checked and whole or not there at all."""
 import hashlib
 import http.client
+import os
 import pathlib
 import sys
+import tarfile
+import tempfile
+import zlib
 
 import torch
 
@@ -36,3 +40,16 @@ def download(url, root, sha256=''):
         raise InputError(f'cannot download {url}: {e}. Try again, or put the file, or what it is '
                          f'unpacked to, into {root} by hand') from None
     return path
+
+
+def unpack(archive, root):
+    """What an archive holds into the folder `root`, each top-level entry whole or not at all. One
+    that would write elsewhere is refused."""
+    print(f'unpacking {archive}')
+    try:
+        with tempfile.TemporaryDirectory(dir=root) as part, tarfile.open(archive) as tar:
+            tar.extractall(part, filter='data')
+            for name in sorted(os.listdir(part)):
+                os.replace(os.path.join(part, name), os.path.join(root, name))
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
+        raise InputError(f'cannot unpack {archive} into {root}: {e}') from None

@@ -2,6 +2,7 @@
 import torch
 
 import utils
+from meta import on_meta
 
 EPS = 1e-5      # of F.batch_norm
 
@@ -32,12 +33,13 @@ def without(params, base):
 
 
 @torch.no_grad()
-def fold(params):
-    """The normalisations behind convolutions (`utils.bn_of`) folded into those: a dict of which the
-    same function computes, in evaluation mode, the same."""
+def fold(params, keep=()):
+    """The normalisations behind convolutions (`utils.bn_of`) folded into those, but for the
+    convolutions to `keep`: a dict of which the same function computes, in evaluation mode, the
+    same."""
     for conv in convolutions(params):
         base = utils.bn_of(conv)
-        found = affine(params, base)
+        found = None if conv in keep else affine(params, base)
         if found:
             scale, shift = found
             weight = conv if conv in params else conv + '.weight'
@@ -45,14 +47,6 @@ def fold(params):
             params = {**without(params, base), weight: params[weight] * scale[:, None, None, None],
                       conv + '.bias': bias}
     return params
-
-
-def on_meta(params, size=64):
-    """An image of size x size pixels and parameters that have shapes and no values, for looking
-    what a net does without doing it."""
-    dtype = next(iter(params.values())).dtype
-    return (torch.empty(1, 3, size, size, dtype=dtype, device='meta'),
-            {k: v.to('meta') for k, v in params.items()})
 
 
 def normalisations(f, params):

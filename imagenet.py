@@ -19,12 +19,12 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 import data
 import datasets
 import distill
 import folding
+import meta
 import parallel
 import runs
 import training
@@ -82,7 +82,7 @@ def parse(argv):
 
 
 def check_flags(opt):
-    training.check_numbers(opt, above_zero=['width'], zero_or_more=['size', 'restore_bn'])
+    training.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
     distill.check_flags(opt, 'teacher_params', groups=4)
     opt.arch = opt.arch or f'resnet{opt.depth}'
     if opt.arch not in ARCHS:
@@ -370,35 +370,7 @@ def net_of(params, path):
     if f is None:
         raise InputError(f'{path} is no net of this script; its first entries are '
                          f'{", ".join(list(params)[:3])}')
-    image, meta = folding.on_meta(params)
-    meta = Noted(meta)
-    try:
-        logits, _ = f(image, meta, False)
-    except KeyError as e:
-        raise InputError(f'{path} is of another architecture: it has no entry {e}') from None
-    except (RuntimeError, IndexError, ZeroDivisionError) as e:
-        raise InputError(f'{path} is of another architecture: its shapes do not fit together '
-                         f'({str(e).splitlines()[0]})') from None
-    unused = [k for k in params if k not in meta.used]
-    if unused:
-        raise InputError(f'{path} is of another architecture: {len(unused)} of its entries have no '
-                         f'place here, the first are {", ".join(unused[:3])}')
-    return f, logits.shape[1]
-
-
-class Noted(dict):
-    """A dict that notes which of its entries are used."""
-
-    def __init__(self, entries):
-        super().__init__(entries)
-        self.used = set()
-
-    def __getitem__(self, key):
-        self.used.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key, default=None):
-        return self[key] if key in self else default
+    return f, meta.classes_of(f, params, path)
 
 
 def load_net(name):
@@ -430,13 +402,6 @@ def batches_of(opt, files, labels, size, pixels, device, **how):
                              opt.nthread, training.parameter_dtype(opt), **how)
 
 
-def multiply_adds(f, params, size):
-    """Of one image of size x size pixels, in convolutions and linear layers."""
-    with FlopCounterMode(display=False) as counter:
-        f(*folding.on_meta(params, size), False)
-    return counter.get_total_flops() // 2
-
-
 def restored(opt, f, params, device, size, pixels):
     """The net with batch normalisation given back, by the statistics of training images."""
     if parallel.world() > 1:
@@ -460,10 +425,7 @@ def check_classes(opt, outputs, names):
 
 
 def evaluate(opt, device):
-    """Test a net from a file and print what it is; with --save, as a log too; write the net to
-    --export, if that is given."""
-    if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
-        raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
+    """Test a net from a file, among the classes of the folders."""
     with parallel.first_alone():
         path = weights.locate(opt.evaluate)
     params = weights.read(path)
@@ -479,19 +441,28 @@ def evaluate(opt, device):
         logits, groups = f(inputs, params, mode)
         return logits[:, classes], groups
 
-    tested = training.on_device(folding.fold(params), opt, device, fixed=True)
-    test, start = batches_of(opt, files, labels, size, pixels, device), time.perf_counter()
-    top1, top5 = training.test_errors(opt, among, tested, test, device)
-    taken = time.perf_counter() - start
-    count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
-    macs = multiply_adds(f, params, size)
-    print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {len(files)} '
-          f'images; {len(files) / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
-          f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
+    test = batches_of(opt, files, labels, size, pixels, device)
+    report(opt, device, path, f, among, params, test, size, pixels)
     for url, _, errors in weights.KNOWN.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))
+
+
+def report(opt, device, path, f, tested, params, test, size, pixels):
+    """Test the net (f, params) of the file `path` in the form of the function `tested`, and print
+    what it is; with --save, as a log too; write the net to --export, if that is given."""
+    if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
+        raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
+    folded, start = folding.fold(params), time.perf_counter()
+    top1, top5 = training.test_errors(
+        opt, tested, training.on_device(folded, opt, device, fixed=True), test, device)
+    taken = time.perf_counter() - start
+    count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
+    macs = meta.multiply_adds(f, params, size)
+    print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {test[0]} '
+          f'images; {test[0] / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
+          f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
     if parallel.is_first() and opt.save:
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
                      train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)

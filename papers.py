@@ -52,11 +52,49 @@ GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
 IMAGENETTE = ('--imagenetpath imagenette --size 96 --batch_size 32 --nthread 2 '
               '--epoch_step [0.6,0.9]')
 IMAGENETTE_LR = {34: .01, 18: .005}     # chosen in the table imagenette-choices
+# ---- fine-tuning --------------------------------------------------------------------------------
+AFA = 'the README of xiezheng-cs/AFA'
+PADDLE = "the README of PaddlePaddle's DELTA"      # alpha 0.1, weight decay 1e-4, 100 epochs
+L2SP = 'the README of holyseven/TransferLearningClassification'
+DAN = "the DAN paper's numbers as jindongwang/transferlearning quotes them"
+OFFICE31 = [(a, b) for a in ('amazon', 'dslr', 'webcam') for b in ('amazon', 'dslr', 'webcam')
+            if a != b]
+# DAN's recipe in Caffe, but for the weights' decay: by the step, ten times the rate for new layers
+OFFICE_RECIPE = ('--dataset office31 --dataroot office31 --schedule inv --lr_gamma 1e-3 '
+                 '--lr_power 0.75 --head_lr_mult 10')
+GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --batch_size 32 '
+         '--iterations 300 --nthread 1')
+OFFICE_LR = .01         # chosen in the table office31-choices
+AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 10'
+AMAZON10_CHOSEN = {'l2': '--lr 0.01', 'l2_sp': '--lr 0.01 --alpha 0.01',
+                   'delta': '--lr 0.01 --alpha 0.0064'}    # in the table amazon10-choices
+
+
+def domains(methods, papers, seeds=1):
+    """Rows of Office-31: for each pair of domains, each of `methods` ({name: (label, options)}).
+    `papers`: {name: accuracies in the papers' order of pairs, and their source}."""
+    order = ['amazon webcam', 'dslr webcam', 'webcam dslr', 'amazon dslr', 'dslr amazon',
+             'webcam amazon']
+
+    def paper(method, pair):
+        accuracies, source = papers.get(method, ((), ''))
+        if not accuracies:
+            return '', ''
+        return f'{100 - accuracies[order.index(pair)]:.1f}', source
+
+    return {f'{a}_{b}_{method}': row(f'{a} → {b}, {label}', *paper(method, f'{a} {b}'),
+                                     f'--domain {a} --target {b} {options}',
+                                     '' if method == 'source' else f'{a}_{b}_source', seeds)
+            for a, b in OFFICE31 for method, (label, options) in methods.items()}
+
+
 # Their places among ImageNet's classes, in the order of the folders' names.
 IMAGENETTE_CLASSES = '[0,217,482,491,497,566,569,571,574,701]'
 # table -> title; epochs of the paper's schedule; whether the paper's numbers are medians of five
-# runs (for table 1 that is unverified); options of all rows; rows by name, teachers first; where it
-# is not cifar.py, the script. A row TABLE/ROW is that row of another table, under another label.
+# runs (for table 1 that is unverified); options of all rows; rows by name, teachers first; and,
+# where it is not cifar.py, the script; the heading of the differences to rows `plain`, if that is
+# no plain student; what is tabulated, if not the test's errors. A row TABLE/ROW is that row of
+# another table, under another label.
 TABLES = {
     'demo': dict(
         title='shapes, drawn by the program: 5,000 training and 1,000 test images of 32x32',
@@ -193,6 +231,109 @@ TABLES = {
             'student': row('ResNet-18 alone', options=f'--lr {IMAGENETTE_LR[18]}', seeds=3),
             'at': row('ResNet-18, AT', options=f'--lr {IMAGENETTE_LR[18]} --teacher_params '
                       '@teacher --beta 1e+3', plain='student', seeds=3),
+        }),
+    'finetuning': dict(     # the published hyper-parameters; errors of others' runs
+        title='Fine-tuning of ResNet-101 with the published settings of DELTA and L2-SP',
+        script='finetune.py', epochs=0, medians=False, against='to L2',
+        common='--source resnet101 --schedule exp',
+        rows={f'{name}_{method}': row(
+            f'{label}, {method_label}', *papers.get(method, ('', '')),
+            f'--dataset {name} --dataroot ~/{root} {flags} '
+            + (f'--alpha {alpha}' if method == 'delta' and alpha else ''),
+            '' if method == 'l2' else f'{name}_l2', 3)
+              for name, label, root, alpha, papers in (
+                  ('dogs', 'Stanford Dogs', 'dogs', 6.4,
+                   {'l2': ('18 to 19', L2SP), 'l2_sp': ('11 to 12', L2SP), 'delta': ('11.3', AFA)}),
+                  ('cub', 'CUB-200-2011', 'cub', 0,
+                   {'l2': ('22.59', PADDLE), 'delta': ('19.95', PADDLE)}),
+                  ('mit67', 'MIT Indoor 67', 'mit67', 0, {}),
+                  ('caltech256-30', 'Caltech-256-30', 'caltech256', 0,
+                   {'l2': ('20.14', PADDLE), 'delta': ('15.29', PADDLE)}),
+                  ('caltech256-60', 'Caltech-256-60', 'caltech256', 0, {}),
+                  ('food101', 'Food-101', 'food101', 0, {}))
+              for method, method_label, flags in (
+                  ('l2', 'L2', ''), ('l2_sp', 'L2-SP', '--method l2_sp'),
+                  ('delta', 'DELTA', '--method delta --channel_weights compute'))}),
+    'office31-alexnet': dict(
+        title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
+        script='finetune.py', epochs=0, medians=False, against='to source-only',
+        common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 --epoch_steps 1000',
+        rows=domains({
+            'source': ("Caffe's AlexNet, source-only",
+                       '--source bvlc_reference_caffenet.pth --weight_decay 0 --beta 0'),
+            'torchvision': ("torchvision's AlexNet, source-only",
+                            '--source alexnet --weight_decay 0 --beta 0'),
+            'ddc': ("Caffe's AlexNet, DDC", '--source bvlc_reference_caffenet.pth --method ddc'),
+            'dan': ("Caffe's AlexNet, DAN", '--source bvlc_reference_caffenet.pth --method dan'),
+        }, {'source': ((61.6, 95.4, 99.0, 63.8, 51.1, 49.8), DAN),
+            'ddc': ((61.8, 95.0, 98.5, 64.4, 52.1, 52.2), DAN),
+            'dan': ((68.5, 96.0, 99.0, 67.0, 54.0, 53.1), DAN)})),
+    'office31-resnet50': dict(
+        title='Office-31 with ResNet-50',
+        script='finetune.py', epochs=20, medians=False, against='to source-only',
+        common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
+               '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
+               '--batch_size 32 --iterations 10000 --epoch_steps 500 --weight_decay 5e-4 '
+               '--beta 5e-4 --crop area',
+        rows=domains({
+            'source': ('source-only', ''), 'ddc': ('DDC', '--method ddc'),
+            'dan': ('DAN', '--method dan'),
+        }, {'source': ((68.4, 96.7, 99.3, 68.9, 62.5, 60.7), DAN),
+            'dan': ((80.5, 97.1, 99.6, 78.6, 63.6, 62.8), DAN)})),
+    'office31-choices': dict(
+        title='The learning rate on Office-31, chosen on 500 of the 2,817 images of amazon',
+        measure='error held out, %', value='val_acc', script='finetune.py', epochs=1,
+        medians=False, common=f'{OFFICE_RECIPE} {GIVEN} --epoch_steps 300 --bottleneck 256 '
+                              '--domain amazon --target webcam --validate 500',
+        rows={f'lr_{lr:g}': choice(f'amazon, source-only, learning rate {lr:g}', f'--lr {lr:g}')
+              for lr in (.03, .01, .003, .001)}),
+    'office31-mobilenet': dict(
+        title='Office-31: a given MobileNetV2, 300 steps of 32 images at 96x96',
+        script='finetune.py', epochs=3, medians=False, against='to source-only',
+        common=f'{OFFICE_RECIPE} {GIVEN} --lr {OFFICE_LR:g} --epoch_steps 100 --bottleneck 256 '
+               '--validate 100',
+        rows=domains({'source': ('source-only', ''),
+                                            'dan': ('DAN', '--method dan')}, {})),
+    'office31-parts': dict(
+        title='amazon → webcam, source-only: what parts of a recipe give',
+        script='finetune.py', epochs=3, medians=False, against='to the recipe',
+        common=f'--dataset office31 --dataroot office31 --domain amazon --target webcam {GIVEN} '
+               f'--lr {OFFICE_LR:g} --epoch_steps 100 --validate 100',
+        rows={
+            'recipe': row('the recipe: new layer at ten times the rate, inverse decay, crops of '
+                          'any place', seeds=3, options='--head_lr_mult 10 --schedule inv'),
+            'area': row('crops of any area', seeds=3, plain='recipe',
+                        options='--head_lr_mult 10 --schedule inv --crop area'),
+            'centre': row('no augmentation', seeds=3, plain='recipe',
+                          options='--head_lr_mult 10 --schedule inv --crop centre'),
+            'head': row('new layer at the rate of all', seeds=3, plain='recipe',
+                        options='--schedule inv'),
+            'constant': row('no decay of the rate', seeds=3, plain='recipe', options='--schedule '
+                            'inv --lr_gamma 0 --head_lr_mult 10'),
+        }),
+    'amazon10-choices': dict(
+        title='The settings of the next table, chosen on 100 of the 310 training images',
+        measure='error held out, %', value='val_acc', script='finetune.py', epochs=1,
+        medians=False, common=f'{AMAZON10} {GIVEN} --epoch_steps 300 --validate 100',
+        rows={
+            **{f'l2_{lr:g}': choice(f'L2, learning rate {lr:g}', f'--lr {lr:g}')
+               for lr in (.03, .01, .003)},
+            **{f'l2_sp_{a:g}': choice(f'L2-SP, α = {a:g}', f'--method l2_sp --alpha {a:g}')
+               for a in (.1, .01, .001)},
+            **{f'delta_{a:g}': choice(f'DELTA, α = {a:g}', f'--method delta --alpha {a:g} '
+                                      '--channel_weights compute')
+               for a in (.064, .0064, .00064)},
+        }),
+    'amazon10': dict(
+        title='Ten images of each class of amazon: a given MobileNetV2, 300 steps of 32 at 96x96',
+        script='finetune.py', epochs=3, medians=False, against='to L2',
+        common=f'{AMAZON10} {GIVEN} --epoch_steps 100',
+        rows={
+            'l2': row('L2', options=AMAZON10_CHOSEN['l2'], seeds=3),
+            'l2_sp': row('L2-SP', plain='l2', seeds=3,
+                         options=f'--method l2_sp {AMAZON10_CHOSEN["l2_sp"]}'),
+            'delta': row('DELTA', plain='l2', seeds=3, options='--method delta --channel_weights '
+                         f'compute {AMAZON10_CHOSEN["delta"]}'),
         }),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',

@@ -215,8 +215,8 @@ def logs_of(name, root):
     return {row: z for row, z in found.items() if z or not epochs}
 
 
-def errors_of(logs):
-    return {seed: 100 - z[-1]['test_acc'] for seed, z in logs.items()}
+def errors_of(logs, value='test_acc'):
+    return {seed: 100 - z[-1][value] for seed, z in logs.items()}
 
 
 def mean_and_spread(values, sign='', divisor=1):
@@ -244,13 +244,15 @@ def cells(name, row, logs):
     r = table['rows'][row]
     paper = f'paper, {table["epochs"]} epochs' if short else 'paper'
     number = r['paper'] + (' (unverified)' if r['paper'] and not r['source'] else '')
+    against = table.get('against', 'to the plain student')
     z = {table.get('measure', 'test error, %'): r['label'], paper: number, 'ours': '', 'median': '',
-         'to the plain student': '', 'n': str(len(logs[row])), 'seconds a run': ''}
+         against: '', 'n': str(len(logs[row])), 'seconds a run': ''}
     if logs[row]:
-        errors, plain = errors_of(logs[row]), errors_of(logs.get(r['plain'], {}))
+        value = table.get('value', 'test_acc')
+        errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
         top5 = [100 - z[-1]['test_acc5'] for z in logs[row].values()] if table.get('top5') else []
         z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
-              'to the plain student': difference(errors, plain),
+              against: difference(errors, plain),
               'seconds a run': f'{seconds(logs[row].values()):.0f}'}
         if table['medians'] and not short:
             z['median'] = f'{statistics.median(errors.values()):.2f}'
@@ -264,14 +266,24 @@ def grid(name, logs):
     return [columns, *([z[k] for k in columns] for z in rows)]
 
 
+def schedule(z):
+    """The schedule of a run, of the last line of its log, in words."""
+    if not z['epochs']:
+        return 'Tested, not trained'
+    drops = f'drops at {z["epoch_step"]}'
+    if 'iterations' not in z:
+        return f'{z["epochs"]} epochs, {drops}'
+    decay = {'inv': 'inverse decay', 'exp': 'exponential decay'}.get(z['schedule'], drops)
+    return f'{z["epochs"]} epochs of {z["steps"]} steps, {decay}'
+
+
 def note(name, logs):
     """What the rows share: schedules, machines, precisions; with numbers of runs where they differ.
     """
     lines = [z for by_seed in logs.values() for z in by_seed.values()]
     if not lines:
         return 'No run is finished yet.'
-    texts = [(f'{z[-1]["epochs"]} epochs, drops at {z[-1]["epoch_step"]}' if z[-1]['epochs'] else
-              'Tested, not trained',
+    texts = [(schedule(z[-1]),
               f'{z[0]["device"]}, torch {z[0]["torch"]}',
               f'{z[0]["dtype"]}, threads: {z[0]["threads"]}') for z in lines]
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]

@@ -56,7 +56,8 @@ def add_flags(parser, **defaults):
                    'first epoch never')
     t.add_argument('--lr_decay_ratio', type=float, help='factor of the learning rate at each drop')
     t.add_argument('--validate', default=0, type=int, metavar='N',
-                   help='hold N training images out and test on them instead of the test set')
+                   help='hold N training images out and test on them: instead of the test set, or '
+                   'with finetune.py beside it')
     t.add_argument('--seed', default=0, type=int, help='of initialisation, order, augmentation')
     t.add_argument('--resume', default='', metavar='FILE', help='checkpoint to start from; not '
                    'needed to continue a run that was cut off: repeat its command')
@@ -84,9 +85,10 @@ def add_flags(parser, **defaults):
 
 
 def check_flags(opt):
-    """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list."""
-    check_numbers(opt, above_zero=('batch_size', 'lr', 'epochs', 'lr_decay_ratio', 'ngpu'),
-                  zero_or_more=('weight_decay', 'validate', 'nthread', 'seed'))
+    """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list; its fractions
+    stay while the number of epochs is not known (0)."""
+    check_numbers(opt, above_zero=('batch_size', 'lr', 'lr_decay_ratio', 'ngpu'),
+                  zero_or_more=('weight_decay', 'validate', 'nthread', 'seed', 'epochs'))
     if opt.seed >= 2 ** 32:
         raise InputError(f'--seed is {opt.seed}: give less than 2**32')
     if opt.batch_size % opt.ngpu:
@@ -96,9 +98,14 @@ def check_flags(opt):
     if not all(type(s) is int and s > 0 or type(s) is float and 0 < s < 1 for s in steps):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
                          f'between 0 and 1')
-    opt.epoch_step = [s if type(s) is int else max(2, round(s * opt.epochs)) for s in steps]
+    opt.epoch_step = whole_epochs(steps, opt.epochs) if opt.epochs else steps
     if opt.export:
         weights.check_format(opt.export)
+
+
+def whole_epochs(steps, epochs):
+    """Of --epoch_step, whose fractions are of all epochs."""
+    return [s if type(s) is int else max(2, round(s * epochs)) for s in steps]
 
 
 def check_numbers(opt, above_zero=(), zero_or_more=()):
@@ -233,18 +240,18 @@ def on_device(params, opt, device, fixed=False):
     return {k: place(v) for k, v in params.items()}
 
 
-def restore(opt, params, state):
-    """Put a checkpoint's state into `params` (in place) and torch's generators -> optimizer."""
+def restore(params, state, optimizer):
+    """Put a checkpoint's state into `params` (in place), torch's generators and the optimizer,
+    whose rates and decays stay those of the options."""
     weights.check_same(state['params'], runs.trained(params), state['path'])
     for k, v in runs.trained(params).items():
         v.data.copy_(state['params'][k])
-    optimizer = sgd(opt, params, state['epoch'])
     if 'random' in state:
         runs.set_random_state(state['random'])
+        stay = [{k: group[k] for k in ('lr', 'weight_decay')} for group in optimizer.param_groups]
         optimizer.load_state_dict(state['optimizer'])
-        for group in optimizer.param_groups:
-            group.update(lr=learning_rate(opt, state['epoch']), weight_decay=opt.weight_decay)
-    return optimizer
+        for group, values in zip(optimizer.param_groups, stay, strict=True):
+            group.update(values)
 
 
 def right_answers(logits, targets):
@@ -379,7 +386,7 @@ def summary(z, n):
 
 
 def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
-        beta=lambda epoch: 0.):
+        beta=lambda epoch: 0., make_optimizer=None, rate=None, validation=None, notes=None):
     """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
 
     opt: the options, those of `add_flags` and the script's own
@@ -389,18 +396,40 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
     train, test: (number of images, function that gives an epoch's batches): inputs (B, 3, H, W)
         and targets (B,) on the device
     beta(epoch): what the objective gets as `beta` in an epoch, a tensor (); epochs count from 1
+    make_optimizer: in place of `sgd`
+    rate(epoch, step): the learning rate of a step, both counted from 1, of which the optimizer's
+        groups take their 'scale'; None: that of `learning_rate`, with a new optimizer, whose
+        momentum starts from zero, at each drop
+    validation: a further test set, logged as 'val_loss', 'val_acc' and 'val_acc5'
+    notes(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
     """
     folder = pathlib.Path(opt.save)
     done = checkpoint['epoch'] if checkpoint else 0
     weight = torch.zeros((), device=device)
     h = closure(opt, objective, params, weight, device)
-    optimizer = restore(opt, params, checkpoint) if checkpoint else sgd(opt, params, 1)
+    make_optimizer = make_optimizer or sgd
+    optimizer = make_optimizer(opt, params, max(1, done))
+    if checkpoint:
+        restore(params, checkpoint, optimizer)
     news = {'continued': runs.environment(opt, device)} if lines else {}
     lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
     counts = dict(num_classes=num_classes, n_parameters=count_parameters(params))
-    engine, timer = Engine(), TimeMeter(False)
+    engine, timer, now = Engine(), TimeMeter(False), {}
     bar_start, bar_step, bar_stop = progress(device)
-    reset, read = add_up(engine, device, bar_step)
+
+    def step(sums, n, t):
+        bar_step(sums, n, t)
+        for group in now['optimizer'].param_groups if rate else ():
+            group['lr'] = group['scale'] * rate(now['epoch'], t)
+
+    reset, read = add_up(engine, device, step)
+
+    def tested(batches, name, epoch):
+        reset()
+        with torch.no_grad():
+            engine.test(h, batches[1]())
+        loss, acc, acc5, _ = read(f'the test after epoch {epoch}')
+        return {f'{name}_loss': loss, f'{name}_acc': acc, f'{name}_acc5': acc5}
 
     def on_start(state):
         if state['train']:
@@ -408,8 +437,9 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
 
     def on_start_epoch(state):
         epoch = state['epoch'] + 1
-        if epoch in opt.epoch_step:     # a new optimizer: the momentum starts from zero
-            state['optimizer'] = sgd(opt, params, epoch)
+        if epoch in opt.epoch_step and not rate:    # the momentum starts from zero
+            state['optimizer'] = make_optimizer(opt, params, epoch)
+        now.update(epoch=epoch, optimizer=state['optimizer'])
         weight.fill_(beta(epoch))
         state['iterator'] = train[1]()
         bar_start(f'epoch {epoch}/{opt.epochs}', train[0])
@@ -421,14 +451,13 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
         z = dict(zip(names, read(f'epoch {state["epoch"]}'), strict=True),
                  train_time=timer.value(), epoch=state['epoch'], beta_now=weight.item(), **counts)
         bar_stop()
-        reset()
-        timer.reset()
         parallel.share_statistics(params)
-        with torch.no_grad():
-            engine.test(h, test[1]())
-        z['test_loss'], z['test_acc'], z['test_acc5'], _ = read(f'the test after epoch '
-                                                                f'{z["epoch"]}')
+        if validation:
+            z |= tested(validation, 'val', z['epoch'])
+        timer.reset()
+        z |= tested(test, 'test', z['epoch'])
         lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
+        lines[-1].update(notes(lines) if notes else {})
         news.clear()
         if parallel.is_first():
             runs.save_epoch(folder, opt, lines, params, state['optimizer'])

@@ -59,8 +59,14 @@ def flatten(params: dict) -> dict[str, Tensor]:
 
 
 def is_statistic(key: str) -> bool:
-    """Whether the entry is one of BN's running statistics, which no gradient reaches."""
-    return key.endswith(('running_mean', 'running_var'))
+    """Whether the entry is one of BN's statistics, which no gradient reaches."""
+    return key.endswith(('_mean', '_var'))
+
+
+def fix_statistics(params: dict[str, Tensor], bases) -> dict[str, Tensor]:
+    """The statistics of the named normalisations called as those that training leaves alone."""
+    names = {f'{base}.running_{k}': f'{base}.fixed_{k}' for base in bases for k in ('mean', 'var')}
+    return {names.get(k, k): v for k, v in params.items()}
 
 
 def set_requires_grad_except_bn_(params: dict[str, Tensor]) -> None:
@@ -100,11 +106,14 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> T
     """Batch normalisation of (B, C, H, W) with the entries of `params` under `base`.
 
     The one impurity of all nets here: with `mode` True, `base.running_mean` and
-    `base.running_var` are updated in place.
+    `base.running_var` are updated in place. Statistics that are called `base.fixed_mean` and
+    `base.fixed_var` are used, and stay, in either mode.
     """
     check_mode(mode)
-    return F.batch_norm(x, params[base + '.running_mean'], params[base + '.running_var'],
-                        params[base + '.weight'], params[base + '.bias'], training=mode)
+    fixed = base + '.fixed_mean' in params
+    mean, var = (params[f'{base}.{"fixed" if fixed else "running"}_{k}'] for k in ('mean', 'var'))
+    return F.batch_norm(x, mean, var, params[base + '.weight'], params[base + '.bias'],
+                        training=mode and not fixed)
 
 
 # `taps`, where a layer takes it, is a dict whose keys name layers, in full. Convolutions and linear
@@ -115,12 +124,21 @@ def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padd
     """Convolution with the filters `key` or `key.weight`, and the bias `key.bias` if there is one.
     The padding keeps the size unless given."""
     weight = params[key] if key in params else params[key + '.weight']
-    y = F.conv2d(x, weight, params.get(key + '.bias'), stride,
-                 weight.shape[2] // 2 if padding < 0 else padding, groups=groups)
-    return tap(y, key, taps)
+    padding = weight.shape[2] // 2 if padding < 0 else padding
+    how = (params.get(key + '.bias'), stride, padding, 1, groups)
+    if stride > 1 and groups > 1 and x.requires_grad and x.is_cpu and x.dtype == torch.bfloat16:
+        # on CPUs the bfloat16 gradient of a strided depthwise convolution (oneDNN's, torch 2.13)
+        # takes ten times as long as that in float
+        with torch.autocast('cpu', enabled=False):
+            return tap(F.conv2d(x.float(), weight.float(), *how).to(x.dtype), key, taps)
+    return tap(F.conv2d(x, weight, *how), key, taps)
 
 
 def linear(x: Tensor, params: dict[str, Tensor], key: str, taps: dict | None = None) -> Tensor:
+    """Linear layer `key`; behind a bottleneck, which is another one and ReLU, if there are entries
+    under `key.bottleneck`."""
+    if key + '.bottleneck.weight' in params:
+        x = F.relu(linear(x, params, key + '.bottleneck', taps))
     return tap(F.linear(x, params[key + '.weight'], params[key + '.bias']), key, taps)
 
 
@@ -139,7 +157,7 @@ def norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
     folded into the convolution before it: nothing."""
     check_mode(mode)
     x = tap(x, base, taps)
-    if base + '.running_mean' in params:
+    if base + '.running_mean' in params or base + '.fixed_mean' in params:
         return batch_norm(x, params, base, mode)
     for scale, shift in (('.weight', '.bias'), ('.a', '.b')):
         if base + scale in params:

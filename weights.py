@@ -23,6 +23,7 @@ KNOWN = {
     'resnet50': (f'{TORCH_HOST}/resnet50-0676ba61.pth', '0676ba61', (23.87, 7.14)),
     'resnet101': (f'{TORCH_HOST}/resnet101-63fe2227.pth', '63fe2227', (22.63, 6.45)),
     'mobilenet_v2': (f'{TORCH_HOST}/mobilenet_v2-b0353104.pth', 'b0353104', (28.12, 9.71)),
+    'alexnet': (f'{TORCH_HOST}/alexnet-owt-7be5be79.pth', '7be5be79', (43.48, 20.93)),
     'resnet-34-export': (f'{ZOO_HOST}/resnet-34-export.pth', '', (26.72, 8.74)),
     'resnet-18-at-export': (f'{ZOO_HOST}/resnet-18-at-export.pth', '', (29.44, 10.12)),
 }
@@ -117,10 +118,11 @@ def read_safetensors(path):
 
 def read(path):
     """The parameters of the net in a .hkl, .safetensors, .pt7, .pth or .pt file: a flat dict of
-    tensors on the CPU."""
+    tensors on the CPU. Statistics of BN that were fixed in training are running ones again."""
     readers = {'.hkl': read_hickle, '.safetensors': read_safetensors}
     holder = readers.get(pathlib.Path(path).suffix, load)(path)
-    return from_caffe({k: v for k, v in parameters(holder, path).items()
+    return from_caffe({re.sub(r'\.fixed_(mean|var)$', r'.running_\1', k): v
+                       for k, v in parameters(holder, path).items()
                        if not k.startswith(HELPERS) and not k.endswith('.num_batches_tracked')})
 
 

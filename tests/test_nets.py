@@ -6,6 +6,7 @@ from torch import nn
 
 import folding
 import imagenet
+import meta
 import utils
 import weights
 from utils import InputError
@@ -38,7 +39,7 @@ def test_parameters_and_multiply_adds_of_the_papers(arch, parameters, macs):
     opt = imagenet.parse(['--arch', arch, '--imagenetpath', 'x'])
     f, params = imagenet.make_net(opt, 1000)
     assert count(params) == parameters
-    assert imagenet.multiply_adds(f, params, 224) / 1e9 == pytest.approx(macs, abs=5e-4)
+    assert meta.multiply_adds(f, params, 224) / 1e9 == pytest.approx(macs, abs=5e-4)
     assert {v.requires_grad for k, v in params.items() if not utils.is_statistic(k)} == {True}
 
 

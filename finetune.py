@@ -1,0 +1,648 @@
+"""Fine-tuning of ImageNet's nets: what keeps them near their source, or draws two domains together.
+
+  Li et al., 'DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
+  Networks', https://arxiv.org/abs/1901.09229
+  Li, Grandvalet & Davoine, 'Explicit Inductive Bias for Transfer Learning with Convolutional
+  Networks' (L2-SP), https://arxiv.org/abs/1802.01483
+  Long et al., 'Learning Transferable Features with Deep Adaptation Networks' (DAN),
+  https://arxiv.org/abs/1502.02791; Tzeng et al., 'Deep Domain Confusion' (DDC),
+  https://arxiv.org/abs/1412.3474
+
+    python finetune.py --dataset dogs --dataroot ~/dogs --source resnet101 --method delta \\
+        --channel_weights compute --alpha 6.4
+    python finetune.py --dataset office31 --dataroot ~/office31 --domain amazon --target webcam \\
+        --source resnet50 --method dan --lr 0.001 --schedule inv --head_lr_mult 10
+
+The first should give 11.3 % test error (others' run of DELTA), the second 19.5 % (DAN). The loss is
+cross-entropy + alpha times the method's regulariser + beta / 2 times the squared norm of the new
+last layer. Defaults are those of the published code of DELTA and L2-SP.
+"""
+import collections
+import json
+import pathlib
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import cifar
+import data
+import datasets
+import folding
+import image_sets
+import imagenet
+import meta
+import parallel
+import runs
+import training
+import transfer
+import utils
+import weights
+from utils import InputError
+
+PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
+
+
+# ---- methods ------------------------------------------------------------------------------------
+
+# What a net computes: logits (B, K), in float; the groups' outputs; the tapped layers' {name: x}.
+Outputs = collections.namedtuple('Outputs', 'logits groups taps')
+
+# What --alpha weighs. A method of your own is one more such function, and its line in METHODS:
+# (options, outputs of the source or teacher, outputs of the target net, parameters, labels (B,))
+# -> scalar. `params` holds the target's entries under 'student.', the source's under 'teacher.'.
+
+
+def l2_sp(opt, source, target, params, labels):
+    """The source's parameters are those under 'teacher.', without its last layer."""
+    start = utils.without_prefix(params, 'teacher.')
+    return transfer.l2_sp(utils.without_prefix(params, 'student.'), start)
+
+
+def feature_map(opt, source, target, params, labels):
+    return transfer.feature_map(source.taps, target.taps, None, opt.positions)
+
+
+def delta(opt, source, target, params, labels):
+    channels = utils.without_prefix(params, 'teacher.channel_weights.')
+    return transfer.feature_map(source.taps, target.taps, channels, opt.positions)
+
+
+def attention(opt, source, target, params, labels):
+    """AT, Eq. 2 of the attention transfer paper."""
+    return sum(utils.at_loss(target.groups[i], source.groups[i]) for i in opt.at_groups)
+
+
+def distillation(opt, source, target, params, labels):
+    """What makes alpha T² KL + (1 - alpha) CE of the cross-entropy that it is added to."""
+    kd = utils.distillation(target.logits, source.logits, labels, opt.temperature, 1.)
+    return kd - F.cross_entropy(target.logits, labels)
+
+
+def domains(distance):
+    """The distance of the source domain's features, the first half of the batch, to the target
+    domain's: of all tapped layers, after ReLU but for the last one, which gives the classes."""
+    def method(opt, source, target, params, labels):
+        n, xs = len(labels), [utils.at_least_float(x) for x in target.taps.values()]
+        xs = [x if x.shape[1] == target.logits.shape[1] else F.relu(x) for x in xs]
+        return sum(distance(x[:n], x[n:]) for x in xs)
+
+    return method
+
+
+# name -> regulariser; default alpha, beta and weight decay, and what it compares with: the
+# source, its features, a fine-tuned teacher, or a target domain
+Method = collections.namedtuple('Method', 'regulariser alpha beta weight_decay needs')
+METHODS = {
+    'l2': Method(None, 0., 1e-4, 1e-4, ''),
+    'l2_sp': Method(l2_sp, .1, .01, 0., 'parameters'),
+    'feature_map': Method(feature_map, .64, .01, 0., 'features'),
+    'delta': Method(delta, .64, .01, 0., 'features'),
+    'at': Method(attention, 1e3, 1e-4, 1e-4, 'teacher'),
+    'kd': Method(distillation, .9, 1e-4, 1e-4, 'teacher'),
+    'ddc': Method(domains(transfer.linear_mmd), .25, 5e-4, 5e-4, 'target'),
+    'dan': Method(domains(transfer.multi_kernel_mmd), 1., 5e-4, 5e-4, 'target'),
+}
+
+
+def last_convolutions(names, blocks, last):
+    """Of each group of a residual net."""
+    return [names.format(j, n - 1) + f'.conv{last}' for j, n in enumerate(blocks)]
+
+
+# The layers whose outputs feature_map and delta compare; of two names of one layer, a net has one.
+TAPPED = {
+    'resnet50': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.5.conv3', 'layer4.2.conv3'],
+    'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3', 'layer4.2.conv3'],
+    'mobilenet_v2': [f'features.{i}.conv.2' for i in (5, 9, 13, 17)],
+    'alexnet': [f'features.{i}' for i in (0, 3, 8, 10)],
+    **{f'resnet{depth}': [
+        *last_convolutions('group{}.block{}', imagenet.BLOCKS[depth], 1),
+        *last_convolutions('layer{}.{}', [0, *imagenet.BLOCKS[depth]], 2)[1:]]
+       for depth in (18, 34)},
+    'wrn': [f'group{j}.block{i}.conv1' for j in range(3) for i in range(20)],
+}
+
+
+def tapped(method, params, head):
+    """The names of the layers that a method looks at in a net."""
+    def there(key):
+        return key in params or key + '.weight' in params
+
+    arch = arch_of(params)
+    if METHODS[method].needs == 'features':
+        found = [k for k in TAPPED.get(arch, TAPPED['wrn']) if there(k)]
+        return found if arch in TAPPED else list({k.split('.')[0]: k for k in found}.values())
+    if method == 'ddc':
+        return [head + '.bottleneck']
+    if method == 'dan':
+        layers = [f'classifier.{i}' for i in (1, 4)] if arch == 'alexnet' else []
+        return [k for k in (*layers, head + '.bottleneck', head) if there(k)]
+    return []
+
+
+def make_objective(opt, f, f_t, layers):
+    """The loss of fine-tuning as a pure function for `training.fit`: cross-entropy + alpha times
+    the method's regulariser. On test images it is the cross-entropy."""
+    regulariser = METHODS[opt.method].regulariser
+
+    def outputs(f, inputs, params, mode, base):
+        taps = {base + k: None for k in layers} if layers else None
+        logits, groups = f(inputs, params, mode, base, taps)
+        return Outputs(utils.at_least_float(logits), groups,
+                       utils.without_prefix(taps or {}, base))
+
+    def objective(params, inputs, targets, mode, alpha):
+        if not mode or regulariser is None:
+            logits = utils.at_least_float(f(inputs, params, mode, 'student.')[0])
+            return F.cross_entropy(logits, targets), logits, []
+        source = None
+        if f_t is not None:
+            with torch.no_grad():
+                source = outputs(f_t, inputs, params, False, 'teacher.')
+        target = outputs(f, inputs, params, mode, 'student.')
+        logits = target.logits[:len(targets)]       # the rest has no labels
+        loss = regulariser(opt, source, target, params, targets)
+        return F.cross_entropy(logits, targets) + alpha * loss, logits, [loss]
+
+    return objective
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+def parse(argv):
+    parser = training.make_parser(__doc__)
+    add_data_flags(parser)
+    add_method_flags(parser)
+    training.add_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
+                       epoch_step='[0.67]', lr_decay_ratio=.1)
+    s = parser.add_argument_group('schedule, instead of --epochs')
+    s.add_argument('--iterations', default=9000, type=int, metavar='N', help='steps of training, '
+                   'in whole epochs; --epochs above 0 is taken instead')
+    s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
+                   'after which is tested; 0: one pass over the training images')
+    s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
+                   '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
+                   'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
+    s.add_argument('--lr_gamma', default=1e-3, type=float, help='of --schedule inv')
+    s.add_argument('--lr_power', default=.75, type=float, help='of --schedule inv')
+    opt = parser.parse_args(argv)
+    check_flags(opt)
+    opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
+    return opt
+
+
+def add_data_flags(parser):
+    m = parser.add_argument_group('model and data')
+    m.add_argument('--arch', default='', help='net: resnet18, 34, 50, 101, mobilenet_v2, '
+                   "alexnet, wrn-depth-width; '': that of --source")
+    m.add_argument('--source', default='', metavar='WEIGHTS', help='a file of parameters, a run, or '
+                   f"one of {', '.join(weights.KNOWN)}; '' starts afresh")
+    m.add_argument('--dataset', default='folder', choices=image_sets.NAMES, help='folder: train/ '
+                   'and test/ or val/ of class folders; list: train.txt and test.txt, a path and a '
+                   'label in each line')
+    m.add_argument('--dataroot', default='.', metavar='DIR', help='folder of the data set')
+    m.add_argument('--domain', default='', help='part of --dataroot: amazon, dslr or webcam of '
+                   'office31, a subfolder, a list; without --target what is not trained on is the '
+                   'test set')
+    m.add_argument('--target', default='', metavar='DOMAIN', help='another part, all of which is '
+                   'the test set, and, without its labels, what ddc and dan adapt to')
+    m.add_argument('--shift', default=0, type=float, help='0 to 1: shapes of less contrast and '
+                   'more noise are the target')
+    m.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N images of '
+                   'each class, drawn by --seed')
+    m.add_argument('--fraction', default=0, type=float, help='train on this part of each class, '
+                   'drawn by --seed')
+    m.add_argument('--download', action='store_true', help='fetch dogs, cub, caltech256 or '
+                   'food101 into --dataroot first')
+    m.add_argument('--check_data', action='store_true', help='say what is there and what is '
+                   'missing, and end')
+    m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
+                   'training')
+    p = parser.add_argument_group('pixels')
+    p.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: as '
+                   "of the source, else 224, 227 of Caffe's AlexNet, 32 of a WRN")
+    p.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation to '
+                   "take off the pixels; '': the source's")
+    p.add_argument('--resize', default='squash', choices=data.RESIZES, help='to 256 pixels (of '
+                   '--size 224) before the crop: height and width, or the short side')
+    p.add_argument('--crop', default='place', choices=data.CROPS, help='in training: of random '
+                   'place, of random area and place (8 to 100 %%), both mirrored at random; centre')
+    p.add_argument('--ten_crop', action='store_true', help='test on the mean of ten crops: corners '
+                   'and centre, mirrored and not')
+    p.add_argument('--box', action='store_true', help='cub: cut the bounding boxes out')
+
+
+def add_method_flags(parser):
+    t = parser.add_argument_group('method')
+    t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
+                   'distance of the parameters to the source; feature_map, delta: of the features; '
+                   'at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
+    t.add_argument('--alpha', type=float, help='weight of the regulariser (default: ' +
+                   ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
+    t.add_argument('--beta', type=float, help='L2 penalty on the last layer (default: ' +
+                   ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that on all else '
+                   'is --weight_decay (default: 0 of l2_sp, feature_map and delta, else the same)')
+    t.add_argument('--head_lr_mult', default=1, type=float, help='learning rate of the new layers, '
+                   'as a multiple of --lr')
+    t.add_argument('--bottleneck', type=int, metavar='N', help='a new layer of N channels before '
+                   'the last one (default: 256 of ddc, and of dan but for alexnet; else 0, none)')
+    t.add_argument('--freeze', default=[], nargs='+', choices=FROZEN, help='leave as the source '
+                   'has it: stem and first group; batch normalisation, or its statistics alone; '
+                   'all but the new layers')
+    t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
+                   'matrices, or biases and batch normalisation too')
+    t.add_argument('--positions', default='mean', choices=['mean', 'sum'], help='feature_map, '
+                   'delta: of squared differences over height and width')
+    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: compute, which '
+                   'leaves channel_weights.json in the folder of the run, or such a file')
+    t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
+                   'parameters, of the same classes')
+    t.add_argument('--temperature', default=4, type=float, help='of kd')
+    t.add_argument('--at_groups', default='[-2,-1]', help='json list of the groups that at '
+                   'compares, from 0; -1 is the last one')
+
+
+def check_flags(opt):
+    method = METHODS[opt.method]
+    for name in ('alpha', 'beta', 'weight_decay'):
+        given = getattr(opt, name)
+        setattr(opt, name, getattr(method, name) if given is None else given)
+    training.check_flags(opt)
+    training.check_numbers(
+        opt, above_zero=('iterations', 'head_lr_mult', 'temperature'),
+        zero_or_more=('alpha', 'beta', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class',
+                      'fraction'))
+    if opt.per_class and opt.fraction or not opt.fraction < 1:
+        raise InputError('--fraction is a number below 1, and not together with --per_class')
+    if opt.schedule == 'exp' and len(opt.epoch_step) != 1:
+        raise InputError('--schedule exp takes one epoch as --epoch_step: the fall up to there')
+    if opt.box and opt.dataset != 'cub':
+        raise InputError('--box is for --dataset cub, which has bounding boxes')
+    opt.at_groups = training.json_list(opt.at_groups, '--at_groups', '[2,3]')
+    if not (opt.evaluate or opt.check_data):
+        check_method(opt, method)
+
+
+def check_method(opt, method):
+    if bool(opt.teacher) != (method.needs == 'teacher'):
+        raise InputError('--teacher is what at and kd learn from: give it with them, and with no '
+                         'other method')
+    if method.needs in ('parameters', 'features') and not opt.source:
+        raise InputError(f'--method {opt.method} compares with a source: give --source')
+    if method.needs == 'target' and not (opt.target or opt.shift):
+        raise InputError(f'--method {opt.method} adapts to a target domain: give --target, or '
+                         f'--shift of shapes')
+    if bool(opt.channel_weights) != (opt.method == 'delta'):
+        raise InputError('--channel_weights belongs to --method delta: compute, or a file that '
+                         'such a run left')
+    if not opt.source and not opt.arch:
+        raise InputError('give --source, the weights to start from, or --arch, to start from none')
+    if opt.freeze and not opt.source:
+        raise InputError('--freeze is for a net that comes from a --source')
+
+
+def run_name(opt):
+    """A folder name from the options that tell experiments apart."""
+    parts = [opt.dataset, opt.domain, opt.target, opt.arch or opt.source, opt.method,
+             f'{opt.alpha:g}' if opt.alpha else '', f'seed{opt.seed}']
+    parts[-1:-1] = [f'{k}{getattr(opt, k):g}' for k in ('per_class', 'fraction') if getattr(opt, k)]
+    return re.sub(r'[^\w.]+', '_', '_'.join(p for p in parts if p))
+
+
+# ---- nets ---------------------------------------------------------------------------------------
+
+def script_of(params):
+    """The module whose net it is: cifar or imagenet."""
+    return cifar if imagenet.net_like(params)[0] is None else imagenet
+
+
+def load_net(name):
+    """A run, a file of parameters or a known name -> (f, number of classes, params, path)."""
+    with parallel.first_alone():        # it may have to be downloaded
+        path = weights.locate(name)
+    params = weights.read(path)
+    return *script_of(params).net_of(params, path), params, path
+
+
+def head_of(params):
+    """The name of the last layer."""
+    return imagenet.net_like(params)[1] or 'fc'
+
+
+def arch_of(params):
+    """The name of an architecture, as --arch takes it; '' for another one."""
+    names = set(params)
+    if {'features.1.conv.0.0.weight', 'classifier.6.weight'} & names:
+        return 'alexnet' if 'classifier.6.weight' in names else 'mobilenet_v2'
+    blocks = collections.Counter(m[1] for k in names if (
+        m := re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k)))
+    blocks = tuple(n for _, n in sorted(blocks.items()))
+    if len(blocks) == 3 and 'group0.block0.conv0' in names:
+        width = len(params['group0.block0.conv1']) / cifar.WRN_CHANNELS[0]
+        return f'wrn-{6 * blocks[0] + 4}-{width:g}'
+    deep = any('.conv3' in k for k in names)
+    return next((f'resnet{d}' for d, n in imagenet.BLOCKS.items()
+                 if n == blocks and deep == (d >= 50)), '')
+
+
+def new_net(arch, classes):
+    """A net of random parameters -> (f, params)."""
+    if m := re.fullmatch(r'wrn-(\d+)-([\d.]+)', arch):
+        return cifar.resnet(int(m[1]), float(m[2]), classes)
+    if arch not in imagenet.ARCHS:
+        raise InputError(f'--arch {arch}: choose from {", ".join(imagenet.ARCHS)}, '
+                         f'wrn-depth-width')
+    return imagenet.make_net(imagenet.parse(['--arch', arch, '--imagenetpath', '.']), classes)
+
+
+def with_new_head(params, head, classes, bottleneck=0):
+    """A net whose last layer gives other classes: random weights of deviation 0.01, zero biases; a
+    `bottleneck` of so many channels before it, if that is above zero."""
+    def layer(ni, no):
+        return {'weight': torch.randn(no, ni) * .01, 'bias': torch.zeros(no)}
+
+    old = params.get(head + '.bottleneck.weight', params[head + '.weight'])
+    ni, new = old.shape[1], {}
+    if bottleneck:
+        new[head + '.bottleneck'], ni = utils.linear_params(ni, bottleneck), bottleneck
+    new[head] = layer(ni, classes)
+    body = {k: v for k, v in params.items() if not k.startswith(head + '.')}
+    return {**body, **utils.flatten(new)}
+
+
+FROZEN = ('first_group', 'bn', 'bn_statistics', 'body')
+
+
+def freeze(f, params, what, head):
+    """The net of which parts are left as they are, with its gradients' flags set. What is named is
+    one or more of FROZEN."""
+    norms = [b for b in folding.normalisations(f, params) if b + '.running_mean' in params]
+    of_norms = {f'{b}.{k}' for b in norms for k in ('weight', 'bias')}
+    frozen = set(meta.first_group(f, params)) if 'first_group' in what else set()
+    frozen |= of_norms if 'bn' in what else set()
+    frozen |= {k for k in params if not k.startswith(head + '.')} if 'body' in what else set()
+    fixed = [b for b in norms if f'{b}.weight' in frozen or {'bn', 'bn_statistics'} & set(what)]
+    params = utils.fix_statistics(params, fixed)
+    utils.set_requires_grad_except_bn_(params)
+    for k in frozen & set(params):
+        params[k].requires_grad_(False)
+    return params
+
+
+def over_crops(f):
+    """The net that gives the mean of the logits of several crops, (B, V, 3, H, W)."""
+    def net(inputs, params, mode, base='', taps=None):
+        if inputs.ndim == 4:
+            return f(inputs, params, mode, base, taps)
+        logits, groups = f(inputs.flatten(0, 1), params, mode, base, taps)
+        return logits.unflatten(0, inputs.shape[:2]).mean(1), groups
+
+    return net
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+def input_of(opt, params, made):
+    """Size and pixels for a net, as `imagenet.input_of`."""
+    if arch_of(params).startswith('wrn'):
+        return (opt.size or made.get('input_size') or 32,
+                opt.pixels or made.get('input_pixels') or 'cifar')
+    return imagenet.input_of(opt, params, made)
+
+
+def read_sets(opt):
+    """The sets that the options name -> {'train', 'validation', 'test', 'target': set or None},
+    the names of the classes. A set is (files, labels, ...), arrays."""
+    if opt.download:
+        with parallel.first_alone():
+            image_sets.download(opt.dataset, opt.dataroot)
+    train, test, target, names = image_sets.load(opt.dataset, opt.dataroot, opt.domain, opt.target,
+                                                 opt.shift)
+    if opt.per_class or opt.fraction:
+        train, rest = image_sets.subset(train, opt.per_class, opt.fraction, opt.seed)
+        test = rest if test is None else test
+    if test is None:
+        raise InputError(f'{opt.dataset} in {opt.dataroot} has no test images: give --target, or '
+                         f'--per_class or --fraction, and the rest is tested on')
+    validation = None
+    if opt.validate:
+        train, validation = datasets.held_out(train, opt.validate)
+    return dict(train=train, validation=validation, test=test, target=target), names
+
+
+def batches_of(opt, images, size, pixels, device, train=False, **how):
+    """Batches, as `training.fit` takes them, of a set (files, labels, boxes...)."""
+    files, labels, *boxes = images
+    how = {'crop': opt.crop, **how} if train else {'ten': opt.ten_crop, **how}
+    return data.file_batches(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
+                             opt.nthread, training.parameter_dtype(opt), train, resize=opt.resize,
+                             boxes=boxes[0] if opt.box else None, **how)
+
+
+def pairs(source, target):
+    """Batches of two domains, one behind the other, with the labels of the first."""
+    def epoch():
+        for (x, labels), (y, _) in zip(source[1](), target[1](), strict=True):
+            yield torch.cat([x, y]), labels
+
+    return source[0], epoch
+
+
+def set_epochs(opt, n):
+    """Fill in how many epochs the steps make of n training images, and where the rate drops."""
+    steps = opt.epoch_steps or -(-n // opt.batch_size)
+    if not opt.epochs:
+        if opt.epoch_steps and opt.iterations % opt.epoch_steps:
+            raise InputError(f'--iterations {opt.iterations} is no multiple of --epoch_steps '
+                             f'{opt.epoch_steps}')
+        # of passes, as in the published codes of DELTA and AFA
+        one = opt.epoch_steps or n / opt.batch_size
+        opt.epochs = max(1, round(opt.iterations / one))
+        opt.epoch_step = training.whole_epochs(opt.epoch_step, opt.epochs)
+    return steps
+
+
+def rate(opt, steps):
+    """The learning rate by epoch and step, both from 1; `steps`: of an epoch."""
+    def at(epoch, step):
+        if opt.schedule == 'inv':
+            return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
+        if opt.schedule == 'exp':
+            return opt.lr * opt.lr_decay_ratio ** ((epoch - 1) / opt.epoch_step[0])
+        return training.learning_rate(opt, epoch)
+
+    return at
+
+
+# ---- training and evaluation --------------------------------------------------------------------
+
+def optimizer_of(head):
+    """SGD whose second group is the new layers: another rate, and --beta as decay."""
+    def make(opt, params, epoch):
+        learnt = {k: v for k, v in params.items() if v.requires_grad}
+        new = [v for k, v in learnt.items() if k.startswith(f'student.{head}.')]
+        old = [v for k, v in learnt.items() if not k.startswith(f'student.{head}.')]
+        groups = [dict(params=old, weight_decay=opt.weight_decay, scale=1.),
+                  dict(params=new, weight_decay=opt.beta, scale=opt.head_lr_mult)]
+        return torch.optim.SGD([g for g in groups if g['params']], opt.lr, training.MOMENTUM)
+
+    return make
+
+
+def picks(lines):
+    """What different ways to pick an epoch so far would report: the last one is what counts; the
+    one that is best on the images held out; the one that is best on the test images, which is for
+    comparison with papers that did so, and too good."""
+    epochs = [z for z in lines if 'epoch' in z]
+    found = {'best_on_test_acc': max(z['test_acc'] for z in epochs)}
+    if 'val_acc' in epochs[-1]:
+        best = max(epochs, key=lambda z: z['val_acc'])
+        found |= {'best_on_validation_epoch': best['epoch'],
+                  'best_on_validation_test_acc': best['test_acc']}
+    return found
+
+
+RESTORED = 512      # images for the statistics of batch normalisation that is given back
+
+
+def start_of(opt, sets, classes):
+    """The net to train, from --source or random -> (f, params, size, pixels)."""
+    if not opt.source:
+        f, params = new_net(opt.arch, classes)
+        return f, params, *input_of(opt, params, {})
+    f, _, params, path = load_net(opt.source)
+    arch = arch_of(params)
+    if opt.arch and opt.arch != arch:
+        raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
+    size, pixels = input_of(opt, params, weights.options(path))
+    if arch != 'alexnet' and folding.folded(f, params):
+        files, labels, *_ = sets['train']
+        some = np.random.default_rng(0).permutation(len(files))[:RESTORED]
+        print(f'batch normalisation is given back to {opt.source}, with the statistics of '
+              f'{len(some)} training images')
+        _, batches = data.file_batches(files[some], labels[some], opt.batch_size, size,
+                                       *PIXELS[pixels], torch.device('cpu'), opt.nthread,
+                                       resize=opt.resize)
+        params = folding.restore(f, params, (inputs for inputs, _ in batches()))
+    return f, params, size, pixels
+
+
+def reference(opt, f, start, head, layers, classes, pixels):
+    """What the target net, which starts as (f, start), is compared with -> (f or None, params)."""
+    needs = METHODS[opt.method].needs
+    if needs == 'teacher':
+        f_t, outputs, params, path = load_net(opt.teacher)
+        if outputs != classes:
+            raise InputError(f'the teacher {opt.teacher} knows {outputs} classes, the data set has '
+                             f'{classes}')
+        its = weights.options(path).get('input_pixels', pixels)
+        if its != pixels:
+            raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
+                             f'{pixels}')
+        return f_t, folding.fold(params)
+    start = {k: v.detach() for k, v in start.items()}
+    if needs == 'parameters':
+        return None, {k: v for k, v in start.items() if not k.startswith(head + '.') and
+                      not utils.is_statistic(k) and (opt.sp == 'all' or v.ndim > 1)}
+    return (f, folding.fold(start, keep=layers)) if needs == 'features' else (None, {})
+
+
+def weights_of_channels(opt, f, params, head, layers, batches):
+    """DELTA's weights, from the file or computed, which is then left in the run's folder."""
+    made = pathlib.Path(opt.save, 'channel_weights.json')
+    path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
+    if path == made and not made.exists():
+        if parallel.world() > 1:
+            raise InputError('--channel_weights compute is work for one process: give the others '
+                             'its channel_weights.json')
+        with torch.random.fork_rng([]):     # the training images come in the order of other methods
+            found, gain = transfer.channel_weights(f, params, head, layers, batches)
+        print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
+              f'each channel')
+        runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
+    try:
+        found = {k: torch.tensor(v) for k, v in json.loads(path.read_text()).items()}
+        shapes = {k: tuple(v.shape) for k, v in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        raise InputError(f'cannot read the channel weights {path}: {e}') from None
+    expected = {k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers}
+    if shapes != expected:
+        raise InputError(f'{path} holds channel weights of other layers: {shapes}, expected '
+                         f'{expected}')
+    return found
+
+
+def train(opt, device, checkpoint, lines, sets, classes, steps):
+    start_f, start, size, pixels = start_of(opt, sets, classes)
+    # for the log, and for those who use the net
+    opt.input_size, opt.input_pixels, opt.steps = size, pixels, steps
+    head = head_of(start)
+    torch.manual_seed(opt.seed)
+    start = with_new_head(start, head, classes, bottleneck_of(opt, start))
+    start = freeze(start_f, start, opt.freeze, head)
+    layers = tapped(opt.method, start, head)
+    f_t, kept = reference(opt, start_f, start, head, layers, classes, pixels)
+    count = opt.epoch_steps * opt.batch_size
+
+    def batches(part, **how):
+        return batches_of(opt, sets[part], size, pixels, device, **how)
+
+    student = training.on_device(start, opt, device)
+    # parameters that are compared, not computed with, stay as exact as those that are trained
+    kept = training.on_device(kept, opt, device, fixed=f_t is not None)
+    if opt.method == 'delta':
+        found = weights_of_channels(opt, start_f, student, head, layers,
+                                    batches('train', train=True)[1])
+        kept |= {f'channel_weights.{k}': v.to(device) for k, v in found.items()}
+    params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(kept, 'teacher.')}
+    learn = batches('train', train=True, count=count)
+    if METHODS[opt.method].needs == 'target':
+        learn = pairs(learn, batches('target', train=True, count=count or learn[0]))
+    objective = make_objective(opt, over_crops(start_f), f_t, layers)
+    if opt.compile:
+        objective = training.compiled(objective, params, device)
+    training.fit(opt, checkpoint, lines, objective, params, learn, batches('test'), classes, device,
+                 lambda epoch: opt.alpha, optimizer_of(head), rate(opt, steps),
+                 batches('validation') if opt.validate else None, picks)
+
+
+def bottleneck_of(opt, params):
+    """The channels of the layer before the last one; 0 for none."""
+    if opt.bottleneck is None:
+        arch = arch_of(params)
+        return 256 if opt.method == 'ddc' or (opt.method == 'dan' and arch != 'alexnet') else 0
+    return opt.bottleneck
+
+
+def evaluate(opt, device, sets, names):
+    """Test a net from a file on the test images."""
+    f, outputs, params, path = load_net(opt.evaluate)
+    if outputs != len(names):
+        raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
+    size, pixels = input_of(opt, params, weights.options(path))
+    test = batches_of(opt, sets['test'], size, pixels, device)
+    imagenet.report(opt, device, path, f, over_crops(f), training.on_device(params, opt, device),
+                    test, size, pixels)
+
+
+def work(opt, device):
+    if opt.check_data:
+        return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift)
+    sets, names = read_sets(opt)
+    if opt.evaluate:
+        return evaluate(opt, device, sets, names)
+    steps = set_epochs(opt, len(sets['train'][1]))
+    training.in_folder(lambda *a: train(*a, sets, len(names), steps))(opt, device)
+    last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
+    print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the lowest '
+          f'test error of all epochs')
+
+
+def main(argv=None):
+    training.start(parse(argv), work, __file__, argv)
+
+
+if __name__ == '__main__':
+    training.run(main)

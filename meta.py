@@ -1,0 +1,62 @@
+"""What a net (f, params) does, found out on tensors that have shapes and no values."""
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from utils import InputError
+
+
+class Noted(dict):
+    """A dict that notes which of its entries are used."""
+
+    def __init__(self, entries):
+        super().__init__(entries)
+        self.used = set()
+
+    def __getitem__(self, key):
+        self.used.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        return self[key] if key in self else default
+
+
+def on_meta(params, size=64):
+    """An image of size x size pixels and the parameters, without their values."""
+    dtype = next(iter(params.values())).dtype
+    return (torch.empty(1, 3, size, size, dtype=dtype, device='meta'),
+            {k: v.detach().to('meta') for k, v in params.items()})
+
+
+def classes_of(f, params, path):
+    """The number of classes of a net all of whose entries fit into it; else an InputError. `path`
+    is for the message."""
+    image, meta = on_meta(params)
+    meta = Noted(meta)
+    try:
+        logits, _ = f(image, meta, False)
+    except KeyError as e:
+        raise InputError(f'{path} is of another architecture: it has no entry {e}') from None
+    except (RuntimeError, IndexError, ZeroDivisionError) as e:
+        raise InputError(f'{path} is of another architecture: its shapes do not fit together '
+                         f'({str(e).splitlines()[0]})') from None
+    unused = [k for k in params if k not in meta.used]
+    if unused:
+        raise InputError(f'{path} is of another architecture: {len(unused)} of its entries have no '
+                         f'place here, the first are {", ".join(unused[:3])}')
+    return logits.shape[1]
+
+
+def multiply_adds(f, params, size):
+    """Of one image of size x size pixels, in convolutions and linear layers."""
+    with FlopCounterMode(display=False) as counter:
+        f(*on_meta(params, size), False)
+    return counter.get_total_flops() // 2
+
+
+def first_group(f, params):
+    """The names of the entries of a net that its first group's output depends on."""
+    image, meta = on_meta(params)
+    learnt = {k: v.requires_grad_() for k, v in meta.items() if 'running_' not in k}
+    g0 = f(image, {**meta, **learnt}, False)[1][0]
+    found = torch.autograd.grad(g0.sum(), learnt.values(), allow_unused=True)
+    return [k for k, grad in zip(learnt, found, strict=True) if grad is not None]
