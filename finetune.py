@@ -197,7 +197,7 @@ def add_data_flags(parser):
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', help='net: resnet18, 34, 50, 101, mobilenet_v2, '
                    "alexnet, wrn-depth-width; '': that of --source")
-    m.add_argument('--source', default='', metavar='WEIGHTS', help='a file of parameters, a run, or '
+    m.add_argument('--source', default='', metavar='WEIGHTS', help='a file of parameters, a run or '
                    f"one of {', '.join(weights.KNOWN)}; '' starts afresh")
     m.add_argument('--dataset', default='folder', choices=image_sets.NAMES, help='folder: train/ '
                    'and test/ or val/ of class folders; list: train.txt and test.txt, a path and a '
