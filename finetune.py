@@ -583,6 +583,10 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
     start = with_new_head(start, head, classes, bottleneck_of(opt, start))
     start = freeze(start_f, start, opt.freeze, head)
     layers = tapped(opt.method, start, head)
+    groups = len(start_f(*meta.on_meta(start), False)[1])
+    if not all(type(g) is int and -groups <= g < groups for g in opt.at_groups):
+        raise InputError(f'--at_groups {opt.at_groups}: the net has {groups} groups, 0 to '
+                         f'{groups - 1}')
     f_t, kept = reference(opt, start_f, start, head, layers, classes, pixels)
     count = opt.epoch_steps * opt.batch_size
 

@@ -36,7 +36,9 @@ def without(params, base):
 def fold(params, keep=()):
     """The normalisations behind convolutions (`utils.bn_of`) folded into those, but for the
     convolutions to `keep`: a dict of which the same function computes, in evaluation mode, the
-    same."""
+    same. A WRN, whose normalisations are before its convolutions, stays as it is."""
+    if 'bn.weight' in params:
+        return params
     for conv in convolutions(params):
         base = utils.bn_of(conv)
         found = None if conv in keep else affine(params, base)
