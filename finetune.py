@@ -460,7 +460,9 @@ def set_epochs(opt, n):
         # of passes, as in the published codes of DELTA and AFA
         one = opt.epoch_steps or n / opt.batch_size
         opt.epochs = max(1, round(opt.iterations / one))
-        opt.epoch_step = training.whole_epochs(opt.epoch_step, opt.epochs)
+    # unlike in the other scripts: after that part of the epochs, which may be few
+    opt.epoch_step = [s if type(s) is int else 1 + max(1, round(s * opt.epochs))
+                      for s in opt.epoch_step]
     return steps
 
 

@@ -77,6 +77,7 @@ def parse(argv):
     opt = parser.parse_args(argv)
     training.check_flags(opt)
     check_flags(opt)
+    training.whole_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
 

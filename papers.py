@@ -64,10 +64,11 @@ OFFICE_RECIPE = ('--dataset office31 --dataroot office31 --schedule inv --lr_gam
                  '--lr_power 0.75 --head_lr_mult 10')
 GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --batch_size 32 '
          '--iterations 300 --nthread 1')
-OFFICE_LR = .01         # chosen in the table office31-choices
+OFFICE_LR = .001         # chosen in the table office31-choices
 AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 10'
-AMAZON10_CHOSEN = {'l2': '--lr 0.01', 'l2_sp': '--lr 0.01 --alpha 0.01',
-                   'delta': '--lr 0.01 --alpha 0.0064'}    # in the table amazon10-choices
+# chosen in the table amazon10-choices
+AMAZON10_LR = .003
+AMAZON10_ALPHA = {'l2_sp': .01, 'delta': .0064}
 
 
 def domains(methods, papers, seeds=1):
@@ -286,7 +287,7 @@ TABLES = {
         medians=False, common=f'{OFFICE_RECIPE} {GIVEN} --epoch_steps 300 --bottleneck 256 '
                               '--domain amazon --target webcam --validate 500',
         rows={f'lr_{lr:g}': choice(f'amazon, source-only, learning rate {lr:g}', f'--lr {lr:g}')
-              for lr in (.03, .01, .003, .001)}),
+              for lr in (.03, .01, .003, .001, .0003)}),
     'office31-mobilenet': dict(
         title='Office-31: a given MobileNetV2, 300 steps of 32 images at 96x96',
         script='finetune.py', epochs=3, medians=False, against='to source-only',
@@ -313,27 +314,28 @@ TABLES = {
         }),
     'amazon10-choices': dict(
         title='The settings of the next table, chosen on 100 of the 310 training images',
-        measure='error held out, %', value='val_acc', script='finetune.py', epochs=1,
-        medians=False, common=f'{AMAZON10} {GIVEN} --epoch_steps 300 --validate 100',
+        measure='error held out, %', value='val_acc', script='finetune.py', epochs=3,
+        medians=False, common=f'{AMAZON10} {GIVEN} --epoch_steps 100 --validate 100',
         rows={
             **{f'l2_{lr:g}': choice(f'L2, learning rate {lr:g}', f'--lr {lr:g}')
-               for lr in (.03, .01, .003)},
-            **{f'l2_sp_{a:g}': choice(f'L2-SP, α = {a:g}', f'--method l2_sp --alpha {a:g}')
+               for lr in (.01, .003, .001)},
+            **{f'l2_sp_{a:g}': choice(f'L2-SP, α = {a:g}', f'--lr {AMAZON10_LR:g} --method l2_sp '
+                                      f'--alpha {a:g}')
                for a in (.1, .01, .001)},
-            **{f'delta_{a:g}': choice(f'DELTA, α = {a:g}', f'--method delta --alpha {a:g} '
-                                      '--channel_weights compute')
+            **{f'delta_{a:g}': choice(f'DELTA, α = {a:g}', f'--lr {AMAZON10_LR:g} --method delta '
+                                      f'--alpha {a:g} --channel_weights compute')
                for a in (.064, .0064, .00064)},
         }),
     'amazon10': dict(
         title='Ten images of each class of amazon: a given MobileNetV2, 300 steps of 32 at 96x96',
         script='finetune.py', epochs=3, medians=False, against='to L2',
-        common=f'{AMAZON10} {GIVEN} --epoch_steps 100',
+        common=f'{AMAZON10} {GIVEN} --epoch_steps 100 --lr {AMAZON10_LR:g}',
         rows={
-            'l2': row('L2', options=AMAZON10_CHOSEN['l2'], seeds=3),
+            'l2': row('L2', seeds=3),
             'l2_sp': row('L2-SP', plain='l2', seeds=3,
-                         options=f'--method l2_sp {AMAZON10_CHOSEN["l2_sp"]}'),
+                         options=f'--method l2_sp --alpha {AMAZON10_ALPHA["l2_sp"]:g}'),
             'delta': row('DELTA', plain='l2', seeds=3, options='--method delta --channel_weights '
-                         f'compute {AMAZON10_CHOSEN["delta"]}'),
+                         f'compute --alpha {AMAZON10_ALPHA["delta"]:g}'),
         }),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',

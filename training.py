@@ -85,8 +85,7 @@ def add_flags(parser, **defaults):
 
 
 def check_flags(opt):
-    """Refuse values that mean nothing; resolve --epoch_step to whole epochs, a list; its fractions
-    stay while the number of epochs is not known (0)."""
+    """Refuse values that mean nothing; make a list of --epoch_step."""
     check_numbers(opt, above_zero=('batch_size', 'lr', 'lr_decay_ratio', 'ngpu'),
                   zero_or_more=('weight_decay', 'validate', 'nthread', 'seed', 'epochs'))
     if opt.seed >= 2 ** 32:
@@ -98,14 +97,15 @@ def check_flags(opt):
     if not all(type(s) is int and s > 0 or type(s) is float and 0 < s < 1 for s in steps):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
                          f'between 0 and 1')
-    opt.epoch_step = whole_epochs(steps, opt.epochs) if opt.epochs else steps
+    opt.epoch_step = steps
     if opt.export:
         weights.check_format(opt.export)
 
 
-def whole_epochs(steps, epochs):
-    """Of --epoch_step, whose fractions are of all epochs."""
-    return [s if type(s) is int else max(2, round(s * epochs)) for s in steps]
+def whole_epochs(opt):
+    """Resolve the fractions in --epoch_step to epochs, the first one never: 0.3 of 200 is 60."""
+    opt.epoch_step = [s if type(s) is int else max(2, round(s * opt.epochs))
+                      for s in opt.epoch_step]
 
 
 def check_numbers(opt, above_zero=(), zero_or_more=()):
