@@ -256,7 +256,8 @@ def add_method_flags(parser):
     t.add_argument('--positions', default='mean', choices=['mean', 'sum'], help='feature_map, '
                    'delta: of squared differences over height and width')
     t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: compute, which '
-                   'leaves channel_weights.json in the folder of the run, or such a file')
+                   'leaves channel_weights.json in the folder of the run; or such a file, or one of '
+                   'the published code')
     t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
                    'parameters, of the same classes')
     t.add_argument('--temperature', default=4, type=float, help='of kd')
@@ -552,7 +553,8 @@ def reference(opt, f, start, head, layers, classes, pixels):
 
 
 def weights_of_channels(opt, f, params, head, layers, batches):
-    """DELTA's weights, from the file or computed, which is then left in the run's folder."""
+    """DELTA's weights, computed, and then left in the run's folder, or from a file: of such a run, or
+    of the published code, which has lists of what the loss grows by."""
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
     if path == made and not made.exists():
@@ -565,7 +567,11 @@ def weights_of_channels(opt, f, params, head, layers, batches):
               f'each channel')
         runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
     try:
-        found = {k: torch.tensor(v) for k, v in json.loads(path.read_text()).items()}
+        found = json.loads(path.read_text())
+        if isinstance(found, list):
+            found = {k: transfer.from_growth(torch.tensor(v)) for k, v in
+                     zip(layers, found, strict=True)}
+        found = {k: torch.as_tensor(v) for k, v in found.items()}
         shapes = {k: tuple(v.shape) for k, v in found.items()}
     except (OSError, ValueError, TypeError, AttributeError) as e:
         raise InputError(f'cannot read the channel weights {path}: {e}') from None

@@ -67,7 +67,7 @@ GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --bat
 OFFICE_LR = .001         # chosen in the table office31-choices
 AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 10'
 # chosen in the table amazon10-choices
-AMAZON10_LR = .003
+AMAZON10_LR = .001
 AMAZON10_ALPHA = {'l2_sp': .01, 'delta': .0064}
 
 
@@ -318,7 +318,7 @@ TABLES = {
         medians=False, common=f'{AMAZON10} {GIVEN} --epoch_steps 100 --validate 100',
         rows={
             **{f'l2_{lr:g}': choice(f'L2, learning rate {lr:g}', f'--lr {lr:g}')
-               for lr in (.01, .003, .001)},
+               for lr in (.01, .003, .001, .0003)},
             **{f'l2_sp_{a:g}': choice(f'L2-SP, α = {a:g}', f'--lr {AMAZON10_LR:g} --method l2_sp '
                                       f'--alpha {a:g}')
                for a in (.1, .01, .001)},

@@ -125,8 +125,8 @@ def channel_weights(f, params, head, layers, batches):
     """DELTA's weights: how much the loss grows without a filter -> {layer: (C,)}, summing to 1, and
     how many times as fast that was as a pass through the whole net for each filter.
 
-    f, params: the source with a new last layer `head`, which is trained first. Of each layer the
-    growth's z-scores over the channels, through a softmax, as the published code has it.
+    f, params: the source with a new last layer `head`, which is trained first. As in the published
+    code, the weights are the softmax of the growth's z-scores over a layer's channels.
     """
     params, growth, start, passes = train_head(f, params, head, batches), {}, None, 0.
     for i, (inputs, targets) in enumerate(batches()):
@@ -142,6 +142,10 @@ def channel_weights(f, params, head, layers, batches):
             growth.setdefault(layer, []).append(without - base)
             passes += whole * len(without)
     taken = time.perf_counter() - start
-    growth = {k: torch.stack(v).mean(0) for k, v in growth.items()}
-    scores = {k: (v - v.mean()) / v.std(correction=0).clamp_min(1e-12) for k, v in growth.items()}
-    return {k: (v / SOFTENING).softmax(0) for k, v in scores.items()}, passes / taken
+    return {k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()}, passes / taken
+
+
+def from_growth(growth):
+    """The weights (C,) of channels without which the loss grows by so much (C,)."""
+    scores = (growth - growth.mean()) / growth.std(correction=0).clamp_min(1e-12)
+    return (scores / SOFTENING).softmax(0)

@@ -459,6 +459,11 @@ def test_channel_weights_are_kept_and_taken_from_elsewhere(capsys):
     b = call('logs/b', *flags, file)
     assert 'times as fast' not in capsys.readouterr().out
     assert a[-1]['train_loss'] == b[-1]['train_loss']
+    growth = [(5 * torch.tensor(v).log()).tolist() for v in found.values()]     # as published
+    growth[0][0] = 1e3
+    pathlib.Path('growth.json').write_text(json.dumps(growth))
+    z = call('logs/e', *flags, 'growth.json')[-1]
+    assert z['train_loss'] != a[-1]['train_loss'] and math.isfinite(z['train_loss'])
     uniform = {k: [1 / len(v)] * len(v) for k, v in found.items()}
     pathlib.Path('uniform.json').write_text(json.dumps(uniform))
     c = call('logs/c', *flags, 'uniform.json')[-1]
