@@ -553,8 +553,8 @@ def reference(opt, f, start, head, layers, classes, pixels):
 
 
 def weights_of_channels(opt, f, params, head, layers, batches):
-    """DELTA's weights, computed, and then left in the run's folder, or from a file: of such a run, or
-    of the published code, which has lists of what the loss grows by."""
+    """DELTA's weights, computed, and then left in the run's folder, or from a file: of such a run,
+    or of the published code, which has lists of what the loss grows by."""
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
     if path == made and not made.exists():

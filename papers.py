@@ -287,7 +287,7 @@ TABLES = {
         medians=False, common=f'{OFFICE_RECIPE} {GIVEN} --epoch_steps 300 --bottleneck 256 '
                               '--domain amazon --target webcam --validate 500',
         rows={f'lr_{lr:g}': choice(f'amazon, source-only, learning rate {lr:g}', f'--lr {lr:g}')
-              for lr in (.03, .01, .003, .001, .0003)}),
+              for lr in (.03, .01, .003, .001, .0003, .0001)}),
     'office31-mobilenet': dict(
         title='Office-31: a given MobileNetV2, 300 steps of 32 images at 96x96',
         script='finetune.py', epochs=3, medians=False, against='to source-only',
