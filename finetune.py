@@ -255,9 +255,9 @@ def add_method_flags(parser):
                    'matrices, or biases and batch normalisation too')
     t.add_argument('--positions', default='mean', choices=['mean', 'sum'], help='feature_map, '
                    'delta: of squared differences over height and width')
-    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: compute, which '
-                   'leaves channel_weights.json in the folder of the run; or such a file, or one of '
-                   'the published code')
+    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
+                   'compute, which leaves channel_weights.json in the folder of the run; or such a '
+                   'file, or one of the published code')
     t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
                    'parameters, of the same classes')
     t.add_argument('--temperature', default=4, type=float, help='of kd')

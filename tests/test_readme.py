@@ -9,12 +9,14 @@ import pytest
 from conftest import SMALL_IMAGENET
 
 import cifar
+import finetune
 import folding
 import imagenet
 import runs
 import tables
 import visualize
 import weights
+from utils import InputError
 
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
@@ -104,3 +106,41 @@ def test_imagenet_commands(options, shapes_folder, capfd):
     if '--export' in options:
         assert pathlib.Path(options[options.index('--export') + 1]).exists()
     assert ('top-1' if '--evaluate' in options else 'is finished: 1 epochs') in said
+
+
+def on_shapes(options):
+    """The options of a command of finetune.py with shapes in place of its data set."""
+    dropped = ('--dataset', '--dataroot', '--domain', '--target', '--epochs', '--iterations',
+               '--per_class', '--validate', '--lr')
+    kept, skip = [], False
+    for word in options:
+        skip = word in dropped or skip and not word.startswith('--')
+        kept += [] if skip or word in ('--download', '--check_data', '--box') else [word]
+    shift = ['--shift', '.5'] if '--target' in options else []
+    return [*kept, '--dataset', 'shapes', *shift, '--size', '40', '--batch_size', '16',
+            '--iterations', '2', '--epoch_steps', '2', '--nthread', '0', '--lr', '1e-3']
+
+
+@pytest.mark.parametrize('options', readme_commands('finetune.py'), ids=' '.join)
+def test_finetune_commands(options, capfd):
+    for flag, name in zip(options, options[1:], strict=False):
+        if flag in ('--source', '--teacher', '--evaluate'):
+            params = imagenet.define_student(18, .125, 10)[1]
+            pathlib.Path(name).parent.mkdir(exist_ok=True)
+            weights.write(params, 'new.pth')
+            pathlib.Path('new.pth').rename(name)
+    if '--check_data' in options:
+        with pytest.raises(InputError, match='train_list.mat'):
+            finetune.main([o for o in options if o != '--download'])
+        return
+    finetune.main(on_shapes(options))
+    said = capfd.readouterr().out
+    assert ('top-1' if '--evaluate' in options else 'is finished: 1 epochs') in said
+
+
+def test_counterparts_of_others_commands_are_understood():
+    spans = re.findall(r'`finetune\.py([^`]*)`', README.read_text())
+    for options in filter(str.strip, spans):
+        source = [] if '--source' in options else ['--source', 'resnet101']
+        finetune.parse([*shlex.split(options), *source])
+    assert len(spans) > 7

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 import cifar
+import finetune
 import imagenet
 import papers
 import runs
@@ -143,11 +144,12 @@ def test_commands_of_the_papers_tables_are_understood(name):
 
 
 def parse(words):
-    return {'cifar.py': cifar, 'imagenet.py': imagenet}[words[0]].parse(words[1:])
+    return {'cifar.py': cifar, 'imagenet.py': imagenet, 'finetune.py': finetune}[words[0]].parse(
+        words[1:])
 
 
 def teacher_of(opt):
-    return opt.teacher_id if 'teacher_id' in opt else opt.teacher_params
+    return next(getattr(opt, k) for k in ('teacher_id', 'teacher_params', 'teacher') if k in opt)
 
 
 def test_plain_students_are_their_students_nets():
@@ -155,7 +157,8 @@ def test_plain_students_are_their_students_nets():
         for row, r in t['rows'].items():
             if r['plain']:
                 a, b = (vars(parse(tables.command(name, k, 0, 'r'))) for k in (row, r['plain']))
-                for k in ('model', 'arch', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr'):
+                for k in ('model', 'arch', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr',
+                          'source', 'domain', 'target', 'per_class', 'iterations'):
                     assert a.get(k) == b.get(k), (name, row, k)
 
 
