@@ -31,7 +31,10 @@ MOMENTUM = .9
 # ---- the script around a run --------------------------------------------------------------------
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A script's docstring as it stands, and the default of every flag."""
+    """A script's docstring as it stands, and the default of every flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, '', []) else super()._get_help_string(action)
 
 
 def make_parser(doc):

@@ -10,6 +10,7 @@
 
 All are means over the batch. Features are dicts {name of a convolution: its output (B, C, H, W)}.
 """
+import collections
 import math
 import time
 
@@ -18,10 +19,12 @@ import torch.nn.functional as F
 from torch.fx import Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import utils
+
 # ---- distances to the source --------------------------------------------------------------------
 
 
-def feature_map(source, target, weights=None, positions='mean'):
+def feature_distance(source, target, weights=None, positions='mean'):
     """Half the squared distance of feature maps, added up over layers: of DELTA with `weights`, of
     the plain feature map regulariser without.
 
@@ -40,7 +43,7 @@ def feature_map(source, target, weights=None, positions='mean'):
     return total
 
 
-def l2_sp(params, start):
+def l2_distance(params, start):
     """Half the squared distance of parameters to where they started, both {name: tensor} of the
     same names (L2-SP, less the decay of the new layer)."""
     return sum((params[k] - v).square().sum() for k, v in start.items()) / 2
@@ -149,3 +152,92 @@ def from_growth(growth):
     """The weights (C,) of channels without which the loss grows by so much (C,)."""
     scores = (growth - growth.mean()) / growth.std(correction=0).clamp_min(1e-12)
     return (scores / SOFTENING).softmax(0)
+
+
+# ---- methods ------------------------------------------------------------------------------------
+
+# What a net computes: logits (B, K), in float; the groups' outputs; the tapped layers' {name: x}.
+Outputs = collections.namedtuple('Outputs', 'logits groups taps')
+
+# What --alpha weighs. A method of your own is one more such function, and its line in METHODS:
+# (options, outputs of the source or teacher, outputs of the target net, parameters, labels (B,))
+# -> scalar. `params` holds the target's entries under 'student.', the source's under 'teacher.'.
+
+
+def l2_sp(opt, source, target, params, labels):
+    """The source's parameters are those under 'teacher.', without its last layer."""
+    start = utils.without_prefix(params, 'teacher.')
+    return l2_distance(utils.without_prefix(params, 'student.'), start)
+
+
+def feature_map(opt, source, target, params, labels):
+    return feature_distance(source.taps, target.taps, None, opt.positions)
+
+
+def delta(opt, source, target, params, labels):
+    channels = utils.without_prefix(params, 'teacher.channel_weights.')
+    return feature_distance(source.taps, target.taps, channels, opt.positions)
+
+
+def attention(opt, source, target, params, labels):
+    """AT, Eq. 2 of the attention transfer paper."""
+    return sum(utils.at_loss(target.groups[i], source.groups[i]) for i in opt.at_groups)
+
+
+def distillation(opt, source, target, params, labels):
+    """What makes alpha T² KL + (1 - alpha) CE of the cross-entropy that it is added to."""
+    kd = utils.distillation(target.logits, source.logits, labels, opt.temperature, 1.)
+    return kd - F.cross_entropy(target.logits, labels)
+
+
+def domains(distance):
+    """The distance of the source domain's features, the first half of the batch, to the target
+    domain's: of all tapped layers, after ReLU but for the last one, which gives the classes."""
+    def method(opt, source, target, params, labels):
+        n, xs = len(labels), [utils.at_least_float(x) for x in target.taps.values()]
+        xs = [x if x.shape[1] == target.logits.shape[1] else F.relu(x) for x in xs]
+        return sum(distance(x[:n], x[n:]) for x in xs)
+
+    return method
+
+
+# name -> regulariser; default alpha, beta and weight decay, and what it compares with: the
+# source, its features, a fine-tuned teacher, or a target domain
+Method = collections.namedtuple('Method', 'regulariser alpha beta weight_decay needs')
+METHODS = {
+    'l2': Method(None, 0., 1e-4, 1e-4, ''),
+    'l2_sp': Method(l2_sp, .1, .01, 0., 'parameters'),
+    'feature_map': Method(feature_map, .64, .01, 0., 'features'),
+    'delta': Method(delta, .64, .01, 0., 'features'),
+    'at': Method(attention, 1e3, 1e-4, 1e-4, 'teacher'),
+    'kd': Method(distillation, .9, 1e-4, 1e-4, 'teacher'),
+    'ddc': Method(domains(linear_mmd), .25, 5e-4, 5e-4, 'target'),
+    'dan': Method(domains(multi_kernel_mmd), 1., 5e-4, 5e-4, 'target'),
+}
+
+
+def make_objective(opt, f, f_t, layers):
+    """The loss of fine-tuning as a pure function for `training.fit`: cross-entropy + alpha times
+    the method's regulariser. On test images it is the cross-entropy."""
+    regulariser = METHODS[opt.method].regulariser
+
+    def outputs(f, inputs, params, mode, base):
+        taps = {base + k: None for k in layers} if layers else None
+        logits, groups = f(inputs, params, mode, base, taps)
+        return Outputs(utils.at_least_float(logits), groups,
+                       utils.without_prefix(taps or {}, base))
+
+    def objective(params, inputs, targets, mode, alpha):
+        if not mode or regulariser is None:
+            logits = utils.at_least_float(f(inputs, params, mode, 'student.')[0])
+            return F.cross_entropy(logits, targets), logits, []
+        source = None
+        if f_t is not None:
+            with torch.no_grad():
+                source = outputs(f_t, inputs, params, False, 'teacher.')
+        target = outputs(f, inputs, params, mode, 'student.')
+        logits = target.logits[:len(targets)]       # the rest has no labels
+        loss = regulariser(opt, source, target, params, targets)
+        return F.cross_entropy(logits, targets) + alpha * loss, logits, [loss]
+
+    return objective

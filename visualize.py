@@ -24,11 +24,11 @@ import cifar
 import data
 import datasets
 import imagenet
+import nets
 import runs
 import tables
 import training
 import utils
-import weights
 from utils import InputError
 
 MAPS = [*utils.MAPPINGS, 'gradient']
@@ -166,26 +166,14 @@ def load_nets(models):
     labels = [label_of(m) for m in models]
     if len(set(labels)) < len(labels):
         labels = models
-    return {label: load_net(m) for label, m in zip(labels, models, strict=True)}
-
-
-def load_net(name):
-    path = weights.locate(name)
-    params = weights.read(path)
-    script = imagenet if is_large(params) else cifar
-    return *script.net_of(params, path), params
+    return {label: nets.load_net(m)[:3] for label, m in zip(labels, models, strict=True)}
 
 
 def stats_of(opt, params):
     """Mean and deviation that are taken off the pixels for a net."""
-    if not is_large(params):
+    if nets.script_of(params) is cifar:
         return datasets.MEAN, datasets.STD
     return imagenet.PIXELS[imagenet.input_of(opt, params)[1]]
-
-
-def is_large(params):
-    """Whether the net is one of ImageNet's."""
-    return imagenet.net_like(params)[0] is not None
 
 
 def label_of(path):
@@ -215,18 +203,18 @@ def main(argv=None):
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
     models, files = split_images(opt)
-    nets = load_nets(models or [demo_net()])
-    large = {is_large(params) for _, _, params in nets.values()}
-    if len(large) > 1:
+    trained = load_nets(models or [demo_net()])
+    scripts = {nets.script_of(params) for _, _, params in trained.values()}
+    if len(scripts) > 1:
         raise InputError('nets of CIFAR and of ImageNet have other numbers of groups: draw them in '
                          'figures of their own')
-    size = opt.size or (224 if large == {True} else 32)
+    size = opt.size or (224 if scripts == {imagenet} else 32)
     if files:
         images, masks = read_images(files, size), None
     else:
         images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=size))
     maps = {label: attention_maps(f, params, images, opt.map, stats=stats_of(opt, params))
-            for label, (f, _, params) in nets.items()}
+            for label, (f, _, params) in trained.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')

@@ -17,8 +17,10 @@ import finetune
 import folding
 import image_sets
 import imagenet
+import nets
 import runs
 import training
+import transfer
 import utils
 import weights
 
@@ -62,7 +64,7 @@ METHODS = {
 @pytest.mark.parametrize('method', METHODS)
 def test_methods(method, capsys):
     """A few steps of each, on few images; the regulariser is there and finite."""
-    assert set(METHODS) == set(finetune.METHODS)
+    assert set(METHODS) == set(transfer.METHODS)
     write_net()
     write_net('teacher.pth', classes=10)
     first, *epochs = call('logs/a', '--method', method, *METHODS[method])
@@ -82,10 +84,10 @@ def test_architectures(arch):
     write_net(arch=arch)
     call('logs/a', '--method', 'feature_map', '--arch', arch, '--resize', 'keep', '--crop', 'area')
     params = weights.read('logs/a/model.pt7')
-    assert finetune.arch_of(params) == arch
-    f, classes, _, _ = finetune.load_net('logs/a')
+    assert nets.arch_of(params) == arch
+    f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
-    last = finetune.tapped('feature_map', params, finetune.head_of(params))
+    last = finetune.tapped('feature_map', params)
     assert len(last) == (3 if arch.startswith('wrn') else 4)
     taps = dict.fromkeys(last)
     groups = f(torch.randn(2, 3, 64, 64), params, False, taps=taps)[1]
@@ -96,9 +98,9 @@ def test_architectures(arch):
 @pytest.mark.parametrize('arch', ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenet_v2',
                                   'alexnet', 'wrn-16-2'])
 def test_tapped_layers_are_there_and_are_known_by_name(arch):
-    _, params = finetune.new_net(arch, 3)
-    assert finetune.arch_of(params) == arch
-    found = finetune.tapped('delta', params, finetune.head_of(params))
+    _, params = nets.new_net(arch, 3)
+    assert nets.arch_of(params) == arch
+    found = finetune.tapped('delta', params)
     expected = {'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3',
                               'layer4.2.conv3'],
                 'resnet34': [f'group{j}.block{i}.conv1' for j, i in enumerate((2, 3, 5, 2))],
@@ -117,9 +119,9 @@ def test_torchvisions_names_of_resnet18():
         for j in (3, 2, 1, 0):
             k = k.replace(f'layer{j}', f'layer{j + 1}')
         new[k.replace('bndim', 'downsample.1') + ('.weight' if v.ndim == 4 else '')] = v
-    assert finetune.arch_of(new) == 'resnet18'
-    assert finetune.tapped('delta', new, 'fc') == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
-    assert finetune.script_of(new).net_of(new, 'a file')[1] == 3
+    assert nets.arch_of(new) == 'resnet18'
+    assert finetune.tapped('delta', new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
+    assert nets.script_of(new).net_of(new, 'a file')[1] == 3
 
 
 # ---- what is minimised --------------------------------------------------------------------------
@@ -130,16 +132,16 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
     given = {'at': ['--teacher', 'x'], 'kd': ['--teacher', 'x'], 'ddc': ['--shift', '.5'],
              'dan': ['--shift', '.5'], 'delta': ['--channel_weights', 'x']}.get(method, [])
     opt = finetune.parse([*FLAGS, '--source', 'a.pth', '--method', method, *given, *flags])
-    f, _, start, _ = finetune.load_net('a.pth')
+    f, _, start, _ = nets.load_net('a.pth')
     start = {k: v.double() for k, v in start.items()}
-    head = finetune.head_of(start)
-    start = finetune.with_new_head(start, head, 5, finetune.bottleneck_of(opt, start))
+    head = nets.head_of(start)
+    start = nets.with_new_head(start, head, 5, finetune.bottleneck_of(opt, start))
     start = {k: v.double() for k, v in start.items()}
     rng = torch.Generator().manual_seed(0)
     moved = {k: v + .01 * torch.randn(v.shape, generator=rng) if not utils.is_statistic(k) else v
              for k, v in start.items()}
     params = {**utils.with_prefix(moved, 'student.'), **utils.with_prefix(start, 'teacher.')}
-    layers = finetune.tapped(method, start, head)
+    layers = finetune.tapped(method, start)
     x = torch.randn(6, 3, 40, 40, generator=rng, dtype=torch.double)
     y = torch.arange(3 if shift else 6) % 5
     return opt, f, params, layers, x, y
@@ -147,7 +149,7 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
 
 def test_distillation_is_that_of_the_attention_transfer_paper():
     opt, f, params, layers, x, y = objective_of('kd')
-    objective = finetune.make_objective(opt, f, f, layers)
+    objective = transfer.make_objective(opt, f, f, layers)
     frozen = {k: v.clone() for k, v in params.items()}
     loss, logits, _ = objective(params, x, y, True, torch.tensor(.9))
     y_t, _ = f(x, frozen, False, 'teacher.')
@@ -157,7 +159,7 @@ def test_distillation_is_that_of_the_attention_transfer_paper():
 def test_attention_is_of_the_last_two_groups():
     opt, f, params, layers, x, y = objective_of('at')
     frozen = {k: v.clone() for k, v in params.items()}
-    loss, logits, (at,) = finetune.make_objective(opt, f, f, layers)(
+    loss, logits, (at,) = transfer.make_objective(opt, f, f, layers)(
         params, x, y, True, torch.tensor(1e3))
     g_t = f(x, frozen, False, 'teacher.')[1]
     g_s = f(x, frozen, True, 'student.')[1]
@@ -172,7 +174,7 @@ def test_features_are_compared_before_normalisation_with_the_source_in_evaluatio
     source = utils.without_prefix(params, 'teacher.')
     folded |= utils.with_prefix(folding.fold(source, keep=layers), 'teacher.')
     start = {k: v.clone() for k, v in params.items()}
-    _, _, (got,) = finetune.make_objective(opt, f, f, layers)(folded, x, y, True, torch.tensor(1.))
+    _, _, (got,) = transfer.make_objective(opt, f, f, layers)(folded, x, y, True, torch.tensor(1.))
     taps = [dict.fromkeys(base + k for k in layers) for base in ('student.', 'teacher.')]
     f(x, start, True, 'student.', taps[0])
     f(x, start, False, 'teacher.', taps[1])
@@ -185,7 +187,7 @@ def test_features_are_compared_before_normalisation_with_the_source_in_evaluatio
 def test_domains_only_the_source_has_labels(method):
     opt, f, params, layers, x, y = objective_of(method, shift=True)
     assert layers == (['fc.bottleneck'] if method == 'ddc' else ['fc.bottleneck', 'fc'])
-    objective = finetune.make_objective(opt, f, None, layers)
+    objective = transfer.make_objective(opt, f, None, layers)
     loss, logits, (distance,) = objective(params, x, y, True, torch.tensor(0.))
     assert len(logits) == 3 and distance > 0
     torch.testing.assert_close(loss, F.cross_entropy(logits, y))
@@ -194,8 +196,8 @@ def test_domains_only_the_source_has_labels(method):
 
 
 def test_alexnets_dan_takes_its_three_last_layers():
-    _, params = finetune.new_net('alexnet', 3)
-    assert finetune.tapped('dan', params, 'classifier.6') == ['classifier.1', 'classifier.4',
+    _, params = nets.new_net('alexnet', 3)
+    assert finetune.tapped('dan', params) == ['classifier.1', 'classifier.4',
                                                               'classifier.6']
     opt = finetune.parse(['--method', 'dan', '--shift', '1', '--arch', 'alexnet', '--dataset',
                           'shapes'])
@@ -206,7 +208,7 @@ def test_alexnets_dan_takes_its_three_last_layers():
 def test_l2_sp_compares_what_it_should(sp):
     write_net()
     opt = finetune.parse([*FLAGS, '--source', 'source.pth', '--method', 'l2_sp', '--sp', sp])
-    f, _, start, _ = finetune.load_net('source.pth')
+    f, _, start, _ = nets.load_net('source.pth')
     f_t, kept = finetune.reference(opt, f, start, 'fc', [], 13, 'torchvision')
     assert f_t is None and not any(k.startswith('fc') or 'running' in k for k in kept)
     assert ('bn0.weight' in kept) == (sp == 'all') and 'group1.block0.conv0' in kept
@@ -343,14 +345,14 @@ def test_a_wrn_is_tested_as_it_was_trained(capsys):
     capsys.readouterr()
     finetune.main([*FLAGS, '--evaluate', 'logs/a', '--dtype', 'double'])
     assert f'top-1 error {100 - z["test_acc"]:.2f} %' in capsys.readouterr().out
-    f, _, params, _ = finetune.load_net('logs/a')
+    f, _, params, _ = nets.load_net('logs/a')
     assert folding.fold(params) is params
 
 
 def test_ten_crops_are_averaged():
     f, params = NETS['resnet18'](3)
     x = torch.randn(2, 10, 3, 40, 40)
-    got, _ = finetune.over_crops(f)(x, params, False)
+    got, _ = nets.over_crops(f)(x, params, False)
     expected = torch.stack([f(v, params, False)[0] for v in x]).mean(1)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -453,7 +455,7 @@ def test_channel_weights_are_kept_and_taken_from_elsewhere(capsys):
     a = call('logs/a', *flags, 'compute')
     file = pathlib.Path('logs/a/channel_weights.json')
     found = json.loads(file.read_text())
-    assert list(found) == finetune.TAPPED['resnet18'][:4]
+    assert list(found) == nets.TAPPED['resnet18'][:4]
     assert all(sum(v) == pytest.approx(1, abs=1e-5) and min(v) > 0 for v in found.values())
     capsys.readouterr()
     b = call('logs/b', *flags, file)
@@ -551,6 +553,13 @@ def test_missing_and_unreadable_files(office, fails, tmp_path):
 def test_check_data_says_what_is_missing(fails):
     status, said = fails(finetune.main, '--dataset', 'dogs', '--dataroot', '.', '--check_data')
     assert status == 2 and 'train_list.mat' in said and image_sets.PAGES['dogs'] in said
+
+
+def test_download_comes_before_the_check(monkeypatch, fails, capsys):
+    monkeypatch.setattr(image_sets, 'download', lambda *a: print('downloading', *a))
+    status, _ = fails(finetune.main, '--dataset', 'cub', '--dataroot', '.', '--check_data',
+                      '--download')
+    assert status == 2
 
 
 def test_two_processes(capfd):

@@ -35,39 +35,39 @@ def test_feature_map(positions, weighted):
                         d = target[k][b, c, p, q] - x[b, c, p, q]
                         area = x.shape[2] * x.shape[3] if positions == 'mean' else 1
                         expected += w * d * d / 2 / 3 / area
-    got = transfer.feature_map(source, target, weights, positions)
+    got = transfer.feature_distance(source, target, weights, positions)
     torch.testing.assert_close(got, expected)
 
 
 def test_uniform_weights_are_the_plain_feature_map():
     source, target = features(0), features(1)
     uniform = {k: torch.full((x.shape[1],), 1 / x.shape[1]) for k, x in source.items()}
-    torch.testing.assert_close(transfer.feature_map(source, target, uniform),
-                               transfer.feature_map(source, target), rtol=1e-6, atol=0)
+    torch.testing.assert_close(transfer.feature_distance(source, target, uniform),
+                               transfer.feature_distance(source, target), rtol=1e-6, atol=0)
 
 
 def test_equal_nets_are_at_distance_zero_without_a_gradient():
     source, target = features(0), features(0)
     for x in target.values():
         x.requires_grad_()
-    loss = transfer.feature_map(source, target)
+    loss = transfer.feature_distance(source, target)
     loss.backward()
     assert loss == 0 and all((x.grad == 0).all() for x in target.values())
 
 
 def test_feature_map_of_bfloat16_is_added_up_in_float():
     source, target = ({k: x.bfloat16() for k, x in features(seed).items()} for seed in (0, 1))
-    got = transfer.feature_map(source, target)
+    got = transfer.feature_distance(source, target)
     assert got.dtype == torch.float32
     exact = [{k: x.double() for k, x in v.items()} for v in (source, target)]
-    torch.testing.assert_close(got.double(), transfer.feature_map(*exact), rtol=.01, atol=0)
+    torch.testing.assert_close(got.double(), transfer.feature_distance(*exact), rtol=.01, atol=0)
 
 
 def test_l2_sp():
     params, start = features(0), features(1)
     expected = sum(d * d for k, v in start.items() for d in (params[k] - v).flatten()) / 2
-    torch.testing.assert_close(transfer.l2_sp(params, start), expected)
-    assert transfer.l2_sp({**start, 'fc': torch.ones(3)}, start) == 0
+    torch.testing.assert_close(transfer.l2_distance(params, start), expected)
+    assert transfer.l2_distance({**start, 'fc': torch.ones(3)}, start) == 0
 
 
 # ---- domains ------------------------------------------------------------------------------------
