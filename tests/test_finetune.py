@@ -555,11 +555,12 @@ def test_check_data_says_what_is_missing(fails):
     assert status == 2 and 'train_list.mat' in said and image_sets.PAGES['dogs'] in said
 
 
-def test_download_comes_before_the_check(monkeypatch, fails, capsys):
-    monkeypatch.setattr(image_sets, 'download', lambda *a: print('downloading', *a))
+def test_download_comes_before_the_check(monkeypatch, fails):
+    fetched = []
+    monkeypatch.setattr(image_sets, 'download', lambda *a: fetched.append(a))
     status, _ = fails(finetune.main, '--dataset', 'cub', '--dataroot', '.', '--check_data',
                       '--download')
-    assert status == 2
+    assert status == 2 and fetched == [('cub', '.')]
 
 
 def test_two_processes(capfd):
