@@ -321,10 +321,10 @@ TABLES = {
                for lr in (.01, .003, .001, .0003)},
             **{f'l2_sp_{a:g}': choice(f'L2-SP, α = {a:g}', f'--lr {AMAZON10_LR:g} --method l2_sp '
                                       f'--alpha {a:g}')
-               for a in (.1, .01, .001)},
+               for a in (1, .1, .01, .001)},
             **{f'delta_{a:g}': choice(f'DELTA, α = {a:g}', f'--lr {AMAZON10_LR:g} --method delta '
                                       f'--alpha {a:g} --channel_weights compute')
-               for a in (.064, .0064, .00064)},
+               for a in (.64, .064, .0064, .00064)},
         }),
     'amazon10': dict(
         title='Ten images of each class of amazon: a given MobileNetV2, 300 steps of 32 at 96x96',
