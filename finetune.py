@@ -24,6 +24,7 @@ import re
 import numpy as np
 import torch
 
+import attentive
 import data
 import datasets
 import folding
@@ -111,8 +112,9 @@ def add_data_flags(parser):
 def add_method_flags(parser):
     t = parser.add_argument_group('method')
     t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
-                   'distance of the parameters to the source; feature_map, delta: of the features; '
-                   'at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
+                   'distance of the parameters to the source; feature_map, delta: of the features, '
+                   'the latter with fixed weights of channels; afd, ast, act: with learned '
+                   'attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
     t.add_argument('--alpha', type=float, help='weight of the regulariser (default: ' +
                    ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
     t.add_argument('--beta', type=float, help='L2 penalty on the last layer (default: ' +
@@ -127,8 +129,15 @@ def add_method_flags(parser):
                    'alone; all but the new layers')
     t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
                    'matrices, or biases and batch normalisation too')
-    t.add_argument('--positions', default='mean', choices=['mean', 'sum'], help='feature_map, '
-                   'delta: of squared differences over height and width')
+    t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
+                   'features over height and width (default: mean of feature_map and delta, sum of '
+                   'afd, ast and act)')
+    t.add_argument('--normalize_features', action='store_true', help="divide each channel's map by "
+                   'its norm before features are compared')
+    t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: the '
+                   "paper's, from each flattened map, or squeeze and excitation")
+    t.add_argument('--keep_head', action='store_true', help='go on with the last layer of --source '
+                   "too, as AFA's second stage (act) does with the net of its first (ast)")
     t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
                    'compute, which leaves channel_weights.json in the folder of the run; or such a '
                    'file, or one of the published code')
@@ -141,7 +150,7 @@ def add_method_flags(parser):
 
 def check_flags(opt):
     method = METHODS[opt.method]
-    for name in ('alpha', 'beta', 'weight_decay'):
+    for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         given = getattr(opt, name)
         setattr(opt, name, getattr(method, name) if given is None else given)
     training.check_flags(opt)
@@ -174,6 +183,8 @@ def check_method(opt, method):
                          'such a run left')
     if not opt.source and not opt.arch:
         raise InputError('give --source, the weights to start from, or --arch, to start from none')
+    if opt.keep_head and not opt.source:
+        raise InputError('--keep_head is for a net that comes from a --source')
     if opt.freeze and not opt.source:
         raise InputError('--freeze is for a net that comes from a --source')
 
@@ -262,24 +273,34 @@ def rate(opt, steps):
 # ---- training and evaluation --------------------------------------------------------------------
 
 def optimizer_of(head):
-    """SGD whose second group is the new layers: another rate, and --beta as decay."""
+    """SGD with groups: the source's layers; the new ones, which have another rate and --beta as
+    decay; learned attention, which does not decay."""
     def make(opt, params, epoch):
-        learnt = {k: v for k, v in params.items() if v.requires_grad}
-        new = [v for k, v in learnt.items() if k.startswith(f'student.{head}.')]
-        old = [v for k, v in learnt.items() if not k.startswith(f'student.{head}.')]
-        groups = [dict(params=old, weight_decay=opt.weight_decay, scale=1.),
-                  dict(params=new, weight_decay=opt.beta, scale=opt.head_lr_mult)]
+        def group(belongs, **how):
+            learnt = {k: v for k, v in params.items() if v.requires_grad}
+            return dict(how, params=[v for k, v in learnt.items() if belongs(k)])
+
+        new = f'student.{head}.'
+        groups = [
+            group(lambda k: k.startswith('student.') and not k.startswith(new),
+                  weight_decay=opt.weight_decay, scale=1.),
+            group(lambda k: k.startswith(new), weight_decay=opt.beta, scale=opt.head_lr_mult),
+            group(lambda k: k.startswith('attention.'), weight_decay=0., scale=1.)]
         return torch.optim.SGD([g for g in groups if g['params']], opt.lr, training.MOMENTUM)
 
     return make
 
 
-def picks(lines):
+def notes(lines):
     """What different ways to pick an epoch so far would report: the last one is what counts; the
     one that is best on the images held out; the one that is best on the test images, which is for
-    comparison with papers that did so, and too good."""
+    comparison with papers that did so, and too good. And the entropy of learned attention, as a
+    part of that of uniform one, layer by layer: near zero, it looks at one channel only."""
     epochs = [z for z in lines if 'epoch' in z]
     found = {'best_on_test_acc': max(z['test_acc'] for z in epochs)}
+    if epochs[-1]['method'] in ('afd', 'ast', 'act'):
+        loss, *found['attention_entropy'] = epochs[-1]['at_losses']
+        found['at_losses'] = [loss]
     if 'val_acc' in epochs[-1]:
         best = max(epochs, key=lambda z: z['val_acc'])
         found |= {'best_on_validation_epoch': best['epoch'],
@@ -368,7 +389,11 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
     opt.input_size, opt.input_pixels, opt.steps = size, pixels, steps
     head = nets.head_of(start)
     torch.manual_seed(opt.seed)
-    start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start))
+    if not opt.keep_head:
+        start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start))
+    elif len(start[head + '.weight']) != classes:
+        raise InputError(f'--keep_head: {opt.source} knows {len(start[head + ".weight"])} classes, '
+                         f'the data set has {classes}')
     start = nets.freeze(start_f, start, opt.freeze, head)
     layers = tapped(opt.method, start)
     groups = len(start_f(*meta.on_meta(start), False)[1])
@@ -388,7 +413,8 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
         found = weights_of_channels(opt, start_f, student, head, layers,
                                     batches('train', train=True)[1])
         kept |= {f'channel_weights.{k}': v.to(device) for k, v in found.items()}
-    params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(kept, 'teacher.')}
+    params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(kept, 'teacher.'),
+              **training.on_device(attention_of(opt, start_f, start, layers, size), opt, device)}
     learn = batches('train', train=True, count=count)
     if METHODS[opt.method].needs == 'target':
         learn = pairs(learn, batches('target', train=True, count=count or learn[0]))
@@ -397,7 +423,21 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
         objective = training.compiled(objective, params, device)
     training.fit(opt, checkpoint, lines, objective, params, learn, batches('test'), classes, device,
                  lambda epoch: opt.alpha, optimizer_of(head), rate(opt, steps),
-                 batches('validation') if opt.validate else None, picks)
+                 batches('validation') if opt.validate else None, notes)
+
+
+def attention_of(opt, f, params, layers, size):
+    """The entries of a method's learned attention to the layers; none of other methods."""
+    kinds = {'afd': attentive.afd, 'ast': attentive.ast, 'act': attentive.act}
+    if opt.method not in kinds:
+        return {}
+    kind = attentive.squeeze if opt.channel_attention == 'se' else kinds[opt.method]
+    image, meta_params = meta.on_meta(params, size)
+    taps = dict.fromkeys(layers)
+    f(image, meta_params, False, taps=taps)
+    with torch.random.fork_rng([]):     # the images come in the order of other methods
+        found = {f'attention.{k}': kind(*x.shape[1:]) for k, x in taps.items()}
+    return {k: v.requires_grad_() for k, v in utils.flatten(found).items()}
 
 
 def tapped(method, params):
@@ -437,9 +477,10 @@ def work(opt, device):
         return evaluate(opt, device, sets, names)
     steps = set_epochs(opt, len(sets['train'][1]))
     training.in_folder(lambda *a: train(*a, sets, len(names), steps))(opt, device)
-    last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
-    print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the lowest '
-          f'test error of all epochs')
+    if parallel.is_first():
+        last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
+        print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the '
+              f'lowest test error of all epochs')
 
 
 def main(argv=None):

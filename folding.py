@@ -15,11 +15,12 @@ def convolutions(params):
 def affine(params, base):
     """Scale and shift, each (C,), that the normalisation `base` applies in evaluation; None where
     there is none."""
-    if base + '.running_mean' in params:
-        mean, var, weight, bias = (params[f'{base}.{k}'] for k in
-                                   ('running_mean', 'running_var', 'weight', 'bias'))
-        scale = weight / (var + EPS).sqrt()
-        return scale, bias - mean * scale
+    for kind in ('running', 'fixed'):
+        if f'{base}.{kind}_mean' in params:
+            mean, var, weight, bias = (params[f'{base}.{k}'] for k in (
+                f'{kind}_mean', f'{kind}_var', 'weight', 'bias'))
+            scale = weight / (var + EPS).sqrt()
+            return scale, bias - mean * scale
     for scale, shift in (('.weight', '.bias'), ('.a', '.b')):
         if params.get(base + scale) is not None and params[base + scale].ndim == 1:
             return params[base + scale], params[base + shift]
@@ -28,7 +29,8 @@ def affine(params, base):
 
 def without(params, base):
     """Less the entries of a normalisation."""
-    names = {f'{base}.{k}' for k in ('running_mean', 'running_var', 'weight', 'bias', 'a', 'b')}
+    names = {f'{base}.{k}' for k in ('running_mean', 'running_var', 'fixed_mean', 'fixed_var',
+                                     'weight', 'bias', 'a', 'b')}
     return {k: v for k, v in params.items() if k not in names}
 
 

@@ -68,7 +68,9 @@ OFFICE_LR = .0003         # chosen in the table office31-choices
 AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 10'
 # chosen in the table amazon10-choices
 AMAZON10_LR = .001
-AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .064}
+AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .064, 'afd': .01, 'ast': .009, 'act': .004}
+# stage two has a tenth of the rate of stage one, as published
+AMAZON10_ACT = f'--method act --keep_head --lr {AMAZON10_LR / 10:g}'
 
 
 def domains(methods, papers, seeds=1):
@@ -255,6 +257,26 @@ TABLES = {
               for method, method_label, flags in (
                   ('l2', 'L2', ''), ('l2_sp', 'L2-SP', '--method l2_sp'),
                   ('delta', 'DELTA', '--method delta --channel_weights compute'))}),
+    'afa': dict(            # the six configuration files; the last epoch of stage one is handed on
+        title='Stanford Dogs, AFA: spatial attention (AST), then channel attention (ACT)',
+        script='finetune.py', epochs=24, medians=False, against='to stage one',
+        common='--dataset dogs --dataroot ~/dogs --iterations 4500',
+        rows={
+            'resnet101_ast': row('ResNet-101, stage one, AST', seeds=3, options='--source '
+                                 'resnet101 --method ast --alpha 0.1 --lr 0.01'),
+            'resnet101_act': row('ResNet-101, stage two, ACT', '9.9', AFA, '--source '
+                                 '@resnet101_ast --keep_head --method act --alpha 0.15 --lr 0.001',
+                                 'resnet101_ast', 3),
+            'mobilenet_ast': row('MobileNetV2, stage one, AST', seeds=3, options='--source '
+                                 'mobilenet_v2 --method ast --alpha 0.09 --lr 0.01'),
+            'mobilenet_act': row('MobileNetV2, stage two, ACT', '17.9', AFA, '--source '
+                                 '@mobilenet_ast --keep_head --method act --alpha 0.04 --lr 0.001',
+                                 'mobilenet_ast', 3),
+            'resnet101_released': row('ResNet-101, the released file', '9.78', AFA,
+                                      '--evaluate afa_resnet101.pth', seeds=1),
+            'mobilenet_released': row('MobileNetV2, the released file', '17.83', AFA,
+                                      '--evaluate afa_mobilenet_v2.pth', seeds=1),
+        }),
     'office31-alexnet': dict(
         title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
         script='finetune.py', epochs=0, medians=False, against='to source-only',
@@ -325,6 +347,15 @@ TABLES = {
             **{f'delta_{a:g}': choice(f'DELTA, α = {a:g}', f'--lr {AMAZON10_LR:g} --method delta '
                                       f'--alpha {a:g} --channel_weights compute')
                for a in (.64, .064, .0064, .00064)},
+            **{f'afd_{a:g}': choice(f'AFD, α = {a:g}', f'--lr {AMAZON10_LR:g} --method afd '
+                                    f'--alpha {a:g}')
+               for a in (.1, .01, .001)},
+            **{f'ast_{a:g}': choice(f'AFA, stage one, α = {a:g}', f'--lr {AMAZON10_LR:g} --method '
+                                    f'ast --alpha {a:g}')
+               for a in (.09, .009, .0009)},
+            **{f'act_{a:g}': choice(f'AFA, stage two, α = {a:g}', f'{AMAZON10_ACT} --source '
+                                    f'@ast_{AMAZON10_ALPHA["ast"]:g} --alpha {a:g}')
+               for a in (.04, .004, .0004)},
         }),
     'amazon10': dict(
         title='Ten images of each class of amazon: a given MobileNetV2, 300 steps of 32 at 96x96',
@@ -336,6 +367,13 @@ TABLES = {
                          options=f'--method l2_sp --alpha {AMAZON10_ALPHA["l2_sp"]:g}'),
             'delta': row('DELTA', plain='l2', seeds=3, options='--method delta --channel_weights '
                          f'compute --alpha {AMAZON10_ALPHA["delta"]:g}'),
+            'afd': row('AFD', plain='l2', seeds=3,
+                       options=f'--method afd --alpha {AMAZON10_ALPHA["afd"]:g}'),
+            'ast': row('AFA, stage one', plain='l2', seeds=3,
+                       options=f'--method ast --alpha {AMAZON10_ALPHA["ast"]:g}'),
+            'act': row('AFA, stage two, after 300 steps of stage one', plain='l2', seeds=3,
+                       options=f'{AMAZON10_ACT} --source @ast --alpha '
+                       f'{AMAZON10_ALPHA["act"]:g}'),
         }),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',

@@ -25,7 +25,7 @@ from utils import InputError, RunError
 
 # options that say where and how a run runs, not what it computes: they may differ on continuing
 NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'ngpu', 'gpu_id', 'dataroot', 'compile',
-           'cuda', 'imagenetpath'}
+           'cuda', 'imagenetpath', 'iterations'}
 
 
 @contextlib.contextmanager

@@ -74,10 +74,20 @@ def command(name, row, seed, root):
     table, epochs = split(name)
     table = TABLES[table]
     short = f"--epochs {epochs} --epoch_step '[0.3,0.6,0.8]'" if epochs else ''
-    options = shlex.split(f'{table["rows"][row]["options"]} {table["common"]} {short}')
+    own = shlex.split(table['rows'][row]['options'])
+    options = [*own, *without(shlex.split(table['common']), own), *shlex.split(short)]
     return [table.get('script', 'cifar.py'), '--save', save,
             *(folder_of(name, word[1:], seed, root) if word.startswith('@') else word
               for word in options), '--seed', str(seed)]
+
+
+def without(words, own):
+    """The words of a command line without the flags, and their values, that are in `own`."""
+    kept, skip = [], False
+    for word in words:
+        skip = word in own if word.startswith('--') else skip
+        kept += [] if skip else [word]
+    return kept
 
 
 def with_teachers(name, row):
@@ -200,7 +210,9 @@ def finished(folder):
 
 
 def epochs_of(words, default):
-    """The number of epochs that a command asks for."""
+    """The number of epochs that a command asks for; tests have none."""
+    if '--evaluate' in words:
+        return 0
     return int(words[words.index('--epochs') + 1]) if '--epochs' in words else default
 
 

@@ -20,26 +20,31 @@ from torch.fx import Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import utils
+from attentive import channel_attention, entropy, spatial_attention
 
 # ---- distances to the source --------------------------------------------------------------------
 
 
-def feature_distance(source, target, weights=None, positions='mean'):
-    """Half the squared distance of feature maps, added up over layers: of DELTA with `weights`, of
-    the plain feature map regulariser without.
+def feature_distance(source, target, weights=None, positions='mean', normalize=False):
+    """Half the squared distance of feature maps, added up over layers.
 
-    weights: {layer: (C,) or (B, C)}, one for each channel, which sum to 1: their multiples by C are
-    what counts, so that uniform ones are the same as none. positions: 'mean' or 'sum' over H and W.
+    weights: {layer: (C,), (B, C) or (B, H, W)}, of which the squared differences of channels or
+    positions are multiplied; None: 1. positions: 'mean' or 'sum' over H and W. normalize: each
+    channel's map is divided by its norm first.
     """
     total = 0.
     for layer, x in source.items():
-        y = target[layer]
+        y, area = target[layer], x[0, 0].numel()
         dtype = torch.promote_types(x.dtype, torch.float32)
-        distances = torch.linalg.vector_norm(y - x, dim=(2, 3), dtype=dtype).square()
+        if normalize:
+            x, y = (v.to(dtype) / (torch.linalg.vector_norm(v, dim=(2, 3), keepdim=True,
+                                                            dtype=dtype) + 1e-6) for v in (x, y))
+        over = 1 if weights is not None and weights[layer].ndim == 3 else (2, 3)
+        squares = torch.linalg.vector_norm(y - x, dim=over, dtype=dtype).square()
         if weights is not None:
-            distances = distances * weights[layer].to(dtype) * x.shape[1]
-        distance = distances.sum(1).mean() / 2
-        total = total + (distance / x[0, 0].numel() if positions == 'mean' else distance)
+            squares = squares * weights[layer].to(dtype)
+        distance = squares.sum() / len(x) / 2
+        total = total + (distance / area if positions == 'mean' else distance)
     return total
 
 
@@ -53,6 +58,7 @@ def l2_distance(params, start):
 
 def linear_mmd(x, y):
     """Squared distance of the means of x and y, (B, D) each (DDC's loss, which squares it)."""
+    x, y = map(utils.at_least_float, (x, y))
     return (x.mean(0) - y.mean(0)).square().sum()
 
 
@@ -161,58 +167,82 @@ Outputs = collections.namedtuple('Outputs', 'logits groups taps')
 
 # What --alpha weighs. A method of your own is one more such function, and its line in METHODS:
 # (options, outputs of the source or teacher, outputs of the target net, parameters, labels (B,))
-# -> scalar. `params` holds the target's entries under 'student.', the source's under 'teacher.'.
+# -> scalars, of which the first one is the regulariser, the rest is for the log. `params` holds the
+# target's entries under 'student.', the source's under 'teacher.', attention's under 'attention.'.
 
 
 def l2_sp(opt, source, target, params, labels):
     """The source's parameters are those under 'teacher.', without its last layer."""
     start = utils.without_prefix(params, 'teacher.')
-    return l2_distance(utils.without_prefix(params, 'student.'), start)
+    return [l2_distance(utils.without_prefix(params, 'student.'), start)]
+
+
+def features(opt, source, target, weights=None):
+    return feature_distance(source.taps, target.taps, weights, opt.positions,
+                            opt.normalize_features)
 
 
 def feature_map(opt, source, target, params, labels):
-    return feature_distance(source.taps, target.taps, None, opt.positions)
+    return [features(opt, source, target)]
 
 
 def delta(opt, source, target, params, labels):
     channels = utils.without_prefix(params, 'teacher.channel_weights.')
-    return feature_distance(source.taps, target.taps, channels, opt.positions)
+    return [features(opt, source, target, {k: v * len(v) for k, v in channels.items()})]
+
+
+def attentive(attention, factor):
+    """A regulariser whose weights are learned `attention`, times `factor`(attention)."""
+    def method(opt, source, target, params, labels):
+        found = {k: attention(x, params, f'attention.{k}') for k, x in source.taps.items()}
+        weights = {k: factor(v) for k, v in found.items()}
+        return [features(opt, source, target, weights), *map(entropy, found.values())]
+
+    return method
 
 
 def attention(opt, source, target, params, labels):
     """AT, Eq. 2 of the attention transfer paper."""
-    return sum(utils.at_loss(target.groups[i], source.groups[i]) for i in opt.at_groups)
+    return [sum(utils.at_loss(target.groups[i], source.groups[i]) for i in opt.at_groups)]
 
 
 def distillation(opt, source, target, params, labels):
     """What makes alpha T² KL + (1 - alpha) CE of the cross-entropy that it is added to."""
     kd = utils.distillation(target.logits, source.logits, labels, opt.temperature, 1.)
-    return kd - F.cross_entropy(target.logits, labels)
+    return [kd - F.cross_entropy(target.logits, labels)]
 
 
-def domains(distance):
-    """The distance of the source domain's features, the first half of the batch, to the target
-    domain's: of all tapped layers, after ReLU but for the last one, which gives the classes."""
-    def method(opt, source, target, params, labels):
-        n, xs = len(labels), [utils.at_least_float(x) for x in target.taps.values()]
-        xs = [x if x.shape[1] == target.logits.shape[1] else F.relu(x) for x in xs]
-        return sum(distance(x[:n], x[n:]) for x in xs)
+# Of two domains the first half of the batch is the source, with labels, the rest the target. Hidden
+# layers are compared after ReLU.
 
-    return method
+def ddc(opt, source, target, params, labels):
+    n, (x,) = len(labels), map(F.relu, target.taps.values())
+    return [linear_mmd(x[:n], x[n:])]
 
 
-# name -> regulariser; default alpha, beta and weight decay, and what it compares with: the
-# source, its features, a fine-tuned teacher, or a target domain
-Method = collections.namedtuple('Method', 'regulariser alpha beta weight_decay needs')
+def dan(opt, source, target, params, labels):
+    n, (*hidden, logits) = len(labels), map(utils.at_least_float, target.taps.values())
+    return [sum(multi_kernel_mmd(x[:n], x[n:]) for x in (*map(F.relu, hidden), logits))]
+
+
+# name -> regulariser; default alpha, beta and weight decay; default --positions; what it compares
+# with: the source, its features, a fine-tuned teacher, or a target domain
+Method = collections.namedtuple('Method', 'regulariser alpha beta weight_decay positions needs')
 METHODS = {
-    'l2': Method(None, 0., 1e-4, 1e-4, ''),
-    'l2_sp': Method(l2_sp, .1, .01, 0., 'parameters'),
-    'feature_map': Method(feature_map, .64, .01, 0., 'features'),
-    'delta': Method(delta, .64, .01, 0., 'features'),
-    'at': Method(attention, 1e3, 1e-4, 1e-4, 'teacher'),
-    'kd': Method(distillation, .9, 1e-4, 1e-4, 'teacher'),
-    'ddc': Method(domains(linear_mmd), .25, 5e-4, 5e-4, 'target'),
-    'dan': Method(domains(multi_kernel_mmd), 1., 5e-4, 5e-4, 'target'),
+    'l2': Method(None, 0., 1e-4, 1e-4, '', ''),
+    'l2_sp': Method(l2_sp, .1, .01, 0., '', 'parameters'),
+    'feature_map': Method(feature_map, .64, .01, 0., 'mean', 'features'),
+    'delta': Method(delta, .64, .01, 0., 'mean', 'features'),
+    # sum of attention times squared distance, without the half
+    'afd': Method(attentive(channel_attention, lambda a: 2 * a), .01, 0., 0., 'sum', 'features'),
+    'ast': Method(attentive(spatial_attention, lambda a: (a * a[0].numel()).square()),
+                  .1, .01, 0., 'sum', 'features'),
+    'act': Method(attentive(channel_attention, lambda a: a * a.shape[1]),
+                  .15, .01, 0., 'sum', 'features'),
+    'at': Method(attention, 1e3, 1e-4, 1e-4, '', 'teacher'),
+    'kd': Method(distillation, .9, 1e-4, 1e-4, '', 'teacher'),
+    'ddc': Method(ddc, .25, 5e-4, 5e-4, '', 'target'),
+    'dan': Method(dan, 1., 5e-4, 5e-4, '', 'target'),
 }
 
 
@@ -237,7 +267,7 @@ def make_objective(opt, f, f_t, layers):
                 source = outputs(f_t, inputs, params, False, 'teacher.')
         target = outputs(f, inputs, params, mode, 'student.')
         logits = target.logits[:len(targets)]       # the rest has no labels
-        loss = regulariser(opt, source, target, params, targets)
-        return F.cross_entropy(logits, targets) + alpha * loss, logits, [loss]
+        parts = regulariser(opt, source, target, params, targets)
+        return F.cross_entropy(logits, targets) + alpha * parts[0], logits, parts
 
     return objective

@@ -28,7 +28,7 @@ KNOWN = {
     'resnet-18-at-export': (f'{ZOO_HOST}/resnet-18-at-export.pth', '', (29.44, 10.12)),
 }
 # what a checkpoint holds that was trained beside the net and is no part of it
-HELPERS = ('regressor.',)
+HELPERS = ('regressor.', 'attention.')
 # the names of which numpy's arrays are made in a pickle: exports of 2017 may hold them
 RECONSTRUCT = np.empty(0).__reduce__()[0]
 ARRAYS = [(RECONSTRUCT, 'numpy.core.multiarray._reconstruct'),

@@ -17,33 +17,35 @@ def features(seed, dtype=torch.double):
             'b': torch.randn(3, 2, 3, 3, generator=rng, dtype=dtype)}
 
 
+SHAPES = {'channel': lambda x: x.shape[1:2], 'sample': lambda x: x.shape[:2],
+          'place': lambda x: (len(x), *x.shape[2:])}
+
+
 @pytest.mark.parametrize('positions', ['mean', 'sum'])
-@pytest.mark.parametrize('weighted', ['', 'channel', 'sample'])
-def test_feature_map(positions, weighted):
+@pytest.mark.parametrize('weighted', ['', *SHAPES])
+@pytest.mark.parametrize('normalize', [False, True])
+def test_feature_distance(positions, weighted, normalize):
     source, target = features(0), features(1)
-    shapes = {'channel': lambda x: x.shape[1:2], 'sample': lambda x: x.shape[:2]}
-    weights = {k: torch.rand(shapes[weighted](x), dtype=torch.double).softmax(-1)
+    weights = {k: torch.rand(SHAPES[weighted](x), dtype=torch.double)
                for k, x in source.items()} if weighted else None
     expected = 0
     for k, x in source.items():
         for b in range(3):
             for c in range(x.shape[1]):
-                w = 1 if not weighted else x.shape[1] * (
-                    weights[k][c] if weighted == 'channel' else weights[k][b, c])
+                maps = [v[b, c].tolist() for v in (x, target[k])]
+                if normalize:
+                    norms = [math.sqrt(sum(v * v for row in m for v in row)) for m in maps]
+                    maps = [[[v / n for v in row] for row in m]
+                            for m, n in zip(maps, norms, strict=True)]
                 for p in range(x.shape[2]):
                     for q in range(x.shape[3]):
-                        d = target[k][b, c, p, q] - x[b, c, p, q]
+                        index = {'': None, 'channel': (c,), 'sample': (b, c), 'place': (b, p, q)}
+                        w = weights[k][index[weighted]] if weighted else 1
                         area = x.shape[2] * x.shape[3] if positions == 'mean' else 1
-                        expected += w * d * d / 2 / 3 / area
-    got = transfer.feature_distance(source, target, weights, positions)
-    torch.testing.assert_close(got, expected)
-
-
-def test_uniform_weights_are_the_plain_feature_map():
-    source, target = features(0), features(1)
-    uniform = {k: torch.full((x.shape[1],), 1 / x.shape[1]) for k, x in source.items()}
-    torch.testing.assert_close(transfer.feature_distance(source, target, uniform),
-                               transfer.feature_distance(source, target), rtol=1e-6, atol=0)
+                        expected += w * (maps[1][p][q] - maps[0][p][q]) ** 2 / 2 / 3 / area
+    got = transfer.feature_distance(source, target, weights, positions, normalize)
+    torch.testing.assert_close(got, torch.as_tensor(expected, dtype=torch.double), rtol=1e-5,
+                               atol=0)
 
 
 def test_equal_nets_are_at_distance_zero_without_a_gradient():

@@ -1,0 +1,83 @@
+"""Attention over features that is learned while a net is fine-tuned, from the source's features.
+
+  AFD: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
+  https://openreview.net/forum?id=ryxyCeHtPB
+  AFA: Xie et al., 'Towards Effective Deep Transfer via Attentive Feature Alignment', Neural
+  Networks 138, 2021; code https://github.com/xiezheng-cs/AFA
+
+Its entries are those of a net's dict under 'attention.<layer>.', which say what is computed.
+AFD's channel attention and that of AFA's second stage (ACT) are one function; they differ in how
+their entries start, and in a bias. AFD follows secondary sources: its paper's text was not at hand.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+SQUEEZE = 16        # channels of a squeeze-and-excitation attention to one of its hidden ones
+
+
+def uniform(no, ni):
+    """Matrix (no, ni) as torch's linear layers start."""
+    return torch.empty(no, ni).uniform_(-1, 1) / math.sqrt(ni)
+
+
+def normal(no, ni):
+    """Matrix (no, ni), He-normal."""
+    return torch.randn(no, ni) * math.sqrt(2 / ni)
+
+
+# ---- entries: of features (C, H, W) of a layer ---------------------------------------------------
+
+def afd(c, h, w):
+    """Each channel's map, flattened, through H hidden values to one, with a bias per channel."""
+    return {'hidden.weight': normal(h, h * w), 'hidden.bias': torch.zeros(h),
+            'out.weight': normal(1, h), 'bias': torch.zeros(c)}
+
+
+def act(c, h, w):
+    """The same without the hidden values' bias, as AFA has it."""
+    return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(1, h), 'bias': torch.zeros(c)}
+
+
+def squeeze(c, h, w):
+    """Squeeze and excitation, in place of AFD's attention, which some found to be unstable."""
+    n = max(1, c // SQUEEZE)
+    return {'squeeze.weight': normal(n, c), 'squeeze.bias': torch.zeros(n),
+            'excite.weight': normal(c, n), 'excite.bias': torch.zeros(c)}
+
+
+def ast(c, h, w):
+    """The channels' mean map through H hidden values to one for each position."""
+    return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(h * w, h),
+            'out.bias': uniform(h * w, h)[:, 0].clone()}
+
+
+# ---- attention -----------------------------------------------------------------------------------
+
+def channel_attention(x, params, base):
+    """Of the source's features (B, C, H, W), by the entries under `base` -> (B, C), which sum to 1.
+    """
+    def get(key):
+        return params.get(f'{base}.{key}')
+
+    if get('squeeze.weight') is not None:
+        o = F.relu(F.linear(x.mean((2, 3)), get('squeeze.weight'), get('squeeze.bias')))
+        o = F.linear(o, get('excite.weight'), get('excite.bias')).float().sigmoid()
+        return o / o.sum(1, keepdim=True)
+    o = F.relu(F.linear(x.flatten(2), get('hidden.weight'), get('hidden.bias')))
+    o = F.linear(o, get('out.weight'))[:, :, 0] + get('bias')
+    return o.softmax(1)
+
+
+def spatial_attention(x, params, base):
+    """Of the source's features (B, C, H, W) -> (B, H, W), which sum to 1 (AST)."""
+    o = F.relu(F.linear(x.mean(1).flatten(1), params[f'{base}.hidden.weight']))
+    o = F.linear(o, params[f'{base}.out.weight'], params[f'{base}.out.bias'])
+    return o.softmax(1).unflatten(1, x.shape[2:])
+
+
+def entropy(p):
+    """Of attention (B, ...), as a part of that of uniform one, averaged over the batch: 1 to 0."""
+    p = p.flatten(1)
+    return torch.special.entr(p).sum(1).mean() / math.log(max(2, p.shape[1]))

@@ -1,0 +1,184 @@
+"""Learned attention of AFD and AFA: against loops in double precision, and within fine-tuning."""
+import math
+
+import pytest
+import torch
+from test_finetune import call, objective_of, student, write_net
+
+import attentive
+import finetune
+import transfer
+import utils
+import weights
+
+B, C, H, W = 3, 5, 4, 6
+
+
+def features(seed=0):
+    return torch.randn(B, C, H, W, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.double)
+
+
+def entries(kind, c=C, h=H, w=W):
+    torch.manual_seed(0)
+    return {f'attention.a.{k}': v.double() + .1 * torch.randn(v.shape, dtype=torch.double)
+            for k, v in kind(c, h, w).items()}
+
+
+def softmax(values):
+    e = [math.exp(v - max(values)) for v in values]
+    return [v / sum(e) for v in e]
+
+
+@pytest.mark.parametrize('kind', [attentive.afd, attentive.act])
+def test_channel_attention_is_a_loop(kind):
+    x, params = features(), entries(kind)
+    get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
+    assert get['hidden.weight'].shape == (H, H * W) and get['bias'].shape == (C,)
+    assert ('hidden.bias' in get) == (kind is attentive.afd)
+    got = attentive.channel_attention(x, params, 'attention.a')
+    for b in range(B):
+        scores = []
+        for c in range(C):
+            flat = x[b, c].flatten().tolist()
+            hidden = [max(0, sum(v * w for v, w in zip(flat, row, strict=True)) + bias)
+                      for row, bias in zip(get['hidden.weight'].tolist(),
+                                           get.get('hidden.bias', torch.zeros(H)).tolist(),
+                                           strict=True)]
+            scores.append(sum(v * w for v, w in zip(hidden, get['out.weight'][0].tolist(),
+                                                    strict=True)) + get['bias'][c].item())
+        assert got[b].tolist() == pytest.approx(softmax(scores))
+    torch.testing.assert_close(got.sum(1), torch.ones(B, dtype=torch.double))
+
+
+def test_squeeze_and_excitation():
+    x, params = features(), entries(attentive.squeeze)
+    get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
+    got = attentive.channel_attention(x, params, 'attention.a')
+    mean = x.mean((2, 3))
+    hidden = (mean @ get['squeeze.weight'].T + get['squeeze.bias']).clamp(0)
+    p = 1 / (1 + torch.exp(-(hidden @ get['excite.weight'].T + get['excite.bias'])))
+    torch.testing.assert_close(got.double(), p / p.sum(1, keepdim=True), rtol=1e-5, atol=0)
+
+
+def test_spatial_attention_is_a_loop():
+    x, params = features(), entries(attentive.ast)
+    get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
+    got = attentive.spatial_attention(x, params, 'attention.a')
+    assert got.shape == (B, H, W)
+    for b in range(B):
+        mean = [sum(x[b, c, p, q].item() for c in range(C)) / C
+                for p in range(H) for q in range(W)]
+        hidden = [max(0, sum(v * w for v, w in zip(mean, row, strict=True)))
+                  for row in get['hidden.weight'].tolist()]
+        scores = [sum(v * w for v, w in zip(hidden, row, strict=True)) + bias for row, bias in
+                  zip(get['out.weight'].tolist(), get['out.bias'].tolist(), strict=True)]
+        assert got[b].flatten().tolist() == pytest.approx(softmax(scores))
+
+
+def outputs(x):
+    return transfer.Outputs(None, None, {'a': x})
+
+
+@pytest.mark.parametrize('method', ['afd', 'ast', 'act'])
+def test_regularisers_are_loops(method):
+    """As the codes have them: the sums of the equations, averaged over the batch."""
+    x, y = features(0), features(1)
+    params = entries(getattr(attentive, method))
+    opt = finetune.parse(['--source', 'x', '--method', method])
+    got, entropy = transfer.METHODS[method].regulariser(opt, outputs(x), outputs(y), params, None)
+    expected = 0
+    if method == 'ast':
+        a = attentive.spatial_attention(x, params, 'attention.a')
+        for b in range(B):
+            for c in range(C):
+                for p in range(H):
+                    for q in range(W):
+                        expected += (H * W * a[b, p, q] * (y - x)[b, c, p, q]) ** 2 / 2 / B
+    else:
+        a = attentive.channel_attention(x, params, 'attention.a')
+        for b in range(B):
+            for c in range(C):
+                square = sum(d * d for d in (y - x)[b, c].flatten())
+                expected += a[b, c] * square / B * (1 if method == 'afd' else C / 2)
+    torch.testing.assert_close(got, expected)
+    p = a.flatten(1)
+    torch.testing.assert_close(entropy, -(p * p.log()).sum(1).mean() / math.log(p.shape[1]))
+
+
+@pytest.mark.parametrize('method, factor', [('afd', 2 / C), ('ast', 1), ('act', 1)])
+def test_uniform_attention_is_the_plain_distance(method, factor):
+    x, y = features(0), features(1)
+    params = {k: torch.zeros_like(v) for k, v in entries(getattr(attentive, method)).items()}
+    opt = finetune.parse(['--source', 'x', '--method', method])
+    got, entropy = transfer.METHODS[method].regulariser(opt, outputs(x), outputs(y), params, None)
+    plain = transfer.feature_distance({'a': x}, {'a': y}, positions='sum')
+    torch.testing.assert_close(got, factor * plain)
+    assert entropy.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize('method', ['afd', 'ast', 'act'])
+@pytest.mark.parametrize('arch', ['resnet50', 'mobilenet_v2'])
+def test_gradients_reach_attention_and_target_and_never_the_source(method, arch):
+    opt, f, params, layers, x, y = objective_of(method, arch=arch)
+    source = utils.without_prefix(params, 'teacher.')
+    attention = finetune.attention_of(opt, f, source, layers, 40)
+    assert {k.split('.hidden')[0] for k in attention if 'hidden' in k} == {
+        f'attention.{k}' for k in layers}
+    params = {k: v.detach().requires_grad_(not utils.is_statistic(k)) for k, v in params.items()}
+    params |= {k: v.detach().double().requires_grad_() for k, v in attention.items()}
+    loss, _, parts = transfer.make_objective(opt, f, f, layers)(params, x, y, True,
+                                                                torch.tensor(1.))
+    assert len(parts) == 1 + len(layers)
+    loss.backward()
+    got = {k for k, v in params.items() if v.grad is not None}
+    assert not any(k.startswith('teacher.') for k in got)
+    assert {k for k in params if k.startswith('attention.')} <= got
+    assert {k for k in params if k.startswith('student.') and not utils.is_statistic(k)} <= got
+    last = f'attention.{layers[-1]}.out.weight'
+    assert params[last].grad.abs().sum() > 0
+
+
+def test_attention_is_trained_and_is_no_part_of_the_net():
+    write_net()
+    z = call('logs/a', '--method', 'afd', '--export', 'out.pth', '--alpha', .001)[-1]
+    assert len(z['at_losses']) == 1 and len(z['attention_entropy']) == 4
+    assert all(0 < v <= 1 for v in z['attention_entropy'])
+    assert any(k.startswith('attention.') for k in student('logs/a'))
+    assert not any(k.startswith('attention.') for k in weights.read('out.pth'))
+    groups = torch.load('logs/a/model.pt7', weights_only=True)['optimizer']['param_groups']
+    assert [g['weight_decay'] for g in groups] == [0, 0, 0] and len(groups[2]['params']) == 16
+    call('logs/s', '--method', 'afd', '--channel_attention', 'se', '--normalize_features')
+    assert any('excite' in k for k in student('logs/s'))
+
+
+def test_stage_two_starts_from_stage_one():
+    """With its last layer, and with it as the source: at first there is no distance but by batch
+    normalisation in training."""
+    write_net()
+    call('logs/ast', '--method', 'ast', '--alpha', .001)
+    one = weights.read('logs/ast/model.pt7')
+    z = call('logs/act', '--method', 'act', '--keep_head', '--lr', 1e-9, '--freeze', 'bn',
+             '--dtype', 'float', '--export', 'two.pth', source='logs/ast')[-1]
+    two = weights.read('two.pth')
+    assert set(one) == set(two)
+    for k, v in one.items():
+        torch.testing.assert_close(two[k], v, rtol=1e-5, atol=1e-6)
+    assert z['at_losses'][0] == pytest.approx(0, abs=1e-6)
+
+
+def test_stage_two_wants_the_classes_of_stage_one(fails):
+    write_net()
+    from test_finetune import FLAGS
+    status, said = fails(finetune.main, *FLAGS, '--source', 'source.pth', '--keep_head')
+    assert status == 2 and 'knows 13 classes' in said
+
+
+def test_a_continued_run_goes_on_with_its_attention():
+    write_net()
+    flags = ['--method', 'act', '--alpha', .001]
+    call('logs/whole', *flags)
+    call('logs/parts', *flags, '--iterations', 2)
+    call('logs/parts', *flags)
+    a, b = student('logs/whole'), student('logs/parts')
+    assert any(k.startswith('attention.') for k in a) and all(v.equal(b[k]) for k, v in a.items())
