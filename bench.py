@@ -2,6 +2,7 @@
 
     python bench.py cifar
     python bench.py imagenet        (bench_imagenet.py says what that is)
+    python bench.py finetune        (bench_finetune.py)
 
 Both ways train the same nets on random images; in float, their losses and gradients are equal
 (tests/test_bench.py). 'published' does what the paper's code does: float in NCHW, each image
@@ -33,6 +34,7 @@ from torch.utils.data import DataLoader, default_collate
 from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter, ClassErrorMeter
 
+import bench_finetune
 import bench_imagenet
 import cifar
 import data
@@ -40,8 +42,8 @@ import datasets
 import distill
 import runs
 import training
-from timing import CUDA, DEVICE, flop, idle, peak, peak_memory, seconds
-from utils import InputError, RunError
+from timing import CUDA, DEVICE, ask, flop, idle, peak, peak_memory, seconds
+from utils import InputError
 
 PAD, CLASSES = 4, 10
 OURS = dict(keep_memory=True, layout=torch.channels_last, whole_batch=True, dtype='', compile=False)
@@ -54,23 +56,25 @@ ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
 def parse(argv):
     parser = training.make_parser(__doc__)
     add = parser.add_argument
-    add('loop', choices=['cifar', 'imagenet'], help='which loop')
+    add('loop', choices=['cifar', 'imagenet', 'finetune'], help='which loop')
     add('--cases', nargs='+', default=['16-1', '16-1:16-2', '16-2:40-2'], metavar='CASE',
         help='student or student:teacher (AT+KD), wide residual nets of this depth-width')
     add('--rounds', default=7, type=int, help='turns that each way takes')
     add('--steps', default=10, type=int, help='steps measured in a turn')
-    add('--batch_size', default=0, type=int, help='images per step; 0: 128, of imagenet 32')
+    add('--batch_size', default=0, type=int, help='images per step; 0: 128, of others 32')
     add('--images', default=0, type=int, help='in the training set; 0: 50000, of imagenet 256')
     add('--nthread', default=4, type=int, help='data-loading workers of the published way')
     add('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
         help='of our way; auto as in cifar.py')
     add('--compile', action='store_true', help='our way also as cifar.py --compile does it')
     add('--ablate', action='store_true', help='our way also less each of its parts')
+    add('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], help='of finetune')
+    add('--size', default=224, type=int, help='of finetune: height and width of the images')
     add('--imagenetpath', default='', metavar='DIR', help='of imagenet: take images from here; '
         "'': shapes, drawn as large as ImageNet's images are on average")
     bench = parser.parse_args(argv)
     training.check_numbers(bench, ('rounds', 'steps'), ('nthread', 'batch_size', 'images'))
-    large = bench.loop == 'imagenet'
+    large = bench.loop != 'cifar'
     bench.batch_size = bench.batch_size or (32 if large else 128)
     bench.images = bench.images or (256 if large else 50000)
     for case in bench.cases:
@@ -215,14 +219,6 @@ def child(conn, bench, case, way):
             conn.send(answers[what](n))
 
 
-def ask(conn, what, n=1):
-    try:
-        conn.send((what, n))
-        return conn.recv()
-    except (EOFError, OSError):
-        raise RunError('a measuring process ended; what it said stands above') from None
-
-
 def measure(bench, case):
     """Rounds in which all ways take their turns -> for each way, its name and columns."""
     changes = {'ours, compiled': dict(compile=True)} if bench.compile else {}
@@ -260,8 +256,8 @@ def measure(bench, case):
 
 def main(argv=None):
     bench = parse(argv)
-    if bench.loop == 'imagenet':
-        return bench_imagenet.run(bench)
+    if bench.loop != 'cifar':
+        return {'imagenet': bench_imagenet, 'finetune': bench_finetune}[bench.loop].run(bench)
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; ours in {bench.dtype}; batch '
           f'{bench.batch_size}, {bench.rounds} rounds of {bench.steps} steps')
     print('case       way                     images/s  ratio  no data  ratio   GFLOP      of peak'

@@ -333,11 +333,24 @@ def start_of(opt, sets, classes):
     return f, params, size, pixels
 
 
-def reference(opt, f, start, head, layers, classes, pixels):
+def assemble(opt, f, start, head, size, pixels, device):
+    """All entries of a training that starts from the net (f, start) -> (function of what it is
+    compared with, or None; names of the layers to look at; params)."""
+    layers = tapped(opt.method, start)
+    f_t, kept = reference(opt, f, start, head, layers, pixels)
+    parts = {'student.': training.on_device(start, opt, device),
+             # what is compared, not computed with, stays as exact as what is trained
+             'teacher.': training.on_device(kept, opt, device, fixed=f_t is not None),
+             '': training.on_device(attention_of(opt, f, start, layers, size), opt, device)}
+    return f_t, layers, {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}
+
+
+def reference(opt, f, start, head, layers, pixels):
     """What the target net, which starts as (f, start), is compared with -> (f or None, params)."""
     needs = METHODS[opt.method].needs
     if needs == 'teacher':
         f_t, outputs, params, path = nets.load_net(opt.teacher)
+        classes = len(start[head + '.weight'])
         if outputs != classes:
             raise InputError(f'the teacher {opt.teacher} knows {outputs} classes, the data set has '
                              f'{classes}')
@@ -395,26 +408,20 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
         raise InputError(f'--keep_head: {opt.source} knows {len(start[head + ".weight"])} classes, '
                          f'the data set has {classes}')
     start = nets.freeze(start_f, start, opt.freeze, head)
-    layers = tapped(opt.method, start)
     groups = len(start_f(*meta.on_meta(start), False)[1])
     if not all(type(g) is int and -groups <= g < groups for g in opt.at_groups):
         raise InputError(f'--at_groups {opt.at_groups}: the net has {groups} groups, 0 to '
                          f'{groups - 1}')
-    f_t, kept = reference(opt, start_f, start, head, layers, classes, pixels)
     count = opt.epoch_steps * opt.batch_size
 
     def batches(part, **how):
         return batches_of(opt, sets[part], size, pixels, device, **how)
 
-    student = training.on_device(start, opt, device)
-    # parameters that are compared, not computed with, stay as exact as those that are trained
-    kept = training.on_device(kept, opt, device, fixed=f_t is not None)
+    f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device)
     if opt.method == 'delta':
-        found = weights_of_channels(opt, start_f, student, head, layers,
-                                    batches('train', train=True)[1])
-        kept |= {f'channel_weights.{k}': v.to(device) for k, v in found.items()}
-    params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(kept, 'teacher.'),
-              **training.on_device(attention_of(opt, start_f, start, layers, size), opt, device)}
+        found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
+                                    layers, batches('train', train=True)[1])
+        params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
     learn = batches('train', train=True, count=count)
     if METHODS[opt.method].needs == 'target':
         learn = pairs(learn, batches('target', train=True, count=count or learn[0]))

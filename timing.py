@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from utils import RunError
+
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')
 
@@ -55,3 +57,12 @@ def peak(dtype):
     x, w = (v.contiguous(memory_format=torch.channels_last) for v in (x, w))
     return max(flop(f) / min(seconds(f, 1) for _ in range(5))
                for f in (lambda: a @ a, lambda: F.conv2d(x, w, padding=1)))
+
+
+def ask(conn, what, n=1):
+    """The answer of a measuring process at the other end of a pipe."""
+    try:
+        conn.send((what, n))
+        return conn.recv()
+    except (EOFError, OSError):
+        raise RunError('a measuring process ended; what it said stands above') from None

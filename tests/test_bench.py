@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bench
+import bench_finetune
 import bench_imagenet
 import data
 import datasets
@@ -131,3 +132,11 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
     for k, v in params.items():
         if k.startswith('student.') and v.requires_grad:
             torch.testing.assert_close(v, others[k], rtol=1e-3, atol=1e-3)
+
+
+def test_finetune_prints_a_row_for_each_method(capfd):
+    bench.main(['finetune', '--nets', 'wrn-10-1', '--size', '32', '--rounds', '1', '--steps', '1',
+                '--batch_size', '2', '--dtype', 'float'])
+    rows = [s.split() for s in capfd.readouterr().out.splitlines()[2:]]
+    assert [r[1] for r in rows] == list(bench_finetune.METHODS)
+    assert rows[0][3] == '1.00' and all(float(v) > 0 for r in rows for v in r[2:])

@@ -218,7 +218,7 @@ def test_l2_sp_compares_what_it_should(sp):
     write_net()
     opt = finetune.parse([*FLAGS, '--source', 'source.pth', '--method', 'l2_sp', '--sp', sp])
     f, _, start, _ = nets.load_net('source.pth')
-    f_t, kept = finetune.reference(opt, f, start, 'fc', [], 13, 'torchvision')
+    f_t, kept = finetune.reference(opt, f, start, 'fc', [], 'torchvision')
     assert f_t is None and not any(k.startswith('fc') or 'running' in k for k in kept)
     assert ('bn0.weight' in kept) == (sp == 'all') and 'group1.block0.conv0' in kept
 
