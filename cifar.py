@@ -193,26 +193,25 @@ def nin(width, num_classes, bn=True, pool_relu=True):
     })
     utils.set_requires_grad_except_bn_(params)
 
-    def layer(x, params, base, mode):
+    def layer(x, params, base, mode, taps):
         weight = params[base + '.conv']
         x = F.conv2d(x, weight, params.get(base + '.bias'), padding=weight.shape[2] // 2)
-        if base + '.bn.weight' in params:
-            x = utils.batch_norm(x, params, base + '.bn', mode)
+        x = utils.norm(utils.tap(x, base + '.conv', taps), params, base + '.bn', mode, taps)
         return x if base.endswith('.linear') else F.relu(x, inplace=True)
 
-    def group(o, params, base, mode):
+    def group(o, params, base, mode, taps):
         for name in layers:
-            o = layer(o, params, f'{base}.{name}', mode)
+            o = layer(o, params, f'{base}.{name}', mode, taps)
         return o
 
-    def f(inputs, params, mode, base=''):
-        g0 = group(inputs, params, base + 'group0', mode)
+    def f(inputs, params, mode, base='', taps=None):
+        g0 = group(inputs, params, base + 'group0', mode, taps)
         x = F.max_pool2d(g0, 3, 2, ceil_mode=True)
-        g1 = group(x, params, base + 'group1', mode)
+        g1 = group(x, params, base + 'group1', mode, taps)
         x = F.avg_pool2d(g1, 3, 2, ceil_mode=True)
-        g2 = group(x, params, base + 'group2', mode)
+        g2 = group(x, params, base + 'group2', mode, taps)
         o = F.adaptive_avg_pool2d(g2, 1).flatten(1)
-        return F.linear(o, params[base + 'fc.weight'], params[base + 'fc.bias']), (g0, g1, g2)
+        return utils.linear(o, params, base + 'fc', taps), (g0, g1, g2)
 
     return f, params
 

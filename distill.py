@@ -75,7 +75,7 @@ def name_parts(opt, usual):
     the `usual` ones ({name: value})."""
     parts = [f'{opt.method}{opt.beta:g}'] if opt.beta else []
     parts += [f'kd{opt.alpha:g}'] if opt.alpha else []
-    return parts + [f'{k}{getattr(opt, k)}' for k, v in usual.items() if getattr(opt, k) != v]
+    return parts + training.unusual(opt, usual)
 
 
 # ---- what is minimised --------------------------------------------------------------------------

@@ -334,23 +334,28 @@ def chain(inputs, params, mode, base='', taps=None):
     return o, tuple(groups)
 
 
-def make_net(opt, num_classes):
-    """The net that the options describe -> (f, params)."""
-    if opt.arch == 'alexnet':
+def make_net(arch, width, num_classes):
+    """The net of a name, one of ARCHS -> (f, params)."""
+    if arch == 'alexnet':
         return alexnet(num_classes)
-    if opt.arch == 'mobilenet_v2':
-        return mobilenet_v2(opt.width, num_classes)
-    return define_student(int(opt.arch.removeprefix('resnet')), opt.width, num_classes)
+    if arch == 'mobilenet_v2':
+        return mobilenet_v2(width, num_classes)
+    return define_student(int(arch.removeprefix('resnet')), width, num_classes)
 
 
 # ---- nets from files ----------------------------------------------------------------------------
 
+def blocks_of(params):
+    """The number of blocks in each group of a residual net."""
+    found = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
+    groups = collections.Counter(int(m[1]) for m in found if m)
+    return tuple(groups[j] for j in sorted(groups))
+
+
 def net_like(params):
     """The function of the net whose entries are called like these, and the name of its last layer;
     (None, '') for no net of this script."""
-    found = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
-    groups = collections.Counter(int(m[1]) for m in found if m)
-    blocks = [groups[j] for j in sorted(groups)]
+    blocks = blocks_of(params)
     if 'features.1.conv.0.0.weight' in params:
         return inverted_residual, 'classifier.1'
     if 'features.0.weight' in params and 'classifier.6.weight' in params:
@@ -494,8 +499,9 @@ def train(opt, device, checkpoint, lines):
             files = data.write_cache(*files, opt.cache, size, opt.nthread)
     sets = (batches_of(opt, *files, size, pixels, device, train=True),
             batches_of(opt, *test_files, size, pixels, device))
-    distill.train(opt, device, checkpoint, lines, lambda: make_net(opt, num_classes), teacher,
-                  sets, num_classes, size)
+    distill.train(opt, device, checkpoint, lines,
+                  lambda: make_net(opt.arch, opt.width, num_classes), teacher, sets, num_classes,
+                  size)
 
 
 def main(argv=None):

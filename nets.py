@@ -1,6 +1,5 @@
 """Nets of any script: from files, by name, with new last layers, with frozen parts; the layers that
 fine-tuning looks at."""
-import collections
 import re
 
 import torch
@@ -41,9 +40,7 @@ def arch_of(params):
     names = set(params)
     if {'features.1.conv.0.0.weight', 'classifier.6.weight'} & names:
         return 'alexnet' if 'classifier.6.weight' in names else 'mobilenet_v2'
-    blocks = collections.Counter(m[1] for k in names if (
-        m := re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k)))
-    blocks = tuple(n for _, n in sorted(blocks.items()))
+    blocks = imagenet.blocks_of(params)
     if len(blocks) == 3 and 'group0.block0.conv0' in names:
         width = len(params['group0.block0.conv1']) / cifar.WRN_CHANNELS[0]
         return f'wrn-{6 * blocks[0] + 4}-{width:g}'
@@ -54,12 +51,12 @@ def arch_of(params):
 
 def new_net(arch, classes):
     """A net of random parameters -> (f, params)."""
-    if m := re.fullmatch(r'wrn-(\d+)-([\d.]+)', arch):
+    if m := re.fullmatch(r'wrn-(\d+)-(\d+(?:\.\d+)?)', arch):
         return cifar.resnet(int(m[1]), float(m[2]), classes)
     if arch not in imagenet.ARCHS:
         raise InputError(f'--arch {arch}: choose from {", ".join(imagenet.ARCHS)}, '
                          f'wrn-depth-width')
-    return imagenet.make_net(imagenet.parse(['--arch', arch, '--imagenetpath', '.']), classes)
+    return imagenet.make_net(arch, 1, classes)
 
 
 # ---- for fine-tuning -----------------------------------------------------------------------------
@@ -138,9 +135,12 @@ def there(params, keys):
 
 def stages(params):
     """The names of a net's last convolutions of each stage."""
-    arch = arch_of(params)
-    found = there(params, TAPPED.get(arch, TAPPED['wrn']))
-    return found if arch in TAPPED else list({k.split('.')[0]: k for k in found}.values())
+    arch = arch_of(params).split('-')[0]
+    if arch not in TAPPED:
+        raise InputError(f'of this net no layers are known that could be compared; those of '
+                         f'{", ".join(TAPPED)} are')
+    found = there(params, TAPPED[arch])
+    return list({k.split('.')[0]: k for k in found}.values()) if arch == 'wrn' else found
 
 
 def last_layers(params):

@@ -132,6 +132,11 @@ def json_list(text, flag, example):
     return value
 
 
+def unusual(opt, usual):
+    """What the name of a run says of its options that are not the `usual` ones ({name: value})."""
+    return [f'{k}{getattr(opt, k)}' for k, v in usual.items() if getattr(opt, k) != v]
+
+
 def set_up(opt):
     """Device, precision and random state of a run -> the device. Fills in `opt.dtype`."""
     device = parallel.connect()
@@ -277,8 +282,8 @@ def averages(sums, where):
     n, loss, right, right5, steps, finite, *parts = parallel.total(sums).tolist()
     if finite < steps:
         raise RunError(f'the loss is not finite in step {int(finite / parallel.world()) + 1} of '
-                       f'{where}; nothing was saved since the epoch before. Try a smaller --lr or '
-                       f'--beta, or --dtype float')
+                       f'{where}; nothing was saved since the epoch before. Try a smaller --lr, a '
+                       f'smaller weight of the loss that a method adds, or --dtype float')
     meters = [AverageValueMeter() for _ in (loss, right, right5, *parts)]
     for meter, value in zip(meters, (loss, 100 * right, 100 * right5, *parts), strict=True):
         meter.add(value / n)

@@ -483,6 +483,35 @@ def test_channel_weights_are_kept_and_taken_from_elsewhere(capsys):
     assert c['train_loss'] != pytest.approx(a[-1]['train_loss'], rel=1e-6)
 
 
+def test_channel_weights_of_another_run_in_the_folder_are_not_taken():
+    """Those of a run that was cut off before its first epoch, perhaps with other options."""
+    write_net()
+    pathlib.Path('logs/a').mkdir(parents=True)
+    old = {k: [1 / n] * n for k, n in zip(nets.TAPPED['resnet18'], (8, 16, 32, 64), strict=False)}
+    pathlib.Path('logs/a/channel_weights.json').write_text(json.dumps(old))
+    call('logs/a', '--method', 'delta', '--channel_weights', 'compute')
+    assert json.loads(pathlib.Path('logs/a/channel_weights.json').read_text()) != old
+
+
+@pytest.mark.parametrize('freeze', nets.FROZEN)
+def test_features_with_frozen_parts(freeze):
+    write_net(arch='mobilenet_v2')
+    z = call('logs/a', '--method', 'feature_map', '--freeze', freeze)[-1]
+    assert math.isfinite(z['train_loss'])
+
+
+def test_a_nin_is_a_source():
+    weights.write(cifar.nin(.1, 13)[1], 'source.pth')
+    assert call('logs/a', '--pixels', 'cifar')[-1]['epoch'] == 2
+
+
+def test_names_of_runs_tell_experiments_apart():
+    flags = ['--arch', 'resnet18', '--dataset', 'shapes']
+    names = {finetune.parse([*flags, *f]).save for f in ([], ['--lr', '.1'], ['--validate', '5'], [
+        '--crop', 'area'], ['--seed', '1'])}
+    assert len(names) == 5
+
+
 def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, capsys):
     write_net()
     call('logs/t', '--freeze', 'bn', '--bottleneck', 6, '--pixels', 'tensorflow')
@@ -523,6 +552,20 @@ def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, ca
      '--at_groups'),
     (['--arch', 'resnet18', '--freeze', 'bn'], '--freeze'),
     (['--source', 'source.pth', '--schedule', 'exp', '--epoch_step', '[]'], '--epoch_step'),
+    (['--arch', 'wrn-16-1.5.2'], 'wrn-depth-width'),
+    (['--arch', 'alexnet'], 'larger --size'),
+    (['--source', 'source.pth', '--bottleneck', '-3'], '--bottleneck'),
+    (['--source', 'source.pth', '--method', 'ddc', '--shift', '1', '--bottleneck', '0'],
+     'bottleneck'),
+    (['--source', 'source.pth', '--alpha', '5'], '--alpha'),
+    (['--source', 'source.pth', '--positions', 'sum'], '--positions'),
+    (['--source', 'source.pth', '--at_groups', '[]', '--method', 'at', '--teacher', 'ten.pth'],
+     '--at_groups'),
+    (['--source', 'source.pth', '--at_groups', '[3]', '--method', 'at', '--teacher', 'wrn.pth'],
+     'its teacher has 3 groups'),
+    (['--source', 'nin.pth', '--method', 'feature_map'], 'no layers are known'),
+    (['--source', 'source.pth', '--method', 'delta', '--channel_weights', 'strange.json'],
+     'strange.json'),
     (['--evaluate', 'source.pth'], 'knows 13 classes'),
     (['--source', 'source.pth', '--dataset', 'office31'], '--domain'),
     (['--source', 'source.pth', '--dataset', 'dogs'], '--download'),
@@ -533,6 +576,9 @@ def test_bad_input(flags, said, fails):
     write_net('ten.pth', classes=10)
     torch.save({'a': torch.zeros(3)}, 'nonsense.pth')
     pathlib.Path('other.json').write_text('{"a": [0.5, 0.5]}')
+    pathlib.Path('strange.json').write_text('{"a": {}}')
+    write_net('wrn.pth', 'wrn-10-1', 10)
+    weights.write(cifar.nin(.1, 10)[1], 'nin.pth')
     status, error = fails(finetune.main, *FLAGS, *flags)
     assert status == 2 and said in error and len(error.splitlines()) == 1
     assert not list(pathlib.Path('.').glob('logs/**/log.txt'))

@@ -36,8 +36,7 @@ def count(params):
     ('resnet18', 11689512, 1.814), ('resnet34', 21797672, 3.664), ('resnet50', 25557032, 4.089),
     ('resnet101', 44549160, 7.801), ('mobilenet_v2', 3504872, .301), ('alexnet', 61100840, .714)])
 def test_parameters_and_multiply_adds_of_the_papers(arch, parameters, macs):
-    opt = imagenet.parse(['--arch', arch, '--imagenetpath', 'x'])
-    f, params = imagenet.make_net(opt, 1000)
+    f, params = imagenet.make_net(arch, 1, 1000)
     assert count(params) == parameters
     assert meta.multiply_adds(f, params, 224) / 1e9 == pytest.approx(macs, abs=5e-4)
     assert {v.requires_grad for k, v in params.items() if not utils.is_statistic(k)} == {True}
