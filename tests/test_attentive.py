@@ -1,12 +1,17 @@
 """Learned attention of AFD and AFA: against loops in double precision, and within fine-tuning."""
 import math
+import pathlib
 
 import pytest
 import torch
-from test_finetune import call, objective_of, student, write_net
+from test_finetune import FLAGS, call, objective_of, student, write_net
 
 import attentive
 import finetune
+import imagenet
+import nets
+import runs
+import tables
 import transfer
 import utils
 import weights
@@ -169,7 +174,6 @@ def test_stage_two_starts_from_stage_one():
 
 def test_stage_two_wants_the_classes_of_stage_one(fails):
     write_net()
-    from test_finetune import FLAGS
     status, said = fails(finetune.main, *FLAGS, '--source', 'source.pth', '--keep_head')
     assert status == 2 and 'knows 13 classes' in said
 
@@ -182,3 +186,26 @@ def test_a_continued_run_goes_on_with_its_attention():
     call('logs/parts', *flags)
     a, b = student('logs/whole'), student('logs/parts')
     assert any(k.startswith('attention.') for k in a) and all(v.equal(b[k]) for k, v in a.items())
+
+
+def test_every_row_of_afas_table_runs(capsys):
+    """A few steps on shapes, on small nets: stage two from the run of stage one."""
+    for name, arch in (('resnet101', 'resnet50'), ('mobilenet_v2', 'mobilenet_v2'),
+                       ('afa_resnet101.pth', 'resnet50'), ('afa_mobilenet_v2.pth', 'mobilenet_v2')):
+        write_net('new.pth', arch, 10 if name.startswith('afa') else 13)
+        pathlib.Path('new.pth').rename(name)
+    for words in tables.commands('afa', 'logs', 1):
+        finetune.main([*words[1:], *FLAGS, '--alpha', '1e-5', '--lr', '1e-4'])
+        said = capsys.readouterr().out
+        assert ('top-1' if '--evaluate' in words else 'is finished: 2 epochs') in said
+    assert runs.read_log('logs/afa/resnet101_act/seed0/log.txt')[-1]['source'] == \
+        'logs/afa/resnet101_ast/seed0'
+
+
+def test_files_of_afa_are_read():
+    """{'model': torchvision's entries}, with counters of batches."""
+    _, params = imagenet.define_student(50, .0625, 10)
+    torch.save({'model': {**params, 'bn1.num_batches_tracked': torch.tensor(3)}, 'epoch': 5},
+               'released.pth')
+    f, classes, read, _ = nets.load_net('released.pth')
+    assert classes == 10 and set(read) == set(params)
