@@ -195,7 +195,8 @@ def test_every_row_of_afas_table_runs(capsys):
         write_net('new.pth', arch, 10 if name.startswith('afa') else 13)
         pathlib.Path('new.pth').rename(name)
     for words in tables.commands('afa', 'logs', 1):
-        finetune.main([*words[1:], *FLAGS, '--alpha', '1e-5', '--lr', '1e-4'])
+        alpha = [] if '--evaluate' in words else ['--alpha', '1e-5']
+        finetune.main([*words[1:], *FLAGS, *alpha, '--lr', '1e-4'])
         said = capsys.readouterr().out
         assert ('top-1' if '--evaluate' in words else 'is finished: 2 epochs') in said
     assert runs.read_log('logs/afa/resnet101_act/seed0/log.txt')[-1]['source'] == \
