@@ -14,6 +14,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from utils import at_least_float
+
 SQUEEZE = 16        # channels of a squeeze-and-excitation attention to one of its hidden ones
 
 
@@ -63,18 +65,18 @@ def channel_attention(x, params, base):
 
     if get('squeeze.weight') is not None:
         o = F.relu(F.linear(x.mean((2, 3)), get('squeeze.weight'), get('squeeze.bias')))
-        o = F.linear(o, get('excite.weight'), get('excite.bias')).float().sigmoid()
+        o = at_least_float(F.linear(o, get('excite.weight'), get('excite.bias'))).sigmoid()
         return o / o.sum(1, keepdim=True)
     o = F.relu(F.linear(x.flatten(2), get('hidden.weight'), get('hidden.bias')))
     o = F.linear(o, get('out.weight'))[:, :, 0] + get('bias')
-    return o.softmax(1)
+    return at_least_float(o).softmax(1)
 
 
 def spatial_attention(x, params, base):
     """Of the source's features (B, C, H, W) -> (B, H, W), which sum to 1 (AST)."""
     o = F.relu(F.linear(x.mean(1).flatten(1), params[f'{base}.hidden.weight']))
     o = F.linear(o, params[f'{base}.out.weight'], params[f'{base}.out.bias'])
-    return o.softmax(1).unflatten(1, x.shape[2:])
+    return at_least_float(o).softmax(1).unflatten(1, x.shape[2:])
 
 
 def entropy(p):
