@@ -68,7 +68,7 @@ OFFICE_LR = .0003         # chosen in the table office31-choices
 AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 10'
 # chosen in the table amazon10-choices
 AMAZON10_LR = .001
-AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .00064, 'afd': .01, 'ast': .009, 'act': .004}
+AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .00064, 'afd': .01, 'ast': .009, 'act': .04}
 # stage two has a tenth of the rate of stage one, as published
 AMAZON10_ACT = f'--method act --keep_head --lr {AMAZON10_LR / 10:g}'
 
