@@ -408,18 +408,23 @@ def weights_of_channels(opt, f, params, head, layers, batches, checkpoint):
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
         runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
+    return read_channel_weights(path, {
+        k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers})
+
+
+def read_channel_weights(path, expected):
+    """{layer: (C,)} of a file, of the shapes that are expected, {layer: shape}."""
     try:
         found = json.loads(path.read_text())
         if isinstance(found, list):
             found = {k: transfer.from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
-                     zip(layers, found, strict=True)}
+                     zip(expected, found, strict=True)}
         found = {k: torch.as_tensor(v, dtype=torch.float) for k, v in found.items()}
         shapes = {k: tuple(v.shape) for k, v in found.items()}
         if not all(v.isfinite().all() for v in found.values()):
             raise ValueError('not all of them are finite')
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as e:
         raise InputError(f'cannot read the channel weights {path}: {e}') from None
-    expected = {k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers}
     if shapes != expected:
         raise InputError(f'{path} holds channel weights of other layers: {shapes}, expected '
                          f'{expected}')
