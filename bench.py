@@ -46,6 +46,7 @@ from timing import CUDA, DEVICE, ask, flop, idle, peak, peak_memory, seconds
 from utils import InputError
 
 PAD, CLASSES = 4, 10
+BATCHES = {'cifar': 128, 'imagenet': 32, 'finetune': 16}
 OURS = dict(keep_memory=True, layout=torch.channels_last, whole_batch=True, dtype='', compile=False)
 ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
            'ours, in NCHW': dict(layout=torch.contiguous_format),
@@ -61,7 +62,8 @@ def parse(argv):
         help='student or student:teacher (AT+KD), wide residual nets of this depth-width')
     add('--rounds', default=7, type=int, help='turns that each way takes')
     add('--steps', default=10, type=int, help='steps measured in a turn')
-    add('--batch_size', default=0, type=int, help='images per step; 0: 128, of others 32')
+    add('--batch_size', default=0, type=int, help='images per step; 0: ' + ', '.join(
+        f'{n} of {loop}' for loop, n in BATCHES.items()))
     add('--images', default=0, type=int, help='in the training set; 0: 50000, of imagenet 256')
     add('--nthread', default=4, type=int, help='data-loading workers of the published way')
     add('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
@@ -75,7 +77,7 @@ def parse(argv):
     bench = parser.parse_args(argv)
     training.check_numbers(bench, ('rounds', 'steps'), ('nthread', 'batch_size', 'images'))
     large = bench.loop != 'cifar'
-    bench.batch_size = bench.batch_size or (32 if large else 128)
+    bench.batch_size = bench.batch_size or BATCHES[bench.loop]
     bench.images = bench.images or (256 if large else 50000)
     for case in bench.cases:
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+)?', case):
