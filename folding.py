@@ -14,7 +14,9 @@ def convolutions(params):
 
 def affine(params, base):
     """Scale and shift, each (C,), that the normalisation `base` applies in evaluation; None where
-    there is none."""
+    there is none, or where a gate gives them."""
+    if f'{base}.gate.weight' in params:
+        return None
     for kind in ('running', 'fixed'):
         if f'{base}.{kind}_mean' in params:
             mean, var, weight, bias = (params[f'{base}.{k}'] for k in (

@@ -59,8 +59,9 @@ def flatten(params: dict) -> dict[str, Tensor]:
 
 
 def is_statistic(key: str) -> bool:
-    """Whether the entry is one of BN's statistics, which no gradient reaches."""
-    return key.endswith(('_mean', '_var'))
+    """Whether the entry is one of BN's statistics or of a gate's settings, which no gradient
+    reaches."""
+    return key.endswith(('_mean', '_var', '.gate.dynamic', '.gate.mask', '.gate.density'))
 
 
 def fix_statistics(params: dict[str, Tensor], bases) -> dict[str, Tensor]:
@@ -102,8 +103,10 @@ def check_mode(mode: bool) -> None:
         raise TypeError(f'mode is True (training) or False (evaluation), not {mode!r}')
 
 
-def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> Tensor:
-    """Batch normalisation of (B, C, H, W) with the entries of `params` under `base`.
+def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
+               affine: bool = True) -> Tensor:
+    """Batch normalisation of (B, C, H, W) with the entries of `params` under `base`; without scale
+    and shift unless `affine`.
 
     The one impurity of all nets here: with `mode` True, `base.running_mean` and
     `base.running_var` are updated in place. Statistics that are called `base.fixed_mean` and
@@ -112,8 +115,8 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool) -> T
     check_mode(mode)
     fixed = base + '.fixed_mean' in params
     mean, var = (params[f'{base}.{"fixed" if fixed else "running"}_{k}'] for k in ('mean', 'var'))
-    return F.batch_norm(x, mean, var, params[base + '.weight'], params[base + '.bias'],
-                        training=mode and not fixed)
+    scale, shift = (params[f'{base}.{k}'] if affine else None for k in ('weight', 'bias'))
+    return F.batch_norm(x, mean, var, scale, shift, training=mode and not fixed)
 
 
 # `taps`, where a layer takes it, is a dict whose keys name layers, in full. Convolutions and linear
@@ -175,9 +178,35 @@ def bn_of(conv: str) -> str:
 
 def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: int = 1,
             groups: int = 1, taps: dict | None = None) -> Tensor:
-    """Convolution `key` and the normalisation behind it."""
-    x = conv2d(x, params, key, stride, groups=groups, taps=taps)
-    return norm(x, params, bn_of(key), mode, taps)
+    """Convolution `key` and the normalisation behind it, whose scale a gate may give."""
+    y, base = conv2d(x, params, key, stride, groups=groups, taps=taps), bn_of(key)
+    if base + '.gate.weight' in params:
+        return gated(y, x, params, base, mode, taps)
+    return norm(y, params, base, mode, taps)
+
+
+def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
+          taps: dict | None = None) -> Tensor:
+    """Batch normalisation of y (B, C, H, W), the output of a convolution of x, with a scale pi
+    (B, C) of each image's own, by the entries under `base.gate` (see prune.py).
+
+    h = ReLU(weight GAP(x) + bias); q is h of the `density` of channels that have the largest, else
+    0; pi = mask (dynamic q + (1 - dynamic) scale). Masked channels do not count among those that
+    q is chosen from. Where pi is 0, so is the output: there is no shift. Of `taps`, 'base.gate' is
+    pi, 'base.gate.q' q.
+    """
+    weight, bias, scale, dynamic, mask, density = (params[f'{base}.gate.{k}'] for k in (
+        'weight', 'bias', 'scale', 'dynamic', 'mask', 'density'))
+    h = F.relu(F.linear(x.mean((2, 3)), weight, bias)) * mask
+    # in tensors, so that nothing waits for the device; the thousandth is for densities like 0.6, of
+    # which single precision has a little more
+    count = (density.float() * mask.float().sum() - 1e-3).ceil()
+    ranks = h.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    q = tap(h * (ranks < count), base + '.gate.q', taps)
+    pi = tap(mask * (dynamic * q + (1 - dynamic) * scale), base + '.gate', taps)[:, :, None, None]
+    y = batch_norm(tap(y, base, taps), params, base, mode, affine=False)
+    shift = (pi != 0) * params[base + '.bias'][:, None, None]
+    return pi.to(y.dtype) * y + shift.to(y.dtype)       # y is bfloat16 under autocast
 
 
 # ---- attention and distillation ---------------------------------------------------------------
