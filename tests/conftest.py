@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 import cifar
 import datasets
@@ -14,6 +15,7 @@ import imagenet
 import runs
 import training
 
+torch.set_num_threads(1)    # the nets are so small that a second one costs more than it gives
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {'train': 256, 'test': 64}
 # a run of seconds; what a test passes after it wins

@@ -197,7 +197,7 @@ def test_known_weights_are_downloaded_once_and_checked(http_server, monkeypatch,
 def test_known_names():
     """The beginning of the sha256 is part of torchvision's names; files win over names."""
     for name, (url, sha256, errors) in weights.KNOWN.items():
-        assert url.endswith(f'{name}-{sha256}.pth' if sha256 else f'{name}.pth')
+        assert f'/{name}' in url and url.endswith(f'-{sha256}.pth' if sha256 else f'{name}.pth')
         assert len(errors) == 2 and errors[0] > errors[1]
     torch.save({'a': torch.ones(2)}, 'resnet34')
     assert str(weights.locate('resnet34')) == 'resnet34'
