@@ -99,7 +99,7 @@ def process(*flags, before=''):
     first."""
     code = (f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
             f'import cifar, datasets, training, torch\n'
-            f'datasets.SHAPES_COUNTS = {SMALL}\n{before}\n'
+            f'torch.set_num_threads(1)\ndatasets.SHAPES_COUNTS = {SMALL}\n{before}\n'
             f'training.run(lambda: cifar.main({[*QUICK, *map(str, flags)]!r}))')
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
