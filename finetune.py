@@ -33,6 +33,7 @@ import imagenet
 import meta
 import nets
 import parallel
+import prune
 import runs
 import training
 import transfer
@@ -45,7 +46,8 @@ from utils import InputError
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
-         'channel_attention': 'fc'}
+         'channel_attention': 'fc', 'prune': '', 'macs_target': 1, 'phases': 3, 'density': 1,
+         'delta_s': .5, 'round_channels': 1}
 PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
 
 
@@ -55,6 +57,7 @@ def parse(argv):
     parser = training.make_parser(__doc__)
     add_data_flags(parser)
     add_method_flags(parser)
+    prune.add_flags(parser)
     training.add_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
                        epoch_step='[0.67]', lr_decay_ratio=.1)
     s = parser.add_argument_group('schedule, instead of --epochs')
@@ -164,9 +167,10 @@ def check_flags(opt):
         setattr(opt, name, getattr(method, name) if given is None else given)
     training.check_flags(opt)
     training.check_numbers(
-        opt, above_zero=('iterations', 'head_lr_mult', 'temperature'),
+        opt, above_zero=('iterations', 'head_lr_mult', 'temperature', 'phases', 'round_channels'),
         zero_or_more=('alpha', 'beta', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class',
-                      'fraction'))
+                      'fraction', 'delta_s'))
+    prune.check_flags(opt)
     if opt.bottleneck is not None:
         training.check_numbers(opt, zero_or_more=['bottleneck'])
     if opt.bottleneck == 0 and opt.method == 'ddc':
@@ -322,6 +326,13 @@ def notes(lines):
 
 
 RESTORED = 512      # images for the statistics of batch normalisation that is given back
+SEEN = 5000         # images, at most, for those of gates
+
+
+def some_of(images, n):
+    """n images of a set, or all, the same ones each time."""
+    chosen = np.random.default_rng(0).permutation(len(images[1]))[:n]
+    return tuple(a[chosen] for a in images)
 
 
 def start_of(opt, sets, classes):
@@ -335,11 +346,10 @@ def start_of(opt, sets, classes):
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
     size, pixels = input_of(opt, params, weights.options(path))
     if arch != 'alexnet' and folding.folded(f, params):
-        some = np.random.default_rng(0).permutation(len(sets['train'][1]))[:RESTORED]
+        some = some_of(sets['train'], RESTORED)
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
-              f'{len(some)} training images')
-        _, batches = batches_of(opt, tuple(a[some] for a in sets['train']), size, pixels,
-                                torch.device('cpu'), ten=False)
+              f'{len(some[1])} training images')
+        _, batches = batches_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
         params = folding.restore(f, params, (inputs.float() for inputs, _ in batches()))
     return f, params, size, pixels
 
@@ -347,8 +357,10 @@ def start_of(opt, sets, classes):
 def assemble(opt, f, start, head, size, pixels, device):
     """All entries of a training that starts from the net (f, start) -> (function of what it is
     compared with, or None; names of the layers to look at; params)."""
-    layers = tapped(opt.method, start)
-    f_t, kept = reference(opt, f, start, head, layers, pixels)
+    layers, plain = tapped(opt.method, start), start
+    start = prune.prepared(opt, f, start, size)
+    compared = start if METHODS[opt.method].needs == 'parameters' else plain
+    f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
         check_shapes(opt, name, net, its, size)
     parts = {'student.': training.on_device(start, opt, device),
@@ -456,12 +468,24 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
     learn = batches('train', train=True, count=count)
     if METHODS[opt.method].needs == 'target':
         learn = pairs(learn, batches('target', train=True, count=count or learn[0]))
+    student = utils.without_prefix(params, 'student.')
+    seen = batches_of(opt, some_of(sets['train'], SEEN), size, pixels, device, ten=False)
+
+    def before(epoch):
+        return prune.begin_phase(opt, start_f, params, epoch, size, seen[1]())
+
+    def noted(lines):
+        if not opt.prune or lines[-1]['epoch'] < opt.epochs:
+            return notes(lines)
+        one_crop = batches_of(opt, sets['test'], size, pixels, device, ten=False)[1]()
+        return notes(lines) | prune.notes(start_f, student, size, one_crop)
+
     objective = transfer.make_objective(opt, nets.over_crops(start_f), f_t, layers)
     if opt.compile:
         objective = training.compiled(objective, params, device)
     training.fit(opt, checkpoint, lines, objective, params, learn, batches('test'), classes, device,
                  lambda epoch: opt.alpha, optimizer_of(head), rate(opt, steps),
-                 batches('validation') if opt.validate else None, notes)
+                 batches('validation') if opt.validate else None, noted, before)
 
 
 def attention_of(opt, f, params, layers, size):
@@ -507,6 +531,19 @@ def evaluate(opt, device, sets, names):
     imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
 
 
+def report(opt, device, last):
+    """Print what the removal of channels has given; `last` is the last line of the run's log."""
+    f, _, params, path = nets.load_net(opt.save)
+    size = weights.options(path)['input_size']
+    found = prune.speeds(opt, device, f, params, size)
+    for name, (count, macs, speed) in found.items():
+        print(f'{name} removal: {count:,} parameters, {macs:,} multiply-adds, {speed:.0f} images/s')
+    before, after = found.values()
+    print(f'{after[1] / before[1]:.3f} of the multiply-adds (by image, as its gates leave them, '
+          f'{last["multiply_adds_dynamic"] / before[1]:.3f}), {after[2] / before[2]:.2f} times the '
+          f'images/s')
+
+
 def work(opt, device):
     if opt.download:
         with parallel.first_alone():
@@ -517,9 +554,12 @@ def work(opt, device):
     if opt.evaluate:
         return evaluate(opt, device, sets, names)
     steps = set_epochs(opt, len(sets['train'][1]))
-    training.in_folder(lambda *a: train(*a, sets, len(names), steps))(opt, device)
+    training.in_folder(lambda *a: train(*a, sets, len(names), steps),
+                       prune.removed if opt.prune else lambda params: params)(opt, device)
     if parallel.is_first():
         last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
+        if opt.prune:
+            report(opt, device, last)
         print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the '
               f'lowest test error of all epochs')
 

@@ -69,6 +69,12 @@ AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 1
 # chosen in the table amazon10-choices
 AMAZON10_LR = .001
 AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .00064, 'afd': .01, 'ast': .009, 'act': .04}
+PRUNED = (f'{AMAZON10} {GIVEN.replace("--iterations 300", "--iterations 600")} --epoch_steps 100 '
+          "--epoch_step '[0.84]'")
+# chosen in the table amazon10-pruned-choices
+PRUNED_LR = .003
+PRUNED_AFS = '--delta_s 0 --density 0.8'
+PRUNED_ALPHA = .001
 # stage two has a tenth of the rate of stage one, as published
 AMAZON10_ACT = f'--method act --keep_head --lr {AMAZON10_LR / 10:g}'
 
@@ -376,6 +382,22 @@ TABLES = {
             'act': row('AFA, stage two, after 300 steps of stage one', plain='l2', seeds=3,
                        options=f'{AMAZON10_ACT} --source @ast --alpha '
                        f'{AMAZON10_ALPHA["act"]:g}'),
+        }),
+    'amazon10-pruned-choices': dict(
+        title='The settings of the next table, chosen on 100 of the 310 training images, at half '
+              'of the multiply-adds',
+        measure='error held out, %', value='val_acc', script='finetune.py', epochs=6,
+        medians=False, common=f'{PRUNED} --macs_target 0.5 --validate 100',
+        rows={
+            **{f'magnitude_{lr:g}': choice(f'magnitude, learning rate {lr:g}',
+                                           f'--prune magnitude --lr {lr:g}')
+               for lr in (.01, .003, .001)},
+            **{f'afs_{d:g}_{v:g}': choice(f'AFS, density {d:g}, δ_s = {v:g}', f'--prune afs '
+                                          f'--density {d:g} --delta_s {v:g} --lr {PRUNED_LR:g}')
+               for d, v in ((1, .5), (1, 0), (.8, .001), (.8, 0))},
+            **{f'afds_{a:g}': choice(f'AFDS, α = {a:g}', f'--prune afs {PRUNED_AFS} --method afd '
+                                     f'--alpha {a:g} --lr {PRUNED_LR:g}')
+               for a in (.01, .001, .0001)},
         }),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',

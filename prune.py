@@ -1,211 +1,27 @@
-"""Gates, masks, and the removal of channels: from dict to dict.
+"""Removal of channels while a net is fine-tuned: by gates (AFS), by magnitude, at random.
 
   AFS: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
   https://openreview.net/forum?id=ryxyCeHtPB
   FBS: Gao et al., 'Dynamic Channel Pruning: Feature Boosting and Suppression',
   https://arxiv.org/abs/1810.05331
 
-AFS follows secondary sources: its paper's text was not at hand. A set of channels is those between
-two convolutions, where nothing else reads or adds to them, and is called by the convolution that
-gives them; residual sums keep their width. `keep` is {set: indices of the channels that stay}.
+AFS follows secondary sources: its paper's text was not at hand. A gate is entries of the net's dict
+under '<normalisation>.gate'; `utils.gated` computes it.
 """
-import bisect
-import math
-import re
+from statistics import median
 
 import torch
 
+import channels
 import folding
 import meta
+import parallel
+import timing
+import training
 import utils
+from channels import inner, masked, norm_of, weight_of
+from transfer import METHODS
 from utils import InputError
-
-# ---- sets of channels ---------------------------------------------------------------------------
-
-
-def inner(params):
-    """The channels that can be cut: {convolution: (convolutions whose outputs they are,
-    convolutions or linear layers whose inputs they are)}.
-
-    Those of all convolutions of a residual block but its last (ResNets, of either naming, and WRN);
-    MobileNetV2's expanded ones, which a depthwise convolution hands on, but those of its first
-    block, which is not expanded, and those before its last layer. None of other nets.
-    """
-    convs, sets = folding.convolutions(params), {}
-    for conv in convs:
-        following, hidden = after(conv), conv.removesuffix('.0.0')
-        if following in convs:
-            sets[conv] = [conv], [following]
-        elif re.fullmatch(r'features\.\d+\.conv\.0\.0', conv) and f'{hidden}.1.0' in convs:
-            sets[conv] = [conv, f'{hidden}.1.0'], [f'{hidden}.2']
-        elif re.fullmatch(r'features\.[1-9]\d*\.0', conv) and 'classifier.1.weight' in params:
-            wide = 'classifier.1.bottleneck.weight' in params
-            sets[conv] = [conv], ['classifier.1.bottleneck' if wide else 'classifier.1']
-    return sets
-
-
-def after(conv):
-    """What the next convolution of a residual block would be called; '' for others."""
-    m = re.fullmatch(r'((?:group|layer)\d+\.\D*\d+\.conv)(\d)', conv)
-    return f'{m[1]}{int(m[2]) + 1}' if m else ''
-
-
-def norm_of(params, conv):
-    """The name of the normalisation that works on the output of a convolution in a set: in nets of
-    pre-activation that which is called as if it were behind the next one."""
-    if 'bn.weight' in params and after(conv):
-        return utils.bn_of(after(conv))
-    if any(k.startswith('affine_last.') for k in params):
-        return conv.replace('.conv0', '.affine1')
-    return utils.bn_of(conv)
-
-
-def weight_of(params, layer):
-    """The key of a layer's filters or matrix."""
-    return layer if layer in params else layer + '.weight'
-
-
-def entries(params, conv):
-    """Where the channels of a set are: [(key, dimension)]."""
-    makers, readers = inner(params)[conv]
-    found = [(weight_of(params, k), 0) for k in makers]
-    found += [(weight_of(params, k), 1) for k in readers]
-    found += [(f'{k}.bias', 0) for k in makers if f'{k}.bias' in params]
-    for base in (norm_of(params, k) for k in makers):
-        found += [(k, 0) for k, v in params.items() if k.startswith(base + '.') and v.ndim]
-    gates = (f'{norm_of(params, k)}.gate.weight' for k in readers)
-    return found + [(k, 1) for k in gates if k in params]
-
-
-@torch.no_grad()
-def cut(params, keep):
-    """The net without the channels of `keep`'s sets that it does not name; same function."""
-    params = dict(params)
-    for conv, kept in keep.items():
-        for key, dim in entries(params, conv):
-            v = params[key]
-            params[key] = v.index_select(dim, kept.to(v.device)).requires_grad_(v.requires_grad)
-    return params
-
-
-@torch.no_grad()
-def masked(params, keep):
-    """The net in which those channels are zero instead, and stay it in training (all gradients are
-    zero): their filters, their normalisation's scale and shift, and their gate."""
-    params = dict(params)
-    for conv, kept in keep.items():
-        for key, dim in entries(params, conv):
-            if dim == 0 and not key.endswith(('_mean', '_var')):
-                v, new = params[key], torch.zeros_like(params[key])
-                new[kept] = v[kept]
-                params[key] = new.requires_grad_(v.requires_grad)
-    return params
-
-
-# ---- scores -------------------------------------------------------------------------------------
-
-def scale_of(params, base):
-    """The scale of a normalisation, (C,); 1 where there is none, for BN that was folded away."""
-    found = (params.get(f'{base}.{k}') for k in ('weight', 'gate.scale', 'a'))
-    return next((v for v in found if v is not None), torch.ones(()))
-
-
-@torch.no_grad()
-def by_magnitude(params):
-    """Mean absolute value of a channel's filter times the absolute scale of its normalisation;
-    where a depthwise convolution hands channels on, times the same of that: {set: (C,)}."""
-    def magnitude(conv):
-        size = params[weight_of(params, conv)].abs().mean((1, 2, 3))
-        return size * scale_of(params, norm_of(params, conv)).to(size.device).abs()
-
-    return {conv: math.prod(map(magnitude, makers)) for conv, (makers, _) in inner(params).items()}
-
-
-def by_chance(params, seed):
-    """Random ones: {set: (C,)}."""
-    rng = torch.Generator().manual_seed(seed)
-    return {conv: torch.rand(len(params[weight_of(params, conv)]), generator=rng)
-            for conv in inner(params)}
-
-
-# ---- multiply-adds ------------------------------------------------------------------------------
-
-def areas(f, params, size):
-    """The positions that each filter bank is applied at, in an image of size x size pixels:
-    {key: number}."""
-    taps = dict.fromkeys(folding.convolutions(params))
-    f(*meta.on_meta(params, size), False, taps=taps)
-    return {weight_of(params, k): x[0, 0].numel() for k, x in taps.items() if x is not None}
-
-
-def costs(params, positions):
-    """Multiply-adds of each filter bank, and each matrix, which is applied once: {key: number}."""
-    return {k: v.numel() * positions.get(k, 1) for k, v in params.items() if v.ndim > 1}
-
-
-def channel_costs(params, positions):
-    """Multiply-adds that one channel takes part in, in all layers that it goes through, while no
-    other is cut: {set: number}."""
-    spent = costs(params, positions)
-    return {conv: sum(spent[key] / params[key].shape[dim] for key, dim in entries(params, conv)
-                      if key in spent) for conv in inner(params)}
-
-
-def ranked(params, scores, positions):
-    """The numbers, among `scores`, of the sets of all channels, the first to be cut first.
-
-    By score per multiply-add; scores are divided by their mean over the set, so that layers
-    compare.
-    """
-    spent = channel_costs(params, positions)
-    ranks = [s.double().cpu() / max(float(s.double().mean()), 1e-300) / spent[conv]
-             for conv, s in scores.items()]
-    owners = torch.cat([torch.full_like(r, i) for i, r in enumerate(ranks)]).long()
-    return owners[torch.cat(ranks).argsort(stable=True)]
-
-
-def best(scores, n):
-    """The sorted indices of the n largest scores."""
-    return scores.cpu().argsort(descending=True, stable=True)[:n].sort().values
-
-
-def to_target(f, params, scores, size, target, multiple=1):
-    """The channels to keep, by {set: scores (C,)}, for `target` times the net's multiply-adds on
-    images of size x size pixels: `keep`.
-
-    Channels go in the order of `ranked`, at least one of each set stays; of a `multiple`, the
-    number of channels is the nearest multiple above zero (at most those that there are). Of the
-    nets on the way this is the one that is nearest to the target.
-    """
-    check_target(scores, target)
-    blank, positions = meta.on_meta(params)[1], areas(f, params, size)
-    order = ranked(params, scores, positions)
-
-    def kept(n):
-        left = torch.bincount(order[n:], minlength=len(scores)).tolist()
-        return {conv: best(s, min(len(s), max(1, round(c / multiple)) * multiple))
-                for (conv, s), c in zip(scores.items(), left, strict=True)}
-
-    def part(n):
-        return sum(costs(cut(blank, kept(n)), positions).values()) / sum(
-            costs(params, positions).values())
-
-    n = bisect.bisect_left(range(len(order)), -target, key=lambda n: -part(n))
-    keep = kept(min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target)))
-    # counted as the net is run, whatever the above left out
-    counted = meta.multiply_adds(f, cut(blank, keep), size) / meta.multiply_adds(f, params, size)
-    if counted > target + .02:
-        raise InputError(f'{target:g} of the multiply-adds cannot be reached: only channels inside '
-                         f'of blocks are cut, which leaves {part(len(order)):.3f}')
-    return keep
-
-
-def check_target(scores, target):
-    if not scores:
-        raise InputError('this net has no channels that could be cut')
-    if not 0 < target <= 1:
-        raise InputError(f'{target:g} is no part of the multiply-adds: above 0, at most 1')
-
 
 # ---- gates --------------------------------------------------------------------------------------
 
@@ -235,8 +51,7 @@ def with_gates(f, params, density=1.):
     at density 1 the net computes in evaluation mode what it did. A WRN gets none: its
     normalisations are not applied with a convolution.
     """
-    if not 0 < density <= 1:
-        raise InputError(f'{density:g} is no density: above 0, at most 1')
+    channels.check_part('density', density)
     used = set(folding.normalisations(f, params))
     for conv in inner(params):
         base = norm_of(params, conv)
@@ -304,30 +119,35 @@ def update(params, found, delta_s):
 
 def mask_to_target(f, params, found, size, target, multiple=1):
     """The net with the channels `masked` whose mean pi, by `found` (of `statistics`), is least, as
-    `to_target` says. What is masked already stays it."""
+    `channels.to_target` says; `target` is a part of what the net takes once it is `settled`. What
+    is masked already stays it."""
     # what is left comes before what is masked, even if it is never on
     scores = {conv: found[base]['pi'].abs() + 1e-12 * params[f'{base}.gate.mask']
               for conv, base in gated_sets(params).items()}
-    return masked(params, to_target(f, params, scores, size, target, multiple))
+    keep = channels.to_target(f, settled(params), scores, size, target, multiple)
+    return masked(params, keep)
 
 
-@torch.no_grad()
-def removed(params):
-    """The net without its masked channels, and with plain batch normalisation in place of gates
-    that have no dynamic ones: a smaller dict, of the same logits."""
-    masks = {conv: params[f'{base}.gate.mask'] for conv, base in gated_sets(params).items()}
-    params = cut(params, {conv: m.nonzero()[:, 0] for conv, m in masks.items() if not m.all()})
+def settled(params, all_of_them=False):
+    """The net with plain batch normalisation in place of gates that have no dynamic channels, or of
+    all, as if they had none."""
     for base in gates(params):
-        if not params[f'{base}.gate.dynamic'].any():
+        if all_of_them or not params[f'{base}.gate.dynamic'].any():
             params = without_gate(params, base)
     return params
 
 
+@torch.no_grad()
 def without_gate(params, base):
     scale, shift = params[f'{base}.gate.scale'], params[f'{base}.bias']
     shift = torch.where(scale == 0, 0, shift).requires_grad_(shift.requires_grad)
     return {**{k: v for k, v in params.items() if not k.startswith(f'{base}.gate.')},
             f'{base}.weight': scale, f'{base}.bias': shift}
+
+
+def removed(params):
+    """The net without its masked channels, `settled`: a smaller dict, of the same logits."""
+    return settled(channels.cut(params, channels.left(params)))
 
 
 # ---- what gates leave ---------------------------------------------------------------------------
@@ -355,9 +175,152 @@ def dynamic_macs(f, params, batches, size):
     full, means = meta.multiply_adds(f, params, size), []
     if not gates(params):
         return float(full)
-    spent = costs(params, areas(f, params, size))
+    spent = channels.costs(params, channels.areas(f, params, size))
     for inputs in batches:
         taps = dict.fromkeys(f'{base}.gate' for base in gates(params))
         f(inputs, params, False, taps=taps)
         means.append(full - sum(spent[k] * (1 - s) for k, s in shares(params, taps).items()))
     return float(torch.cat(means).mean())
+
+
+# ---- phases of training -------------------------------------------------------------------------
+
+KINDS = ('afs', 'magnitude', 'random')
+
+
+def add_flags(parser):
+    p = parser.add_argument_group('removal of channels')
+    p.add_argument('--prune', default='', choices=['', *KINDS], help='take channels out: those '
+                   'whose gates, which are trained too, give least (AFS; with --method afd AFDS), '
+                   'those of least magnitude, or random ones; per multiply-add')
+    p.add_argument('--macs_target', default=1, type=float, help='multiply-adds that are left, as a '
+                   "part of the net's")
+    p.add_argument('--phases', default=3, type=int, metavar='N', help='equal parts of training, '
+                   'before each but the first of which channels are taken out, each time the same '
+                   'part; 1: all of them before training')
+    p.add_argument('--density', default=1, type=float, help='afs: the part of the channels left '
+                   'that is computed for an image in the last phase; in the first one all are')
+    p.add_argument('--delta_s', default=.5, type=float, help='afs: gates whose variance over the '
+                   'training images is no more become the same for all images')
+    p.add_argument('--round_channels', default=1, type=int, metavar='N', help='leave multiples of '
+                   'N channels')
+
+
+def check_flags(opt):
+    if not opt.prune and (opt.macs_target, opt.density) != (1, 1):
+        raise InputError('--macs_target and --density belong to --prune')
+    if opt.density != 1 and opt.prune != 'afs':
+        raise InputError(f'--prune {opt.prune} has no gates: --density belongs to afs')
+    channels.check_part('--macs_target', opt.macs_target)
+    channels.check_part('--density', opt.density)
+
+
+def starts(opt):
+    """The epochs with which phases begin: {epoch: the part of the way that is gone, 0 to 1}."""
+    if opt.phases == 1:
+        return {1: 1.}
+    return {1 + p * opt.epochs // opt.phases: p / (opt.phases - 1) for p in range(opt.phases)}
+
+
+def prepared(opt, f, params, size):
+    """The net as training starts from it: with gates, if those are trained. Refuses what would fail
+    in a later phase."""
+    if not opt.prune:
+        return params
+    if opt.epochs < opt.phases:
+        raise InputError(f'--phases {opt.phases}: there are {opt.epochs} epochs; give less, or a '
+                         f'smaller --epoch_steps')
+    gated = with_gates(f, params) if opt.prune == 'afs' else params
+    scores = {k: v for k, v in channels.by_chance(params, 0).items()
+              if opt.prune != 'afs' or k in gated_sets(gated)}
+    channels.to_target(f, params, scores, size, opt.macs_target, opt.round_channels)
+    return gated
+
+
+@torch.no_grad()
+def begin_phase(opt, f, params, epoch, size, batches):
+    """Where a phase begins with the epoch, mask channels of the student in `params` (as of
+    `training.fit`), in place -> whether it does. `batches` are of training images."""
+    way = starts(opt).get(epoch) if opt.prune else None
+    if way is None:
+        return False
+    student = utils.without_prefix(params, 'student.')
+    student = parallel.from_first(lambda: pruned(opt, f, student, way, size, batches))
+    new = utils.with_prefix(student, 'student.')
+    if METHODS[opt.method].needs == 'parameters':       # what those are drawn to is zero too
+        compared = utils.without_prefix(params, 'teacher.')
+        whole = masked({**student, **compared}, channels.left(student))
+        new |= {f'teacher.{k}': whole[k] for k in compared}
+    for k, v in new.items():
+        params[k].data.copy_(v)
+    return True
+
+
+def pruned(opt, f, params, way, size, batches):
+    """The net with the masks, and the density, that are due after a part of the way, 0 to 1."""
+    target = opt.macs_target ** way
+    if opt.prune != 'afs':
+        scores = (channels.by_chance(params, opt.seed) if opt.prune == 'random' else
+                  channels.by_magnitude(params))
+        keep = channels.to_target(f, params, scores, size, target, opt.round_channels)
+        params = masked(params, keep)
+    elif way:
+        found = statistics(f, params, (inputs for inputs, _ in batches))
+        params = update(params, found, opt.delta_s)
+        # gates that stay cost something too
+        more = size_of(f, settled(params), size)[1] / size_of(f, plain(params), size)[1]
+        params = mask_to_target(f, params, found, size, min(1., target / more), opt.round_channels)
+        params |= {f'{base}.gate.density': torch.full_like(
+            params[f'{base}.gate.density'], opt.density ** way) for base in gates(params)}
+    part = size_of(f, removed(params), size)[1] / size_of(f, plain(params), size)[1]
+    dynamic = [params[f'{base}.gate.dynamic'] for base in gates(params)]
+    print(f'{part:.3f} of the multiply-adds are left' + (
+        f', at a density of {opt.density ** way:.2f}; of {sum(map(len, dynamic))} gates '
+        f'{int(sum(v.sum() for v in dynamic))} differ from image to image' if dynamic else ''))
+    return params
+
+
+BATCH, ROUNDS, STEPS = 32, 5, 3     # of the timing
+
+# ---- what is left -------------------------------------------------------------------------------
+
+def plain(params):
+    """The net as it was without gates and masks, but for values."""
+    return settled(params, all_of_them=True)
+
+
+def size_of(f, params, pixels):
+    """Parameters, and multiply-adds of an image of pixels x pixels."""
+    return (sum(v.numel() for k, v in params.items() if not utils.is_statistic(k)),
+            meta.multiply_adds(f, params, pixels))
+
+
+def notes(f, params, size, batches):
+    """For the log, of a net with masks: multiply-adds of an image of size x size pixels in the net
+    that it was, in the cut one, and in that less what gates leave out, the mean over `batches`;
+    parameters of the cut one."""
+    small = removed(params)
+    count, macs = size_of(f, small, size)
+    return {'multiply_adds_before': size_of(f, plain(params), size)[1], 'multiply_adds': macs,
+            'multiply_adds_dynamic': dynamic_macs(f, small, (x for x, _ in batches), size),
+            'n_parameters_cut': count}
+
+
+def speeds(opt, device, f, params, size):
+    """Of a net with masks, before and after they are cut: {'before', 'after': (parameters,
+    multiply-adds, images/s in evaluation, the median of turns)}."""
+    nets = {'before': plain(params), 'after': removed(params)}
+    x = torch.randn(BATCH, 3, size, size, device=device).contiguous(
+        memory_format=torch.channels_last)
+
+    def forward(params):
+        folded = training.on_device(folding.fold(params), opt, device, fixed=True)
+
+        def run():
+            with torch.no_grad(), training.precision(opt, device):
+                f(x, folded, False)
+
+        return run
+
+    times = timing.turns({k: forward(v) for k, v in nets.items()}, ROUNDS, STEPS)
+    return {k: (*size_of(f, v, size), BATCH / median(times[k])) for k, v in nets.items()}

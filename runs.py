@@ -178,6 +178,8 @@ def check_options(opt, lines):
                  if k in old and k not in NEUTRAL and old[k] != v]
     if opt.epochs != epochs and old['beta_decay'] in ('linear', 'cosine'):
         differing.append(f'--epochs was {epochs}, is {opt.epochs}: --beta falls to zero over it')
+    elif opt.epochs != epochs and old.get('prune'):
+        differing.append(f'--epochs was {epochs}, is {opt.epochs}: --phases are parts of them')
     elif opt.epochs < epochs:
         differing.append(f'--epochs was {epochs}, is {opt.epochs}: it may only grow')
     if differing:
@@ -185,15 +187,16 @@ def check_options(opt, lines):
                          f'give those or another --save')
 
 
-def finish(opt):
-    """What is left to do when a run has all of its epochs: the curves and --export."""
+def finish(opt, exported):
+    """What is left to do when a run has all of its epochs: the curves, and --export of what
+    `exported` makes of the net."""
     folder = pathlib.Path(opt.save)
     last = read_log(folder / 'log.txt')[-1]
     print(f'{folder} is finished: {last["epoch"]} epochs, test error '
           f'{100 - last["test_acc"]:.2f} %')
     plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
     if opt.export:
-        weights.write(weights.read(folder / 'model.pt7'), opt.export)
+        weights.write(exported(weights.read(folder / 'model.pt7')), opt.export)
         print(f'wrote {opt.export}')
 
 

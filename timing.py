@@ -24,6 +24,16 @@ def seconds(f, n, discard=1):
     return (marks[1] - marks[0]) / n
 
 
+def turns(functions, rounds, n):
+    """Seconds per call of {name: function}, which take turns of n calls: {name: [in each round]}.
+    """
+    found = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, f in functions.items():
+            found[name].append(seconds(f, n))
+    return found
+
+
 def flop(f):
     with FlopCounterMode(display=False) as counter:
         f()

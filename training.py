@@ -164,16 +164,16 @@ def start(opt, work, script, argv=None):
     parallel.disconnect()
 
 
-def in_folder(train):
+def in_folder(train, exported=lambda params: params):
     """The work of a run: lock its folder, find what there is to go on from, train(opt, device,
-    checkpoint, lines) what is missing, finish."""
+    checkpoint, lines) what is missing, finish; `exported` makes what --export writes of the net."""
     def work(opt, device):
         with runs.lock(opt.save) if parallel.is_first() else contextlib.nullcontext():
             checkpoint, lines = parallel.from_first(lambda: runs.previous(opt))
             if not checkpoint or checkpoint['epoch'] < opt.epochs:
                 train(opt, device, checkpoint, lines)
             if parallel.is_first():
-                runs.finish(opt)
+                runs.finish(opt, exported)
 
     return work
 
@@ -394,7 +394,8 @@ def summary(z, n):
 
 
 def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
-        beta=lambda epoch: 0., make_optimizer=None, rate=None, validation=None, notes=None):
+        beta=lambda epoch: 0., make_optimizer=None, rate=None, validation=None, notes=None,
+        before=lambda epoch: False):
     """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
 
     opt: the options, those of `add_flags` and the script's own
@@ -410,6 +411,8 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
         momentum starts from zero, at each drop
     validation: a further test set, logged as 'val_loss', 'val_acc' and 'val_acc5'
     notes(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
+    before(epoch): called as an epoch begins; may change `params` in place, and then gives True: the
+        optimizer is a new one
     """
     folder = pathlib.Path(opt.save)
     done = checkpoint['epoch'] if checkpoint else 0
@@ -445,7 +448,7 @@ def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, dev
 
     def on_start_epoch(state):
         epoch = state['epoch'] + 1
-        if epoch in opt.epoch_step and not rate:    # the momentum starts from zero
+        if before(epoch) or epoch in opt.epoch_step and not rate:   # the momentum starts from zero
             state['optimizer'] = make_optimizer(opt, params, epoch)
         now.update(epoch=epoch, optimizer=state['optimizer'])
         weight.fill_(beta(epoch))

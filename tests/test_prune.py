@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from test_nets import at_export
 
+import channels
 import cifar
 import folding
 import imagenet
@@ -73,8 +74,8 @@ def images(n=4, size=SIZE):
 
 def some(params, part=.6):
     """`keep` of a random part of each set."""
-    scores = prune.by_chance(params, 3)
-    return {k: prune.best(s, max(1, int(len(s) * part))) for k, s in scores.items()}
+    scores = channels.by_chance(params, 3)
+    return {k: channels.best(s, max(1, int(len(s) * part))) for k, s in scores.items()}
 
 
 def logits(f, params, x):
@@ -85,7 +86,7 @@ def logits(f, params, x):
 # ---- sets, cut and masked -----------------------------------------------------------------------
 
 def test_sets_are_inside_of_blocks():
-    sets = {name: prune.inner(make()) for name, make in MADE.items()}
+    sets = {name: channels.inner(make()) for name, make in MADE.items()}
     assert sets['resnet18']['group1.block0.conv0'] == (['group1.block0.conv0'],
                                                        ['group1.block0.conv1'])
     assert sets['torchvision18']['layer4.1.conv1'] == (['layer4.1.conv1'], ['layer4.1.conv2'])
@@ -98,14 +99,14 @@ def test_sets_are_inside_of_blocks():
     assert {name: len(s) for name, s in sets.items()} == {
         'resnet18': 8, 'torchvision18': 8, 'resnet50': 32, 'mobilenet_v2': 17, 'bottleneck': 17,
         'wrn': 3, 'preactivation': 8}
-    assert not prune.inner(cifar.nin(.1, 7)[1]) and not prune.inner(imagenet.alexnet(7)[1])
+    assert not channels.inner(cifar.nin(.1, 7)[1]) and not channels.inner(imagenet.alexnet(7)[1])
 
 
 @pytest.mark.parametrize('name', MADE)
 def test_cut_net_computes_what_the_masked_one_does(name):
     f, params = net(name)
     keep, x = some(params), images()
-    small, zeroed = prune.cut(params, keep), prune.masked(params, keep)
+    small, zeroed = channels.cut(params, keep), channels.masked(params, keep)
     expected = logits(f, zeroed, x)
     torch.testing.assert_close(logits(f, small, x), expected)
     assert not torch.allclose(expected, logits(f, params, x), rtol=.01)
@@ -124,23 +125,23 @@ def test_cut_takes_biases_and_fixed_statistics_along():
     params['group1.block0.conv0.bias'] = torch.randn(32).double()
     params = utils.fix_statistics(params, ['group1.block0.bn0'])
     keep, x = some(params), images()
-    small = prune.cut(params, keep)
+    small = channels.cut(params, keep)
     kept = keep['group1.block0.conv0']
     for k in ('conv0.bias', 'bn0.fixed_mean', 'bn0.fixed_var', 'bn0.bias'):
         assert torch.equal(small[f'group1.block0.{k}'], params[f'group1.block0.{k}'][kept])
-    torch.testing.assert_close(logits(f, small, x), logits(f, prune.masked(params, keep), x))
+    torch.testing.assert_close(logits(f, small, x), logits(f, channels.masked(params, keep), x))
 
 
 def test_masked_channels_stay_zero_in_training():
     f, params = net('mobilenet_v2')
     keep = some(params)
-    params = prune.masked(params, keep)
+    params = channels.masked(params, keep)
     f(images(), params, True)[0].square().sum().backward()
     found = 0
     for conv, kept in keep.items():
         off = torch.ones(len(params[conv + '.weight'])).bool()
         off[kept] = False
-        for key, dim in prune.entries(params, conv):
+        for key, dim in channels.entries(params, conv):
             if dim == 0 and params[key].requires_grad:
                 assert not params[key][off].any() and not params[key].grad[off].any()
                 found += bool(params[key].grad[kept].any())
@@ -155,20 +156,20 @@ def test_magnitude_is_that_of_filter_and_scale():
     expected = [params[f'{base}.0.0.weight'][c].abs().mean() * params[f'{base}.0.1.weight'][c].abs()
                 * params[f'{base}.1.0.weight'][c].abs().mean()
                 * params[f'{base}.1.1.weight'][c].abs() for c in range(5)]
-    scores = prune.by_magnitude(params)
+    scores = channels.by_magnitude(params)
     torch.testing.assert_close(scores[f'{base}.0.0'][:5], torch.stack(expected))
     _, params = net('wrn')
     block = 'group1.block0'
     torch.testing.assert_close(
-        prune.by_magnitude(params)[f'{block}.conv0'],
+        channels.by_magnitude(params)[f'{block}.conv0'],
         params[f'{block}.conv0'].abs().mean((1, 2, 3)) * params[f'{block}.bn1.weight'].abs())
 
 
 def test_chance_follows_the_seed():
     params = MADE['wrn']()
-    a, b, c = (prune.by_chance(params, seed) for seed in (0, 0, 1))
+    a, b, c = (channels.by_chance(params, seed) for seed in (0, 0, 1))
     assert all(torch.equal(a[k], b[k]) and not torch.equal(a[k], c[k]) for k in a)
-    assert list(a) == list(prune.inner(params)) and len(a['group2.block0.conv0']) == 64
+    assert list(a) == list(channels.inner(params)) and len(a['group2.block0.conv0']) == 64
 
 
 def blank(arch):
@@ -181,10 +182,10 @@ def blank(arch):
 @pytest.mark.parametrize('arch', ['resnet18', 'resnet50', 'mobilenet_v2', 'wrn-10-4'])
 def test_target_is_met(arch, multiple):
     f, params = blank(arch)
-    scores, whole = prune.by_chance(params, 0), meta.multiply_adds(f, params, SIZE)
+    scores, whole = channels.by_chance(params, 0), meta.multiply_adds(f, params, SIZE)
     for target in (.5, .25):
-        keep = prune.to_target(f, params, scores, SIZE, target, multiple)
-        part = meta.multiply_adds(f, prune.cut(params, keep), SIZE) / whole
+        keep = channels.to_target(f, params, scores, SIZE, target, multiple)
+        part = meta.multiply_adds(f, channels.cut(params, keep), SIZE) / whole
         assert part == pytest.approx(target, abs=.02)
         assert all(torch.equal(kept, kept.unique()) for kept in keep.values())
         counts = [len(kept) for kept in keep.values()]
@@ -195,18 +196,18 @@ def test_target_is_met(arch, multiple):
 @pytest.mark.parametrize('name', ['resnet18', 'wrn'])
 def test_multiply_adds_of_layers_add_up(name):
     f, params = net(name)
-    spent = prune.costs(params, prune.areas(f, params, SIZE))
+    spent = channels.costs(params, channels.areas(f, params, SIZE))
     assert sum(spent.values()) == meta.multiply_adds(f, params, SIZE)
 
 
 def test_the_lowest_score_per_multiply_add_goes_first():
     f, params = blank('resnet18')
-    scores = prune.by_chance(params, 0)
+    scores = channels.by_chance(params, 0)
     full = meta.multiply_adds(f, params, SIZE)
-    keep = prune.to_target(f, params, scores, SIZE, .7)
+    keep = channels.to_target(f, params, scores, SIZE, .7)
     lost, left = [], []
     for conv, s in scores.items():
-        two = prune.cut(params, {conv: torch.arange(len(s) - 1)})
+        two = channels.cut(params, {conv: torch.arange(len(s) - 1)})
         ranks = s.double() / s.mean() / (full - meta.multiply_adds(f, two, SIZE))
         left.append(ranks[keep[conv]])
         ranks[keep[conv]] = -1
@@ -216,17 +217,17 @@ def test_the_lowest_score_per_multiply_add_goes_first():
 
 def test_targets_out_of_reach_are_refused():
     f, params = net('resnet50')
-    scores = prune.by_chance(params, 0)
+    scores = channels.by_chance(params, 0)
     with pytest.raises(InputError, match=r'leaves 0\.\d+') as e:
-        prune.to_target(f, params, scores, SIZE, .01)
-    least = prune.cut(params, {k: prune.best(s, 1) for k, s in scores.items()})
+        channels.to_target(f, params, scores, SIZE, .01)
+    least = channels.cut(params, {k: channels.best(s, 1) for k, s in scores.items()})
     part = meta.multiply_adds(f, least, SIZE) / meta.multiply_adds(f, params, SIZE)
     assert float(re.search(r'0\.\d+$', str(e.value))[0]) == pytest.approx(part, abs=1e-3)
     for target in (0, 1.5):
         with pytest.raises(InputError, match='no part'):
-            prune.to_target(f, params, scores, SIZE, target)
+            channels.to_target(f, params, scores, SIZE, target)
     with pytest.raises(InputError, match='no channels'):
-        prune.to_target(*cifar.nin(.1, 7), {}, SIZE, .5)
+        channels.to_target(*cifar.nin(.1, 7), {}, SIZE, .5)
 
 
 # ---- gates --------------------------------------------------------------------------------------
@@ -234,18 +235,18 @@ def test_targets_out_of_reach_are_refused():
 @pytest.mark.parametrize('name', GATED)
 def test_new_gates_change_nothing(name):
     f, params = net(name)
-    first = next(iter(prune.inner(params).values()))[0][0]
+    first = next(iter(channels.inner(params).values()))[0][0]
     base = utils.bn_of(first)
     with torch.no_grad():
         params[base + '.weight'][1] = 0
         params[base + '.bias'][1] = 1
     params[first + '.bias'] = torch.randn(len(params[base + '.bias'])).double()
-    last = prune.norm_of(params, list(prune.inner(params))[-1])
+    last = channels.norm_of(params, list(channels.inner(params))[-1])
     params = utils.fix_statistics(params, [last])
     gated, x = prune.with_gates(f, params), images()
     torch.testing.assert_close(logits(f, gated, x), logits(f, params, x), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*(f(x, dict(p), True)[1] for p in (params, gated)))
-    assert prune.gates(gated) == [utils.bn_of(conv) for conv in prune.inner(params)]
+    assert prune.gates(gated) == [utils.bn_of(conv) for conv in channels.inner(params)]
     assert base + '.weight' not in gated and (gated[base + '.gate.bias'] > 0).all()
     assert nets.script_of(gated).net_of(gated, 'a gated net')[1] == 7
     flags = {k: gated[f'{base}.gate.{k}'].requires_grad for k in (
@@ -435,8 +436,8 @@ def test_masks_only_shrink():
 
 def test_what_is_left_is_not_masked_for_what_is_gone():
     f, params = gated_net('resnet18')
-    keep = {conv: torch.tensor([2]) for conv in prune.inner(params)}
-    params = prune.masked(params, keep)
+    keep = {conv: torch.tensor([2]) for conv in channels.inner(params)}
+    params = channels.masked(params, keep)
     never_on = {b: {'pi': torch.zeros(len(params[f'{b}.bias'])).double()}
                 for b in prune.gates(params)}
     least = meta.multiply_adds(f, prune.removed(params), SIZE) / meta.multiply_adds(
@@ -460,9 +461,9 @@ def test_dynamic_multiply_adds(name):
     # predictors, which are there whole
     half = prune.with_gates(f, params, .5)
     left = prune.dynamic_macs(f, half, [x], SIZE)
-    keep = {conv: prune.best(half[f'{base}.gate.bias'], -(-len(half[f'{base}.bias']) // 2))
+    keep = {conv: channels.best(half[f'{base}.gate.bias'], -(-len(half[f'{base}.bias']) // 2))
             for conv, base in prune.gated_sets(half).items()}
-    small = meta.multiply_adds(f, prune.cut(params, keep), SIZE)
+    small = meta.multiply_adds(f, channels.cut(params, keep), SIZE)
     assert left == pytest.approx(small + predictors) and left < .9 * (plain + predictors)
 
 

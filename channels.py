@@ -1,0 +1,214 @@
+"""Channels that can be taken out of a net: which they are, what they cost, and their removal.
+
+A set of channels is those between two convolutions, where nothing else reads or adds to them, and
+is called by the convolution that gives them; residual sums keep their width. `keep` is {set:
+indices of the channels that stay}.
+"""
+import bisect
+import math
+import re
+
+import torch
+
+import folding
+import meta
+import utils
+from utils import InputError
+
+# ---- sets of channels ---------------------------------------------------------------------------
+
+
+def inner(params):
+    """The channels that can be cut: {convolution: (convolutions whose outputs they are,
+    convolutions or linear layers whose inputs they are)}.
+
+    Those of all convolutions of a residual block but its last (ResNets, of either naming, and WRN);
+    MobileNetV2's expanded ones, which a depthwise convolution hands on, but those of its first
+    block, which is not expanded, and those before its last layer. None of other nets.
+    """
+    convs, sets = folding.convolutions(params), {}
+    for conv in convs:
+        following, hidden = after(conv), conv.removesuffix('.0.0')
+        if following in convs:
+            sets[conv] = [conv], [following]
+        elif re.fullmatch(r'features\.\d+\.conv\.0\.0', conv) and f'{hidden}.1.0' in convs:
+            sets[conv] = [conv, f'{hidden}.1.0'], [f'{hidden}.2']
+        elif re.fullmatch(r'features\.[1-9]\d*\.0', conv) and 'classifier.1.weight' in params:
+            wide = 'classifier.1.bottleneck.weight' in params
+            sets[conv] = [conv], ['classifier.1.bottleneck' if wide else 'classifier.1']
+    return sets
+
+
+def after(conv):
+    """What the next convolution of a residual block would be called; '' for others."""
+    m = re.fullmatch(r'((?:group|layer)\d+\.\D*\d+\.conv)(\d)', conv)
+    return f'{m[1]}{int(m[2]) + 1}' if m else ''
+
+
+def norm_of(params, conv):
+    """The name of the normalisation that works on the output of a convolution in a set: in nets of
+    pre-activation that which is called as if it were behind the next one."""
+    if 'bn.weight' in params and after(conv):
+        return utils.bn_of(after(conv))
+    if any(k.startswith('affine_last.') for k in params):
+        return conv.replace('.conv0', '.affine1')
+    return utils.bn_of(conv)
+
+
+def weight_of(params, layer):
+    """The key of a layer's filters or matrix."""
+    return layer if layer in params else layer + '.weight'
+
+
+def entries(params, conv):
+    """Where the channels of a set are: [(key, dimension)]."""
+    makers, readers = inner(params)[conv]
+    found = [(weight_of(params, k), 0) for k in makers]
+    found += [(weight_of(params, k), 1) for k in readers]
+    found += [(f'{k}.bias', 0) for k in makers if f'{k}.bias' in params]
+    for base in (norm_of(params, k) for k in makers):
+        found += [(k, 0) for k, v in params.items() if k.startswith(base + '.') and v.ndim]
+    gates = (f'{norm_of(params, k)}.gate.weight' for k in readers)
+    return found + [(k, 1) for k in gates if k in params]
+
+
+@torch.no_grad()
+def cut(params, keep):
+    """The net without the channels of `keep`'s sets that it does not name; same function."""
+    params = dict(params)
+    for conv, kept in keep.items():
+        for key, dim in entries(params, conv):
+            v = params[key]
+            params[key] = v.index_select(dim, kept.to(v.device)).requires_grad_(v.requires_grad)
+    return params
+
+
+@torch.no_grad()
+def masked(params, keep):
+    """The net in which those channels are zero instead, and stay it in training (all gradients are
+    zero): their filters, their normalisation's scale and shift, and their gate."""
+    params = dict(params)
+    for conv, kept in keep.items():
+        for key, dim in entries(params, conv):
+            if dim == 0 and not key.endswith(('_mean', '_var')):
+                v, new = params[key], torch.zeros_like(params[key])
+                new[kept] = v[kept]
+                params[key] = new.requires_grad_(v.requires_grad)
+    return params
+
+
+def left(params):
+    """The channels that are not `masked`, of the sets in which some are: `keep`."""
+    keep = {}
+    for conv in inner(params):
+        on = torch.stack([params[key].reshape(len(params[key]), -1).any(1)
+                          for key, dim in entries(params, conv)
+                          if dim == 0 and not key.endswith(('_mean', '_var'))]).any(0)
+        if not on.all():
+            keep[conv] = on.nonzero()[:, 0] if on.any() else torch.zeros(1).long()
+    return keep
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+def scale_of(params, base):
+    """The scale of a normalisation, (C,); 1 where there is none, for BN that was folded away."""
+    found = (params.get(f'{base}.{k}') for k in ('weight', 'gate.scale', 'a'))
+    return next((v for v in found if v is not None), torch.ones(()))
+
+
+@torch.no_grad()
+def by_magnitude(params):
+    """Mean absolute value of a channel's filter times the absolute scale of its normalisation;
+    where a depthwise convolution hands channels on, times the same of that: {set: (C,)}."""
+    def magnitude(conv):
+        size = params[weight_of(params, conv)].abs().mean((1, 2, 3))
+        return size * scale_of(params, norm_of(params, conv)).to(size.device).abs()
+
+    return {conv: math.prod(map(magnitude, makers)) for conv, (makers, _) in inner(params).items()}
+
+
+def by_chance(params, seed):
+    """Random ones: {set: (C,)}."""
+    rng = torch.Generator().manual_seed(seed)
+    return {conv: torch.rand(len(params[weight_of(params, conv)]), generator=rng)
+            for conv in inner(params)}
+
+
+# ---- multiply-adds ------------------------------------------------------------------------------
+
+def areas(f, params, size):
+    """The positions that each filter bank is applied at, in an image of size x size pixels:
+    {key: number}."""
+    taps = dict.fromkeys(folding.convolutions(params))
+    f(*meta.on_meta(params, size), False, taps=taps)
+    return {weight_of(params, k): x[0, 0].numel() for k, x in taps.items() if x is not None}
+
+
+def costs(params, positions):
+    """Multiply-adds of each filter bank, and each matrix, which is applied once: {key: number}."""
+    return {k: v.numel() * positions.get(k, 1) for k, v in params.items() if v.ndim > 1}
+
+
+def channel_costs(params, positions):
+    """Multiply-adds that one channel takes part in, in all layers that it goes through, while no
+    other is cut: {set: number}."""
+    spent = costs(params, positions)
+    return {conv: sum(spent[key] / params[key].shape[dim] for key, dim in entries(params, conv)
+                      if key in spent) for conv in inner(params)}
+
+
+def ranked(params, scores, positions):
+    """The numbers, among `scores`, of the sets of all channels, the first to be cut first.
+
+    By score per multiply-add; scores are divided by their mean over the set, so that layers
+    compare.
+    """
+    spent = channel_costs(params, positions)
+    ranks = [s.double().cpu() / max(float(s.double().mean()), 1e-300) / spent[conv]
+             for conv, s in scores.items()]
+    owners = torch.cat([torch.full_like(r, i) for i, r in enumerate(ranks)]).long()
+    return owners[torch.cat(ranks).argsort(stable=True)]
+
+
+def best(scores, n):
+    """The sorted indices of the n largest scores."""
+    return scores.cpu().argsort(descending=True, stable=True)[:n].sort().values
+
+
+def to_target(f, params, scores, size, target, multiple=1):
+    """The channels to keep, by {set: scores (C,)}, for `target` times the net's multiply-adds on
+    images of size x size pixels: `keep`.
+
+    Channels go in the order of `ranked`, at least one of each set stays; of a `multiple`, the
+    number of channels is the nearest multiple above zero (at most those that there are). Of the
+    nets on the way this is the one that is nearest to the target.
+    """
+    check_part('--macs_target', target)
+    if not scores:
+        raise InputError('this net has no channels that could be cut')
+    blank, positions = meta.on_meta(params)[1], areas(f, params, size)
+    order = ranked(params, scores, positions)
+
+    def kept(n):
+        left = torch.bincount(order[n:], minlength=len(scores)).tolist()
+        return {conv: best(s, min(len(s), max(1, round(c / multiple)) * multiple))
+                for (conv, s), c in zip(scores.items(), left, strict=True)}
+
+    def part(n):
+        return sum(costs(cut(blank, kept(n)), positions).values()) / sum(
+            costs(params, positions).values())
+
+    n = bisect.bisect_left(range(len(order)), -target, key=lambda n: -part(n))
+    keep = kept(min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target)))
+    # counted as the net is run, whatever the above left out
+    counted = meta.multiply_adds(f, cut(blank, keep), size) / meta.multiply_adds(f, params, size)
+    if counted > target + .02:
+        raise InputError(f'{target:g} of the multiply-adds cannot be reached: only channels inside '
+                         f'of blocks are cut, which leaves {part(len(order)):.3f}')
+    return keep
+
+
+def check_part(name, value):
+    if not 0 < value <= 1:
+        raise InputError(f'{name} is {value:g}: give a number above 0, at most 1')
