@@ -71,6 +71,8 @@ def parse(argv):
     add('--compile', action='store_true', help='our way also as cifar.py --compile does it')
     add('--ablate', action='store_true', help='our way also less each of its parts')
     add('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], help='of finetune')
+    add('--round_channels', default=8, type=int, help='of finetune: where channels are removed, '
+        'leave multiples of so many, for comparison')
     add('--size', default=224, type=int, help='of finetune: height and width of the images')
     add('--imagenetpath', default='', metavar='DIR', help='of imagenet: take images from here; '
         "'': shapes, drawn as large as ImageNet's images are on average")

@@ -9,6 +9,12 @@ once.
     images/s   of steps on one batch
     times      what a step takes, in steps of plain fine-tuning (l2) in the same round
     MB         peak memory of the process, or of the GPU
+
+Then inference of each net with half and a quarter of its multiply-adds, channels being removed at
+random, and the same with multiples of --round_channels; turns of one process.
+
+    times      images/s, in those of the whole net in the same round
+    narrow     sets of channels of which fewer than 8 are left, of how many
 """
 import multiprocessing
 from contextlib import suppress
@@ -17,8 +23,10 @@ from statistics import median
 
 import torch
 
+import channels
 import finetune
 import nets
+import prune
 import runs
 import training
 import transfer
@@ -90,6 +98,33 @@ def measure(bench, net):
             process.join()
 
 
+def smaller(bench, f, params):
+    """The net and smaller ones, {(part of the multiply-adds, multiple of channels): params}."""
+    scores, found = channels.by_chance(params, 0), {(1, 1): params}
+    for part in (.5, .25):
+        for multiple in (1, bench.round_channels):
+            keep = channels.to_target(f, params, scores, bench.size, part, multiple)
+            found[part, multiple] = channels.cut(params, keep)
+    return found
+
+
+def inference(bench, net):
+    """Print the speed of a net with fewer channels."""
+    opt = finetune.parse(['--source', 'none', '--dtype', bench.dtype])
+    training.set_up(opt)
+    f, params = nets.new_net(net, CLASSES)
+    found = smaller(bench, f, params)
+    speeds = prune.speeds(opt, DEVICE, f, found, bench.size, bench.batch_size, bench.rounds,
+                          bench.steps)
+    whole = prune.size_of(f, params, bench.size)[1]
+    for (part, multiple), v in found.items():
+        widths = [len(v[channels.weight_of(v, conv)]) for conv in channels.inner(v)]
+        times = median(map(truediv, speeds[part, multiple], speeds[1, 1]))
+        print(f'{net:<13}{prune.size_of(f, v, bench.size)[1] / whole:14.3f}{multiple:14}'
+              f'{median(speeds[part, multiple]):10.1f}{times:7.2f}'
+              f'{sum(n < 8 for n in widths):6} of {len(widths)}', flush=True)
+
+
 def run(bench):
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; {bench.dtype}; batch '
           f'{bench.batch_size} of {bench.size}x{bench.size}, {bench.rounds} rounds of '
@@ -101,3 +136,6 @@ def run(bench):
             ratio = median(map(truediv, times, found['l2'][0]))
             print(f'{net:<13}{method:<12}{bench.batch_size / median(times):11.1f}{ratio:7.2f}'
                   f'{memory:8.0f}', flush=True)
+    print('net            multiply-adds  multiples of  images/s  times   narrow')
+    for net in bench.nets:
+        inference(bench, net)

@@ -20,6 +20,8 @@ the new layers. Defaults are those of the published codes of DELTA and L2-SP.
 import json
 import pathlib
 import re
+from operator import truediv
+from statistics import median
 
 import numpy as np
 import torch
@@ -457,35 +459,39 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
     start = nets.freeze(start_f, start, opt.freeze, head)
     count = opt.epoch_steps * opt.batch_size
 
-    def batches(part, **how):
-        return batches_of(opt, sets[part], size, pixels, device, **how)
+    def batches(images, **how):
+        return batches_of(opt, images, size, pixels, device, **how)
 
     f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device)
     if opt.method == 'delta':
         found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
-                                    layers, batches('train', train=True)[1], checkpoint)
+                                    layers, batches(sets['train'], train=True)[1], checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
-    learn = batches('train', train=True, count=count)
+    learn = batches(sets['train'], train=True, count=count)
     if METHODS[opt.method].needs == 'target':
-        learn = pairs(learn, batches('target', train=True, count=count or learn[0]))
-    student = utils.without_prefix(params, 'student.')
-    seen = batches_of(opt, some_of(sets['train'], SEEN), size, pixels, device, ten=False)
-
-    def before(epoch):
-        return prune.begin_phase(opt, start_f, params, epoch, size, seen[1]())
-
-    def noted(lines):
-        if not opt.prune or lines[-1]['epoch'] < opt.epochs:
-            return notes(lines)
-        one_crop = batches_of(opt, sets['test'], size, pixels, device, ten=False)[1]()
-        return notes(lines) | prune.notes(start_f, student, size, one_crop)
-
+        learn = pairs(learn, batches(sets['target'], train=True, count=count or learn[0]))
     objective = transfer.make_objective(opt, nets.over_crops(start_f), f_t, layers)
     if opt.compile:
         objective = training.compiled(objective, params, device)
-    training.fit(opt, checkpoint, lines, objective, params, learn, batches('test'), classes, device,
-                 lambda epoch: opt.alpha, optimizer_of(head), rate(opt, steps),
-                 batches('validation') if opt.validate else None, noted, before)
+    training.fit(opt, checkpoint, lines, objective, params, learn, batches(sets['test']), classes,
+                 device, lambda epoch: opt.alpha, optimizer_of(head), rate(opt, steps),
+                 batches(sets['validation']) if opt.validate else None,
+                 *removal(opt, start_f, params, size, sets, batches))
+
+
+def removal(opt, f, params, size, sets, batches):
+    """`notes` and `before` of `training.fit`, with the removal of channels."""
+    def noted(lines):
+        if not opt.prune or lines[-1]['epoch'] < opt.epochs:
+            return notes(lines)
+        student = utils.without_prefix(params, 'student.')
+        return notes(lines) | prune.notes(f, student, size, batches(sets['test'], ten=False)[1]())
+
+    def before(epoch):
+        seen = batches(some_of(sets['train'], SEEN), ten=False)[1]()
+        return prune.begin_phase(opt, f, params, epoch, size, seen)
+
+    return noted, before
 
 
 def attention_of(opt, f, params, layers, size):
@@ -529,19 +535,26 @@ def evaluate(opt, device, sets, names):
     test = batches_of(opt, sets['test'], size, pixels, device)
     params = training.on_device(params, opt, device)
     imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
+    if prune.gates(params):
+        _, one_crop = batches_of(opt, sets['test'], size, pixels, device, ten=False)
+        found = prune.dynamic_macs(f, params, (inputs for inputs, _ in one_crop()), size)
+        print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
 
 
 def report(opt, device, last):
     """Print what the removal of channels has given; `last` is the last line of the run's log."""
     f, _, params, path = nets.load_net(opt.save)
     size = weights.options(path)['input_size']
-    found = prune.speeds(opt, device, f, params, size)
-    for name, (count, macs, speed) in found.items():
-        print(f'{name} removal: {count:,} parameters, {macs:,} multiply-adds, {speed:.0f} images/s')
-    before, after = found.values()
-    print(f'{after[1] / before[1]:.3f} of the multiply-adds (by image, as its gates leave them, '
-          f'{last["multiply_adds_dynamic"] / before[1]:.3f}), {after[2] / before[2]:.2f} times the '
-          f'images/s')
+    both = {'before': prune.plain(params), 'after': prune.removed(params)}
+    speeds = prune.speeds(opt, device, f, both, size)
+    counts = {k: prune.size_of(f, v, size) for k, v in both.items()}
+    for k, (count, macs) in counts.items():
+        print(f'{k} removal: {count:,} parameters, {macs:,} multiply-adds, '
+              f'{median(speeds[k]):.0f} images/s')
+    whole, times = counts['before'][1], map(truediv, speeds['after'], speeds['before'])
+    print(f'{counts["after"][1] / whole:.3f} of the multiply-adds (as its gates leave them, the '
+          f'mean over the test images, {last["multiply_adds_dynamic"] / whole:.3f}), '
+          f'{median(times):.2f} times the images/s')
 
 
 def work(opt, device):

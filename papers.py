@@ -72,9 +72,28 @@ AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .00064, 'afd': .01, 'ast': .009, 'act': 
 PRUNED = (f'{AMAZON10} {GIVEN.replace("--iterations 300", "--iterations 600")} --epoch_steps 100 '
           "--epoch_step '[0.84]'")
 # chosen in the table amazon10-pruned-choices
-PRUNED_LR = .003
+PRUNED_LR = .001
 PRUNED_AFS = '--delta_s 0 --density 0.8'
 PRUNED_ALPHA = .001
+# what is left of the multiply-adds, and how: AFDS is AFD and AFS
+REDUCTIONS = {'2x': .5, '4x': .25, '10x': .1}
+
+
+def pruned(afs, afd, seeds):
+    """Rows {name: row} of removal by four methods: `afs`, `afd` are options of theirs; `seeds` of
+    each reduction."""
+    methods = {'magnitude': ('magnitude', '--prune magnitude'), 'random': ('random', '--prune '
+               'random'), 'afs': ('AFS', afs), 'afds': ('AFDS', f'{afs} {afd}')}
+    whole = {'l2': row('L2, 1x', seeds=seeds['1x']),
+             'afd': row('AFD, 1x', options=afd, plain='l2', seeds=seeds['1x'])}
+    gates = {f'{k}_1x': row(f'{methods[k][0]}, 1x', options=methods[k][1], plain='l2',
+                            seeds=seeds['1x']) for k in ('afs', 'afds')}
+    return {**whole, **gates, **{
+        f'{k}_{x}': row(f'{label}, {x}', options=f'{options} --macs_target {part}',
+                        plain='' if k == 'magnitude' else f'magnitude_{x}', seeds=seeds[x])
+        for x, part in REDUCTIONS.items() for k, (label, options) in methods.items()}}
+
+
 # stage two has a tenth of the rate of stage one, as published
 AMAZON10_ACT = f'--method act --keep_head --lr {AMAZON10_LR / 10:g}'
 
@@ -283,6 +302,21 @@ TABLES = {
             'mobilenet_released': row('MobileNetV2, the released file', '17.83', AFA,
                                       '--evaluate afa_mobilenet_v2.pth', seeds=1),
         }),
+    'afds': dict(           # the paper's numbers were not at hand
+        title='AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
+        script='finetune.py', epochs=0, medians=False, against='to L2, or to magnitude',
+        pruned=True, common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
+        rows={f'{name}_{k}': dict(r, label=f'{label}: {r["label"]}', plain=r['plain'] and
+                                  f'{name}_{r["plain"]}', options=f'--dataset {name} --dataroot '
+                                  f'~/{root} {r["options"]}')
+              for name, label, root in (
+                  ('dogs', 'Stanford Dogs', 'dogs'), ('cub', 'CUB-200-2011', 'cub'),
+                  ('mit67', 'MIT Indoor 67', 'mit67'),
+                  ('caltech256-30', 'Caltech-256-30', 'caltech256'),
+                  ('caltech256-60', 'Caltech-256-60', 'caltech256'),
+                  ('food101', 'Food-101', 'food101'))
+              for k, r in pruned('--prune afs --density 0.9', '--method afd',
+                                 dict.fromkeys(('1x', *REDUCTIONS), 3)).items()}),
     'office31-alexnet': dict(
         title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
         script='finetune.py', epochs=0, medians=False, against='to source-only',
@@ -399,6 +433,13 @@ TABLES = {
                                      f'--alpha {a:g} --lr {PRUNED_LR:g}')
                for a in (.01, .001, .0001)},
         }),
+    'amazon10-pruned': dict(
+        title='The same with fewer multiply-adds: 600 steps, of which channels are removed after '
+              '200 and 400',
+        script='finetune.py', epochs=6, medians=False, against='to L2, or to magnitude',
+        pruned=True, common=f'{PRUNED} --lr {PRUNED_LR:g}',
+        rows=pruned(f'--prune afs {PRUNED_AFS}', f'--method afd --alpha {PRUNED_ALPHA:g}',
+                    {'1x': 3, '2x': 3, '4x': 3, '10x': 1})),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',
         measure='top-1 error, %', script='imagenet.py', epochs=0, medians=False,

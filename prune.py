@@ -8,8 +8,6 @@
 AFS follows secondary sources: its paper's text was not at hand. A gate is entries of the net's dict
 under '<normalisation>.gate'; `utils.gated` computes it.
 """
-from statistics import median
-
 import torch
 
 import channels
@@ -280,8 +278,6 @@ def pruned(opt, f, params, way, size, batches):
     return params
 
 
-BATCH, ROUNDS, STEPS = 32, 5, 3     # of the timing
-
 # ---- what is left -------------------------------------------------------------------------------
 
 def plain(params):
@@ -306,11 +302,10 @@ def notes(f, params, size, batches):
             'n_parameters_cut': count}
 
 
-def speeds(opt, device, f, params, size):
-    """Of a net with masks, before and after they are cut: {'before', 'after': (parameters,
-    multiply-adds, images/s in evaluation, the median of turns)}."""
-    nets = {'before': plain(params), 'after': removed(params)}
-    x = torch.randn(BATCH, 3, size, size, device=device).contiguous(
+def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
+    """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
+    pixels: {name: [in each round]}; the nets take turns of so many steps."""
+    x = torch.randn(batch, 3, size, size, device=device).contiguous(
         memory_format=torch.channels_last)
 
     def forward(params):
@@ -322,5 +317,5 @@ def speeds(opt, device, f, params, size):
 
         return run
 
-    times = timing.turns({k: forward(v) for k, v in nets.items()}, ROUNDS, STEPS)
-    return {k: (*size_of(f, v, size), BATCH / median(times[k])) for k, v in nets.items()}
+    times = timing.turns({k: forward(v) for k, v in nets.items()}, rounds, steps)
+    return {k: [batch / t for t in v] for k, v in times.items()}

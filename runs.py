@@ -223,21 +223,39 @@ def set_random_state(state):
         torch.cuda.set_rng_state(state['cuda'][0])
 
 
-def plot_curves(logs, path):
-    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
+@contextlib.contextmanager
+def figure(path, **labels):
+    """Axes to draw on, with a legend, saved as the picture `path`."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
     figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    for i, (label, log) in enumerate(logs.items()):
-        lines = read_log(log)[1:]
-        epochs = [z['epoch'] for z in lines]
-        axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
-        axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
-    axes.set(xlabel='epoch', ylabel='error, % (dashed: on the training images)', ylim=(0, None))
+    yield axes
+    axes.set(**labels)
     axes.grid(alpha=.3)
-    axes.legend(fontsize=min(10, 90 / max(1, len(logs))))
+    axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
     data = io.BytesIO()
     figure.savefig(data, dpi=120)
     plt.close(figure)
     write(pathlib.Path(path), data.getvalue())
+
+
+def plot_curves(logs, path):
+    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
+    with figure(path, xlabel='epoch', ylabel='error, % (dashed: on the training images)',
+                ylim=(0, None)) as axes:
+        for i, (label, log) in enumerate(logs.items()):
+            lines = read_log(log)[1:]
+            epochs = [z['epoch'] for z in lines]
+            axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
+            axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
+
+
+def plot_points(series, path, **labels):
+    """Draw {label: [(x, y, spread of y)]}, each joined by lines, x on a logarithmic scale."""
+    with figure(path, xscale='log', **labels) as axes:
+        for label, points in series.items():
+            axes.errorbar(*zip(*sorted(points), strict=True), marker='o', capsize=3, label=label)
+        ticks = sorted({round(x) for points in series.values() for x, *_ in points})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()

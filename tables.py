@@ -249,6 +249,13 @@ def seconds(logs):
                                                           for e in z[1:]) for z in logs)
 
 
+def left(logs, what='multiply_adds'):
+    """The part of the multiply-adds that the removal of channels has left, the mean over a row's
+    runs; 1 where none were removed. `what` is another number of the log."""
+    return statistics.mean(z[-1].get(what, 1) / z[-1].get('multiply_adds_before', 1)
+                           for z in logs.values())
+
+
 def cells(name, row, logs):
     """A row of a table as {column: text}."""
     table, short = split(name)
@@ -258,7 +265,8 @@ def cells(name, row, logs):
     number = r['paper'] + (' (unverified)' if r['paper'] and not r['source'] else '')
     against = table.get('against', 'to the plain student')
     z = {table.get('measure', 'test error, %'): r['label'], paper: number, 'ours': '', 'median': '',
-         against: '', 'n': str(len(logs[row])), 'seconds a run': ''}
+         against: '', 'multiply-adds, %': '', 'by image, %': '', 'n': str(len(logs[row])),
+         'seconds a run': ''}
     if logs[row]:
         value = table.get('value', 'test_acc')
         errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
@@ -266,6 +274,9 @@ def cells(name, row, logs):
         z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
               against: difference(errors, plain),
               'seconds a run': f'{seconds(logs[row].values()):.0f}'}
+        if table.get('pruned'):
+            z |= {'multiply-adds, %': f'{100 * left(logs[row]):.1f}',
+                  'by image, %': f'{100 * left(logs[row], "multiply_adds_dynamic"):.1f}'}
         if table['medians'] and not short:
             z['median'] = f'{statistics.median(errors.values()):.2f}'
     return z
@@ -332,6 +343,22 @@ def draw_curves(name, root, logs):
         print(f'curves: {path}')
 
 
+def draw_tradeoff(name, root, logs):
+    """Error against multiply-adds, of a table of removal, as ROOT/TABLE/tradeoff.png: a curve for
+    each method, which is what a row's label says before its comma."""
+    lines = collections.defaultdict(list)
+    for row, z in logs.items():
+        if z:
+            errors = list(errors_of(z).values())
+            spread = statistics.stdev(errors) if len(errors) > 1 else 0
+            method = rows_of(name)[row]['label'].partition(',')[0]
+            lines[method].append((100 * left(z), statistics.mean(errors), spread))
+    if lines:
+        path = pathlib.Path(root, name, 'tradeoff.png')
+        runs.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')
+        print(f'error against multiply-adds: {path}')
+
+
 def show(name, root):
     """Print a table with aligned columns; draw its learning curves."""
     logs = logs_of(name, root)
@@ -342,6 +369,8 @@ def show(name, root):
         print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
     print(note(name, logs))
     draw_curves(name, root, logs)
+    if TABLES[split(name)[0]].get('pruned'):
+        draw_tradeoff(name, root, logs)
 
 
 def report(readme):
