@@ -135,6 +135,14 @@ def by_chance(params, seed):
             for conv in inner(params)}
 
 
+def of_left(params, scores):
+    """The scores, zero or more, so that what is `masked` already has less than all else."""
+    on = {conv: torch.ones(len(s)) for conv, s in scores.items()}
+    for conv, kept in left(params).items():
+        on[conv] = torch.zeros(len(on[conv])).index_fill_(0, kept.cpu(), 1)
+    return {conv: on[conv] * (s.double().cpu() + 1e-12) for conv, s in scores.items()}
+
+
 # ---- multiply-adds ------------------------------------------------------------------------------
 
 def areas(f, params, size):
@@ -150,6 +158,11 @@ def costs(params, positions):
     return {k: v.numel() * positions.get(k, 1) for k, v in params.items() if v.ndim > 1}
 
 
+def macs(params, positions):
+    """Multiply-adds of all layers, as `meta.multiply_adds` counts them in a run."""
+    return sum(costs(params, positions).values())
+
+
 def channel_costs(params, positions):
     """Multiply-adds that one channel takes part in, in all layers that it goes through, while no
     other is cut: {set: number}."""
@@ -158,17 +171,21 @@ def channel_costs(params, positions):
                       if key in spent) for conv in inner(params)}
 
 
-def ranked(params, scores, positions):
+def ranked(params, scores, positions, protected):
     """The numbers, among `scores`, of the sets of all channels, the first to be cut first.
 
     By score per multiply-add; scores are divided by their mean over the set, so that layers
-    compare.
+    compare. The best channels of each set, the part `protected` of them, come last: a layer that
+    had but a few channels left would let nothing through.
     """
-    spent = channel_costs(params, positions)
-    ranks = [s.double().cpu() / max(float(s.double().mean()), 1e-300) / spent[conv]
-             for conv, s in scores.items()]
+    spent, ranks, late = channel_costs(params, positions), [], []
+    for conv, s in scores.items():
+        ranks.append(s.double().cpu() / max(float(s.double().mean()), 1e-300) / spent[conv])
+        late.append(torch.zeros_like(ranks[-1]))
+        late[-1][best(s, math.ceil(protected * len(s)))] = 1
     owners = torch.cat([torch.full_like(r, i) for i, r in enumerate(ranks)]).long()
-    return owners[torch.cat(ranks).argsort(stable=True)]
+    order = torch.cat(ranks).argsort(stable=True)
+    return owners[order[torch.cat(late)[order].argsort(stable=True)]]
 
 
 def best(scores, n):
@@ -180,15 +197,17 @@ def to_target(f, params, scores, size, target, multiple=1):
     """The channels to keep, by {set: scores (C,)}, for `target` times the net's multiply-adds on
     images of size x size pixels: `keep`.
 
-    Channels go in the order of `ranked`, at least one of each set stays; of a `multiple`, the
+    Channels go in the order of `ranked`, in which half of `target` is protected of each set; at
+    least one of each stays. Of a `multiple`, the
     number of channels is the nearest multiple above zero (at most those that there are). Of the
     nets on the way this is the one that is nearest to the target.
     """
     check_part('--macs_target', target)
     if not scores:
         raise InputError('this net has no channels that could be cut')
-    blank, positions = meta.on_meta(params)[1], areas(f, params, size)
-    order = ranked(params, scores, positions)
+    positions = areas(f, params, size)
+    order = ranked(params, scores, positions, target / 2)
+    whole, blank = macs(params, positions), meta.on_meta(params)[1]
 
     def kept(n):
         left = torch.bincount(order[n:], minlength=len(scores)).tolist()
@@ -196,17 +215,14 @@ def to_target(f, params, scores, size, target, multiple=1):
                 for (conv, s), c in zip(scores.items(), left, strict=True)}
 
     def part(n):
-        return sum(costs(cut(blank, kept(n)), positions).values()) / sum(
-            costs(params, positions).values())
+        return macs(cut(blank, kept(n)), positions) / whole
 
     n = bisect.bisect_left(range(len(order)), -target, key=lambda n: -part(n))
-    keep = kept(min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target)))
-    # counted as the net is run, whatever the above left out
-    counted = meta.multiply_adds(f, cut(blank, keep), size) / meta.multiply_adds(f, params, size)
-    if counted > target + .02:
+    n = min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target))
+    if part(n) > target + .02:
         raise InputError(f'{target:g} of the multiply-adds cannot be reached: only channels inside '
                          f'of blocks are cut, which leaves {part(len(order)):.3f}')
-    return keep
+    return kept(n)
 
 
 def check_part(name, value):

@@ -119,9 +119,8 @@ def mask_to_target(f, params, found, size, target, multiple=1):
     """The net with the channels `masked` whose mean pi, by `found` (of `statistics`), is least, as
     `channels.to_target` says; `target` is a part of what the net takes once it is `settled`. What
     is masked already stays it."""
-    # what is left comes before what is masked, even if it is never on
-    scores = {conv: found[base]['pi'].abs() + 1e-12 * params[f'{base}.gate.mask']
-              for conv, base in gated_sets(params).items()}
+    scores = channels.of_left(params, {conv: found[base]['pi'].abs() for conv, base in
+                                       gated_sets(params).items()})
     keep = channels.to_target(f, settled(params), scores, size, target, multiple)
     return masked(params, keep)
 
@@ -256,25 +255,25 @@ def begin_phase(opt, f, params, epoch, size, batches):
 
 def pruned(opt, f, params, way, size, batches):
     """The net with the masks, and the density, that are due after a part of the way, 0 to 1."""
-    target = opt.macs_target ** way
+    positions, target = channels.areas(f, params, size), opt.macs_target ** way
+    whole = channels.macs(plain(params), positions)
     if opt.prune != 'afs':
-        scores = (channels.by_chance(params, opt.seed) if opt.prune == 'random' else
-                  channels.by_magnitude(params))
-        keep = channels.to_target(f, params, scores, size, target, opt.round_channels)
-        params = masked(params, keep)
+        scores = channels.of_left(params, channels.by_chance(params, opt.seed) if
+                                  opt.prune == 'random' else channels.by_magnitude(params))
+        params = masked(params, channels.to_target(f, params, scores, size, target,
+                                                   opt.round_channels))
     elif way:
         found = statistics(f, params, (inputs for inputs, _ in batches))
         params = update(params, found, opt.delta_s)
-        # gates that stay cost something too
-        more = size_of(f, settled(params), size)[1] / size_of(f, plain(params), size)[1]
-        params = mask_to_target(f, params, found, size, min(1., target / more), opt.round_channels)
+        with_gates = channels.macs(settled(params), positions)      # they cost something too
+        params = mask_to_target(f, params, found, size, min(1., target * whole / with_gates),
+                                opt.round_channels)
         params |= {f'{base}.gate.density': torch.full_like(
             params[f'{base}.gate.density'], opt.density ** way) for base in gates(params)}
-    part = size_of(f, removed(params), size)[1] / size_of(f, plain(params), size)[1]
     dynamic = [params[f'{base}.gate.dynamic'] for base in gates(params)]
-    print(f'{part:.3f} of the multiply-adds are left' + (
-        f', at a density of {opt.density ** way:.2f}; of {sum(map(len, dynamic))} gates '
-        f'{int(sum(v.sum() for v in dynamic))} differ from image to image' if dynamic else ''))
+    print(f'{channels.macs(removed(params), positions) / whole:.3f} of the multiply-adds are left' +
+          (f', at a density of {opt.density ** way:.2f}; of {sum(map(len, dynamic))} gates '
+           f'{int(sum(v.sum() for v in dynamic))} differ from image to image' if dynamic else ''))
     return params
 
 
