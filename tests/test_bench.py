@@ -134,9 +134,14 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
             torch.testing.assert_close(v, others[k], rtol=1e-3, atol=1e-3)
 
 
-def test_finetune_prints_a_row_for_each_method(capfd):
+def test_finetune_prints_a_row_for_each_method_and_each_size(capfd):
     bench.main(['finetune', '--nets', 'wrn-10-1', '--size', '32', '--rounds', '1', '--steps', '1',
                 '--batch_size', '2', '--dtype', 'float'])
     rows = [s.split() for s in capfd.readouterr().out.splitlines()[2:]]
-    assert [r[1] for r in rows] == list(bench_finetune.METHODS)
-    assert rows[0][3] == '1.00' and all(float(v) > 0 for r in rows for v in r[2:])
+    methods, sizes = rows[:len(bench_finetune.METHODS)], rows[len(bench_finetune.METHODS) + 1:]
+    assert [r[1] for r in methods] == list(bench_finetune.METHODS)
+    assert methods[0][3] == '1.00' and all(float(v) > 0 for r in methods for v in r[2:])
+    assert [float(r[1]) for r in sizes] == pytest.approx([1, .5, .5, .25, .25], abs=.02)
+    assert [r[2] for r in sizes] == ['1', '1', '8', '1', '8']
+    assert sizes[0][4] == '1.00' and all(float(v) > 0 for r in sizes for v in r[3:5])
+    assert sizes[2][5:] == ['0', 'of', '3'] and int(sizes[3][5]) > 0

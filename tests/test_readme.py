@@ -111,13 +111,14 @@ def test_imagenet_commands(options, shapes_folder, capfd):
 def on_shapes(options):
     """The options of a command of finetune.py with shapes in place of its data set."""
     dropped = ('--dataset', '--dataroot', '--domain', '--target', '--epochs', '--iterations',
-               '--per_class', '--validate', '--lr')
+               '--per_class', '--validate', '--lr', '--macs_target')
     kept, skip = [], False
     for word in options:
         skip = word in dropped or skip and not word.startswith('--')
         kept += [] if skip or word in ('--download', '--check_data', '--box') else [word]
-    shift = ['--shift', '.5'] if '--target' in options else []
-    return [*kept, '--dataset', 'shapes', *shift, '--size', '40', '--batch_size', '16',
+    more = ['--shift', '.5'] if '--target' in options else []
+    more += ['--macs_target', '.85', '--phases', '1'] if '--prune' in options else []
+    return [*kept, '--dataset', 'shapes', *more, '--size', '40', '--batch_size', '16',
             '--iterations', '2', '--epoch_steps', '2', '--nthread', '0', '--lr', '1e-3']
 
 

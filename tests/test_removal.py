@@ -32,7 +32,7 @@ def on_off(params):
 
 @pytest.mark.parametrize('arch, kind', [
     ('mobilenet_v2', 'afs'), ('resnet50', 'afs'), ('resnet18', 'magnitude'),
-    ('wrn-10-1', 'random'), ('mobilenet_v2', 'magnitude')])
+    ('wrn-10-1', 'random')])
 def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     write_net(arch=arch)
     _, *epochs = call('logs/a', *PHASES, '--prune', kind, '--export', 'cut.pth')
@@ -112,11 +112,12 @@ def test_masks_only_shrink(flags, monkeypatch):
     assert torch.equal(three, end) and (three <= two).all() and three.sum() < two.sum() < len(one)
 
 
-@pytest.mark.parametrize('epoch', [1, 2])
+@pytest.mark.parametrize('epoch', [2, 3])
 def test_phases_go_on_after_a_kill(epoch, monkeypatch):
-    """Cut off before a phase begins, and within the last epoch of all."""
+    """Cut off before a phase begins, and within one: of four epochs the phases begin with 1, 2
+    and 3."""
     write_net()
-    flags = [*AFDS, '--density', .5, '--delta_s', 0, '--batch_size', 8]
+    flags = [*AFDS, '--epochs', 4, '--density', .5, '--delta_s', 0, '--batch_size', 8]
     call('logs/whole', *flags)
     old = runs.save_epoch
 
@@ -193,5 +194,5 @@ def test_two_processes_have_the_same_masks(capfd):
     write_net()
     call('logs/a', *AFDS, '--density', .5, '--ngpu', 2)
     last = runs.read_log('logs/a/log.txt')[-1]
-    assert last['processes'] if 'processes' in last else True
+    assert runs.read_log('logs/a/log.txt')[0]['processes'] == 2
     assert last['multiply_adds'] / last['multiply_adds_before'] == pytest.approx(PART, abs=.02)

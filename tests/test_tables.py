@@ -50,12 +50,12 @@ def table(rows, common=QUICK, **more):
     return dict(title='A table', epochs=1, medians=False, common=common, rows=rows) | more
 
 
-def write_run(folder, errors, epochs=None, seconds=2., torch='2', command=''):
-    """A log with the given test errors, one an epoch."""
+def write_run(folder, errors, epochs=None, seconds=2., torch='2', command='', **more):
+    """A log with the given test errors, one an epoch; `more` is said in each."""
     options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float')
     lines = [options | dict(device='a processor', threads=2, torch=torch, command=command)]
     lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
-                             test_time=1.) for k, e in enumerate(errors)]
+                             test_time=1., **more) for k, e in enumerate(errors)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'log.txt').write_text(''.join(f'json_stats: {json.dumps(z)}\n' for z in lines))
 
@@ -501,3 +501,26 @@ def test_second_process_is_refused(fails, tmp_path):
         status, said = fails(cifar.main, '--save', 'logs/a', *QUICK.split())
     assert status == 2 and 'another process is at work on logs/a' in said
     assert not (tmp_path / 'logs').exists()
+
+
+def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
+    rows = {'l2': papers.row('L2, 1x', seeds=2), 'magnitude_2x': papers.row('magnitude, 2x'),
+            'afs_2x': papers.row('AFS, 2x', seeds=2), 'afs_4x': papers.row('AFS, 4x')}
+    monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, epochs=1, pruned=True)})
+    drawn = []
+    monkeypatch.setattr(runs, 'plot_points', lambda *a, **labels: drawn.append(a))
+    for seed, error in enumerate((30., 32.)):
+        write_run(tmp_path / f'r/t/l2/seed{seed}', [error])
+        write_run(tmp_path / f'r/t/afs_2x/seed{seed}', [error + 10], multiply_adds_before=200,
+                  multiply_adds=100 + 2 * seed, multiply_adds_dynamic=80)
+    tables.main(['show', 't', '--root', 'r'])
+    head, *lines = [re.split('  +', s) for s in capsys.readouterr().out.splitlines()[1:5]]
+    assert head[2:4] == ['multiply-adds, %', 'by image, %']
+    assert lines[0][2:4] == ['100.0', '100.0'] and lines[2][2:4] == ['50.5', '40.0']
+    (series, path), = drawn
+    assert path == pathlib.Path('r/t/tradeoff.png')
+    assert series == {'L2': [(100., 31., pytest.approx(2 ** .5))],
+                      'AFS': [(50.5, 41., pytest.approx(2 ** .5))]}
+    monkeypatch.undo()
+    runs.plot_points(series, 'x.png', xlabel='x')
+    assert pathlib.Path('x.png').read_bytes()[:4] == b'\x89PNG'
