@@ -242,7 +242,8 @@ def begin_phase(opt, f, params, epoch, size, batches):
     if way is None:
         return False
     student = utils.without_prefix(params, 'student.')
-    student = parallel.from_first(lambda: pruned(opt, f, student, way, size, batches))
+    student = parallel.from_first(lambda: {
+        k: v.cpu() for k, v in pruned(opt, f, student, way, size, batches).items()})
     new = utils.with_prefix(student, 'student.')
     if METHODS[opt.method].needs == 'parameters':       # what those are drawn to is zero too
         compared = utils.without_prefix(params, 'teacher.')
@@ -257,7 +258,7 @@ def pruned(opt, f, params, way, size, batches):
     """The net with the masks, and the density, that are due after a part of the way, 0 to 1."""
     positions, target = channels.areas(f, params, size), opt.macs_target ** way
     whole = channels.macs(plain(params), positions)
-    if opt.prune != 'afs':
+    if way and opt.prune != 'afs':
         scores = channels.of_left(params, channels.by_chance(params, opt.seed) if
                                   opt.prune == 'random' else channels.by_magnitude(params))
         params = masked(params, channels.to_target(f, params, scores, size, target,
@@ -265,8 +266,8 @@ def pruned(opt, f, params, way, size, batches):
     elif way:
         found = statistics(f, params, (inputs for inputs, _ in batches))
         params = update(params, found, opt.delta_s)
-        with_gates = channels.macs(settled(params), positions)      # they cost something too
-        params = mask_to_target(f, params, found, size, min(1., target * whole / with_gates),
+        now = channels.macs(settled(params), positions)     # gates cost something too
+        params = mask_to_target(f, params, found, size, min(1., target * whole / now),
                                 opt.round_channels)
         params |= {f'{base}.gate.density': torch.full_like(
             params[f'{base}.gate.density'], opt.density ** way) for base in gates(params)}
