@@ -543,8 +543,9 @@ def evaluate(opt, device, sets, names):
 
 def report(opt, device, last):
     """Print what the removal of channels has given; `last` is the last line of the run's log."""
-    f, _, params, path = nets.load_net(opt.save)
-    size = weights.options(path)['input_size']
+    path, size = pathlib.Path(opt.save, 'model.pt7'), last['input_size']
+    params = weights.read(path)
+    f, _ = nets.script_of(params).net_of(params, path)
     both = {'before': prune.plain(params), 'after': prune.removed(params)}
     speeds = prune.speeds(opt, device, f, both, size)
     counts = {k: prune.size_of(f, v, size) for k, v in both.items()}
