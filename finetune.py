@@ -49,7 +49,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'prune': '', 'macs_target': 1, 'phases': 3, 'density': 1,
-         'delta_s': .5, 'round_channels': 1}
+         'delta_s': 0, 'round_channels': 1}
 PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
 
 

@@ -73,7 +73,6 @@ PRUNED = (f'{AMAZON10} {GIVEN.replace("--iterations 300", "--iterations 600")} -
           "--epoch_step '[0.84]'")
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
-PRUNED_AFS = '--delta_s 0 --density 0.8'
 PRUNED_ALPHA = .001
 # what is left of the multiply-adds, and how: AFDS is AFD and AFS
 REDUCTIONS = {'2x': .5, '4x': .25, '10x': .1}
@@ -429,8 +428,8 @@ TABLES = {
             **{f'afs_{d:g}_{v:g}': choice(f'AFS, density {d:g}, δ_s = {v:g}', f'--prune afs '
                                           f'--density {d:g} --delta_s {v:g} --lr {PRUNED_LR:g}')
                for d, v in ((1, .5), (1, 0), (.8, 0))},
-            **{f'afds_{a:g}': choice(f'AFDS, α = {a:g}', f'--prune afs {PRUNED_AFS} --method afd '
-                                     f'--alpha {a:g} --lr {PRUNED_LR:g}')
+            **{f'afds_{a:g}': choice(f'AFDS, α = {a:g}', f'--prune afs --method afd --alpha {a:g} '
+                                     f'--lr {PRUNED_LR:g}')
                for a in (.01, .001, .0001)},
         }),
     'amazon10-pruned': dict(
@@ -438,7 +437,7 @@ TABLES = {
               '200 and 400',
         script='finetune.py', epochs=6, medians=False, against='to L2, or to magnitude',
         pruned=True, common=f'{PRUNED} --lr {PRUNED_LR:g}',
-        rows=pruned(f'--prune afs {PRUNED_AFS}', f'--method afd --alpha {PRUNED_ALPHA:g}',
+        rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
                     {'1x': 3, '2x': 3, '4x': 3, '10x': 1})),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',

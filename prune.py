@@ -197,8 +197,8 @@ def add_flags(parser):
                    'part; 1: all of them before training')
     p.add_argument('--density', default=1, type=float, help='afs: the part of the channels left '
                    'that is computed for an image in the last phase; in the first one all are')
-    p.add_argument('--delta_s', default=.5, type=float, help='afs: gates whose variance over the '
-                   'training images is no more become the same for all images')
+    p.add_argument('--delta_s', default=0, type=float, help='afs: gates whose variance over the '
+                   'training images is no more than this become the same for all images')
     p.add_argument('--round_channels', default=1, type=int, metavar='N', help='leave multiples of '
                    'N channels')
 
