@@ -135,7 +135,7 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
 
 
 def test_finetune_prints_a_row_for_each_method_and_each_size(capfd):
-    bench.main(['finetune', '--nets', 'wrn-10-1', '--size', '32', '--rounds', '1', '--steps', '1',
+    bench.main(['finetune', '--nets', 'wrn-10-2', '--size', '32', '--rounds', '1', '--steps', '1',
                 '--batch_size', '2', '--dtype', 'float'])
     rows = [s.split() for s in capfd.readouterr().out.splitlines()[2:]]
     methods, sizes = rows[:len(bench_finetune.METHODS)], rows[len(bench_finetune.METHODS) + 1:]
