@@ -430,7 +430,7 @@ TABLES = {
                for d, v in ((1, .5), (1, 0), (.8, 0))},
             **{f'afds_{a:g}': choice(f'AFDS, α = {a:g}', f'--prune afs --method afd --alpha {a:g} '
                                      f'--lr {PRUNED_LR:g}')
-               for a in (.01, .001, .0001)},
+               for a in (.01, .001)},
         }),
     'amazon10-pruned': dict(
         title='The same with fewer multiply-adds: 600 steps, of which channels are removed after '
