@@ -31,6 +31,7 @@ import runs
 import training
 import transfer
 from timing import DEVICE, ask, peak_memory, seconds
+from utils import InputError
 
 CLASSES = 31
 METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
@@ -103,8 +104,11 @@ def smaller(bench, f, params):
     scores, found = channels.by_chance(params, 0), {(1, 1): params}
     for part in (.5, .25):
         for multiple in (1, bench.round_channels):
-            keep = channels.to_target(f, params, scores, bench.size, part, multiple)
-            found[part, multiple] = channels.cut(params, keep)
+            try:
+                keep = channels.to_target(f, params, scores, bench.size, part, multiple)
+                found[part, multiple] = channels.cut(params, keep)
+            except InputError as e:
+                print(e)
     return found
 
 

@@ -83,17 +83,23 @@ def cut(params, keep):
     return params
 
 
+def entries_of(params, conv):
+    """The keys of what gives the channels of a set, along their first dimension: filters,
+    normalisation and gate, without running statistics."""
+    return [key for key, dim in entries(params, conv)
+            if dim == 0 and not key.endswith(('_mean', '_var'))]
+
+
 @torch.no_grad()
 def masked(params, keep):
     """The net in which those channels are zero instead, and stay it in training (all gradients are
     zero): their filters, their normalisation's scale and shift, and their gate."""
     params = dict(params)
     for conv, kept in keep.items():
-        for key, dim in entries(params, conv):
-            if dim == 0 and not key.endswith(('_mean', '_var')):
-                v, new = params[key], torch.zeros_like(params[key])
-                new[kept] = v[kept]
-                params[key] = new.requires_grad_(v.requires_grad)
+        for key in entries_of(params, conv):
+            v, new = params[key], torch.zeros_like(params[key])
+            new[kept] = v[kept]
+            params[key] = new.requires_grad_(v.requires_grad)
     return params
 
 
@@ -101,9 +107,8 @@ def left(params):
     """The channels that are not `masked`, of the sets in which some are: `keep`."""
     keep = {}
     for conv in inner(params):
-        on = torch.stack([params[key].reshape(len(params[key]), -1).any(1)
-                          for key, dim in entries(params, conv)
-                          if dim == 0 and not key.endswith(('_mean', '_var'))]).any(0)
+        found = (params[key] for key in entries_of(params, conv))
+        on = torch.stack([v.reshape(len(v), -1).any(1) for v in found]).any(0)
         if not on.all():
             keep[conv] = on.nonzero()[:, 0] if on.any() else torch.zeros(1).long()
     return keep
@@ -141,6 +146,13 @@ def of_left(params, scores):
     for conv, kept in left(params).items():
         on[conv] = torch.zeros(len(on[conv])).index_fill_(0, kept.cpu(), 1)
     return {conv: on[conv] * (s.double().cpu() + 1e-12) for conv, s in scores.items()}
+
+
+def trained(params, scores):
+    """The scores of the sets whose filters are trained: what is frozen stays."""
+    frozen = all(not v.requires_grad for v in params.values())      # a net that is not trained
+    return {conv: s for conv, s in scores.items()
+            if frozen or params[weight_of(params, conv)].requires_grad}
 
 
 # ---- multiply-adds ------------------------------------------------------------------------------
@@ -198,9 +210,9 @@ def to_target(f, params, scores, size, target, multiple=1):
     images of size x size pixels: `keep`.
 
     Channels go in the order of `ranked`, in which half of `target` is protected of each set; at
-    least one of each stays. Of a `multiple`, the
-    number of channels is the nearest multiple above zero (at most those that there are). Of the
-    nets on the way this is the one that is nearest to the target.
+    least one of each stays. Of a `multiple`, the number of channels is the nearest multiple above
+    zero (at most those that there are). Of the nets on the way this is the one that is nearest to
+    the target.
     """
     check_part('--macs_target', target)
     if not scores:
@@ -219,9 +231,10 @@ def to_target(f, params, scores, size, target, multiple=1):
 
     n = bisect.bisect_left(range(len(order)), -target, key=lambda n: -part(n))
     n = min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target))
-    if part(n) > target + .02:
+    if part(len(order)) > target + .02:
         raise InputError(f'{target:g} of the multiply-adds cannot be reached: only channels inside '
-                         f'of blocks are cut, which leaves {part(len(order)):.3f}')
+                         f'of blocks are cut' + f', to multiples of {multiple}' * (multiple > 1) +
+                         f', which leaves {part(len(order)):.3f} at least')
     return kept(n)
 
 

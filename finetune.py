@@ -20,7 +20,6 @@ the new layers. Defaults are those of the published codes of DELTA and L2-SP.
 import json
 import pathlib
 import re
-from operator import truediv
 from statistics import median
 
 import numpy as np
@@ -48,8 +47,7 @@ from utils import InputError
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
-         'channel_attention': 'fc', 'prune': '', 'macs_target': 1, 'phases': 3, 'density': 1,
-         'delta_s': 0, 'round_channels': 1}
+         'channel_attention': 'fc', 'prune': '', **prune.DEFAULTS}
 PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
 
 
@@ -552,10 +550,13 @@ def report(opt, device, last):
     for k, (count, macs) in counts.items():
         print(f'{k} removal: {count:,} parameters, {macs:,} multiply-adds, '
               f'{median(speeds[k]):.0f} images/s')
-    whole, times = counts['before'][1], map(truediv, speeds['after'], speeds['before'])
-    print(f'{counts["after"][1] / whole:.3f} of the multiply-adds (as its gates leave them, the '
-          f'mean over the test images, {last["multiply_adds_dynamic"] / whole:.3f}), '
-          f'{median(times):.2f} times the images/s')
+    part, speed = (after / before for before, after in (
+        [macs for _, macs in counts.values()], map(median, speeds.values())))
+    print(f'{part:.3f} of the multiply-adds, {speed:.2f} times the images/s')
+    if last['multiply_adds_dynamic'] != last['multiply_adds']:
+        print(f'its gates leave {last["multiply_adds_dynamic"] / last["multiply_adds_before"]:.3f} '
+              f'of the multiply-adds, the mean over the test images, if what they turn off is '
+              f'skipped')
 
 
 def work(opt, device):

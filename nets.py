@@ -9,6 +9,7 @@ import folding
 import imagenet
 import meta
 import parallel
+import prune
 import utils
 import weights
 from utils import InputError
@@ -23,10 +24,11 @@ def script_of(params):
 
 def load_net(name):
     """A run, a file of parameters or a known name -> (f, number of classes, params, path), where
-    f(inputs, params, mode, base='', taps=None) gives logits and groups."""
+    f(inputs, params, mode, base='', taps=None) gives logits and groups. Channels that a run has
+    masked are cut."""
     with parallel.first_alone():        # it may have to be downloaded
         path = weights.locate(name)
-    params = weights.read(path)
+    params = prune.removed(weights.read(path))
     return *script_of(params).net_of(params, path), params, path
 
 

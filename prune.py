@@ -121,7 +121,8 @@ def mask_to_target(f, params, found, size, target, multiple=1):
     is masked already stays it."""
     scores = channels.of_left(params, {conv: found[base]['pi'].abs() for conv, base in
                                        gated_sets(params).items()})
-    keep = channels.to_target(f, settled(params), scores, size, target, multiple)
+    keep = channels.to_target(f, settled(params), channels.trained(params, scores), size, target,
+                              multiple)
     return masked(params, keep)
 
 
@@ -183,6 +184,7 @@ def dynamic_macs(f, params, batches, size):
 # ---- phases of training -------------------------------------------------------------------------
 
 KINDS = ('afs', 'magnitude', 'random')
+DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels=1)
 
 
 def add_flags(parser):
@@ -190,26 +192,35 @@ def add_flags(parser):
     p.add_argument('--prune', default='', choices=['', *KINDS], help='take channels out: those '
                    'whose gates, which are trained too, give least (AFS; with --method afd AFDS), '
                    'those of least magnitude, or random ones; per multiply-add')
-    p.add_argument('--macs_target', default=1, type=float, help='multiply-adds that are left, as a '
+    p.add_argument('--macs_target', type=float, help='multiply-adds that are left, as a '
                    "part of the net's")
-    p.add_argument('--phases', default=3, type=int, metavar='N', help='equal parts of training, '
+    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, '
                    'before each but the first of which channels are taken out, each time the same '
                    'part; 1: all of them before training')
-    p.add_argument('--density', default=1, type=float, help='afs: the part of the channels left '
+    p.add_argument('--density', type=float, help='afs: the part of the channels left '
                    'that is computed for an image in the last phase; in the first one all are')
-    p.add_argument('--delta_s', default=0, type=float, help='afs: gates whose variance over the '
+    p.add_argument('--delta_s', type=float, help='afs: gates whose variance over the '
                    'training images is no more than this become the same for all images')
-    p.add_argument('--round_channels', default=1, type=int, metavar='N', help='leave multiples of '
+    p.add_argument('--round_channels', type=int, metavar='N', help='leave multiples of '
                    'N channels')
+    parser.set_defaults(**DEFAULTS)
 
 
 def check_flags(opt):
-    if not opt.prune and (opt.macs_target, opt.density) != (1, 1):
-        raise InputError('--macs_target and --density belong to --prune')
-    if opt.density != 1 and opt.prune != 'afs':
-        raise InputError(f'--prune {opt.prune} has no gates: --density belongs to afs')
+    given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
+    if given and not opt.prune:
+        raise InputError(f'{given[0]} belongs to --prune')
     channels.check_part('--macs_target', opt.macs_target)
     channels.check_part('--density', opt.density)
+    if opt.prune == 'afs' and {'bn', 'body'} & set(opt.freeze):
+        raise InputError(f'--prune afs trains gates in place of scales, which --freeze '
+                         f'{" ".join(opt.freeze)} leaves as they are')
+    if opt.prune in ('magnitude', 'random'):
+        wrong = {'--density', '--delta_s'} & set(given)
+        if wrong:
+            raise InputError(f'--prune {opt.prune} has no gates: {wrong.pop()} belongs to afs')
+        if opt.macs_target == 1:
+            raise InputError(f'--prune {opt.prune} removes nothing: give a --macs_target below 1')
 
 
 def starts(opt):
@@ -230,6 +241,7 @@ def prepared(opt, f, params, size):
     gated = with_gates(f, params) if opt.prune == 'afs' else params
     scores = {k: v for k, v in channels.by_chance(params, 0).items()
               if opt.prune != 'afs' or k in gated_sets(gated)}
+    scores = channels.trained(params, scores)
     channels.to_target(f, params, scores, size, opt.macs_target, opt.round_channels)
     return gated
 
@@ -239,42 +251,46 @@ def begin_phase(opt, f, params, epoch, size, batches):
     """Where a phase begins with the epoch, mask channels of the student in `params` (as of
     `training.fit`), in place -> whether it does. `batches` are of training images."""
     way = starts(opt).get(epoch) if opt.prune else None
-    if way is None:
-        return False
     student = utils.without_prefix(params, 'student.')
-    student = parallel.from_first(lambda: {
-        k: v.cpu() for k, v in pruned(opt, f, student, way, size, batches).items()})
-    new = utils.with_prefix(student, 'student.')
-    if METHODS[opt.method].needs == 'parameters':       # what those are drawn to is zero too
+    if way:
+        student = parallel.from_first(lambda: {k: v.cpu() for k, v in pruned(
+            opt, f, student, way, epoch > 1, size, batches).items()})
+        for k, v in student.items():
+            params[f'student.{k}'].data.copy_(v)
+    if opt.prune and METHODS[opt.method].needs == 'parameters':
+        # what those are drawn to is zero too; in each epoch, since a continued run starts anew
         compared = utils.without_prefix(params, 'teacher.')
         whole = masked({**student, **compared}, channels.left(student))
-        new |= {f'teacher.{k}': whole[k] for k in compared}
-    for k, v in new.items():
-        params[k].data.copy_(v)
-    return True
+        for k, v in compared.items():
+            v.copy_(whole[k])
+    return bool(way)
 
 
-def pruned(opt, f, params, way, size, batches):
-    """The net with the masks, and the density, that are due after a part of the way, 0 to 1."""
+def pruned(opt, f, params, way, trained, size, batches):
+    """The net with the masks, and the density, that are due after a part of the way, above 0, to 1.
+    Gates that are not `trained` yet stay dynamic."""
     positions, target = channels.areas(f, params, size), opt.macs_target ** way
     whole = channels.macs(plain(params), positions)
-    if way and opt.prune != 'afs':
+    if opt.prune != 'afs':
         scores = channels.of_left(params, channels.by_chance(params, opt.seed) if
                                   opt.prune == 'random' else channels.by_magnitude(params))
-        params = masked(params, channels.to_target(f, params, scores, size, target,
-                                                   opt.round_channels))
-    elif way:
+        keep = channels.to_target(f, params, channels.trained(params, scores), size, target,
+                                  opt.round_channels)
+        params = masked(params, keep)
+    else:
         found = statistics(f, params, (inputs for inputs, _ in batches))
-        params = update(params, found, opt.delta_s)
+        params = update(params, found, opt.delta_s) if trained else params
         now = channels.macs(settled(params), positions)     # gates cost something too
         params = mask_to_target(f, params, found, size, min(1., target * whole / now),
                                 opt.round_channels)
         params |= {f'{base}.gate.density': torch.full_like(
             params[f'{base}.gate.density'], opt.density ** way) for base in gates(params)}
-    dynamic = [params[f'{base}.gate.dynamic'] for base in gates(params)]
-    print(f'{channels.macs(removed(params), positions) / whole:.3f} of the multiply-adds are left' +
-          (f', at a density of {opt.density ** way:.2f}; of {sum(map(len, dynamic))} gates '
-           f'{int(sum(v.sum() for v in dynamic))} differ from image to image' if dynamic else ''))
+    print(f'{channels.macs(removed(params), positions) / whole:.3f} of the multiply-adds are left')
+    if opt.prune == 'afs':
+        on, dynamic = (int(sum(params[f'{base}.gate.{k}'].sum() for base in gates(params)))
+                       for k in ('mask', 'dynamic'))
+        print(f'the density is {opt.density ** way:.2f}; of {on} gates {dynamic} differ from image '
+              f'to image')
     return params
 
 
@@ -305,8 +321,8 @@ def notes(f, params, size, batches):
 def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
     """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
     pixels: {name: [in each round]}; the nets take turns of so many steps."""
-    x = torch.randn(batch, 3, size, size, device=device).contiguous(
-        memory_format=torch.channels_last)
+    x = torch.randn(batch, 3, size, size, device=device, dtype=training.parameter_dtype(opt))
+    x = x.contiguous(memory_format=torch.channels_last)
 
     def forward(params):
         folded = training.on_device(folding.fold(params), opt, device, fixed=True)

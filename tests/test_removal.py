@@ -1,5 +1,6 @@
 """finetune.py --prune: phases, what the log says, cut nets, resuming, what is refused."""
 import pathlib
+import re
 
 import pytest
 import torch
@@ -60,11 +61,11 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
 def test_phases(capsys):
     """What is left in three phases; gates are dynamic and ever sparser."""
     write_net()
-    first, *epochs = call('logs/a', *AFDS, '--density', .25, '--delta_s', 0, '--lr', .1)
+    first, *epochs = call('logs/a', *AFDS, '--density', .25, '--lr', .1)
     said = capsys.readouterr().out
     parts = [float(s.split()[0]) for s in said.splitlines() if 'multiply-adds are left' in s]
-    assert parts == pytest.approx([1., PART ** .5, PART], abs=.02)
-    assert [f'density of {d:.2f}' in said for d in (1, .5, .25)] == [True] * 3
+    assert parts == pytest.approx([PART ** .5, PART], abs=.02)
+    assert [f'density is {d:.2f}' in said for d in (1, .5, .25)] == [False, True, True]
     params = student('logs/a')
     assert {float(v) for k, v in params.items() if k.endswith('.density')} == {.25}
     assert all(len(z['at_losses']) == 1 and len(z['attention_entropy']) == 4 for z in epochs)
@@ -78,10 +79,37 @@ def test_phases(capsys):
 def test_static_gates_are_plain_normalisation_in_the_end(capsys):
     write_net()
     call('logs/a', *PHASES, '--prune', 'afs', '--delta_s', 1e9, '--export', 'cut.hkl')
-    assert 'gates 0 differ' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'gates 0 differ' in said and 'its gates leave' not in said
     assert prune.gates(student('logs/a')) and not prune.gates(weights.read('cut.hkl'))
     last = runs.read_log('logs/a/log.txt')[-1]
     assert last['multiply_adds_dynamic'] == last['multiply_adds']
+
+
+def test_gates_that_were_not_trained_do_not_become_static(capsys):
+    write_net()
+    call('logs/a', *PHASES, '--prune', 'afs', '--phases', 1, '--density', .5)
+    on, dynamic = re.search(r'of (\d+) gates (\d+) differ', capsys.readouterr().out).groups()
+    assert on == dynamic != '240'
+
+
+def test_frozen_channels_stay():
+    write_net()
+    call('logs/a', *PHASES, '--prune', 'magnitude', '--freeze', 'first_group')
+    whole, params = weights.read('source.pth'), student('logs/a')
+    assert all(torch.equal(params[k], whole[k]) for k in params if k.startswith('group0.')
+               and not utils.is_statistic(k))
+    assert channels.left(params)
+
+
+def test_the_folder_of_a_run_is_a_net_without_its_masked_channels():
+    write_net()
+    call('logs/a', *PHASES, '--prune', 'magnitude', '--export', 'cut.pth')
+    for source in ('cut.pth', 'logs/a'):
+        call(f'logs/from_{source[:3]}', *PHASES, '--dtype', 'double', '--prune', 'afs',
+             source=source)
+    a, b = student('logs/from_cut'), student('logs/from_log')
+    assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 def test_one_phase_removes_before_training():
@@ -112,12 +140,14 @@ def test_masks_only_shrink(flags, monkeypatch):
     assert torch.equal(three, end) and (three <= two).all() and three.sum() < two.sum() < len(one)
 
 
-@pytest.mark.parametrize('epoch', [2, 3])
-def test_phases_go_on_after_a_kill(epoch, monkeypatch):
+@pytest.mark.parametrize('epoch, flags', [
+    (2, [*AFDS, '--density', .5]),
+    (3, [*PHASES, '--prune', 'magnitude', '--method', 'l2_sp', '--sp', 'all', '--alpha', 1])])
+def test_phases_go_on_after_a_kill(epoch, flags, monkeypatch):
     """Cut off before a phase begins, and within one: of four epochs the phases begin with 1, 2
     and 3."""
     write_net()
-    flags = [*AFDS, '--epochs', 4, '--density', .5, '--delta_s', 0, '--batch_size', 8]
+    flags = [*flags, '--epochs', 4, '--batch_size', 8]
     call('logs/whole', *flags)
     old = runs.save_epoch
 
@@ -138,7 +168,7 @@ def test_phases_go_on_after_a_kill(epoch, monkeypatch):
 
 def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder, capsys):
     write_net()
-    call('logs/a', *AFDS, '--density', .5, '--delta_s', 0, '--export', 'cut.pth')
+    call('logs/a', *AFDS, '--density', .5, '--export', 'cut.pth')
     assert prune.gates(weights.read('cut.pth'))
     for method in ('kd', 'at'):
         z = call(f'logs/{method}', '--method', method, '--teacher', 'cut.pth', '--alpha', 1)[-1]
@@ -158,8 +188,15 @@ def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder,
 
 
 @pytest.mark.parametrize('flags, said', [
-    (['--macs_target', .5], 'belong to --prune'),
-    (['--prune', 'random', '--density', .5], 'belongs to afs'),
+    (['--macs_target', .5], '--macs_target belongs to --prune'),
+    (['--phases', 2], '--phases belongs to --prune'),
+    (['--prune', 'random', '--density', .5, '--macs_target', .5], 'belongs to afs'),
+    (['--prune', 'magnitude', '--delta_s', .5, '--macs_target', .5], 'belongs to afs'),
+    (['--prune', 'magnitude'], 'removes nothing'),
+    (['--prune', 'afs', '--freeze', 'body'], 'leaves as they are'),
+    (['--prune', 'random', '--macs_target', .7, '--phases', 2, '--round_channels', 64],
+     'to multiples of 64'),
+    (['--prune', 'random', '--macs_target', .85, '--phases', 2, '--freeze', 'body'], 'no channels'),
     (['--prune', 'random', '--macs_target', 0], '--macs_target is 0'),
     (['--prune', 'afs', '--density', 1.5], '--density is 1.5'),
     (['--prune', 'random', '--macs_target', .01, '--phases', 2], 'cannot be reached'),
@@ -168,7 +205,8 @@ def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder,
     (['--prune', 'random', '--round_channels', 0], '--round_channels is 0'),
     (['--prune', 'afs', '--delta_s', -1], '--delta_s is -1'),
     (['--prune', 'afs', '--source', 'wrn.pth', '--phases', 2], 'no place for gates'),
-    (['--prune', 'random', '--source', 'alexnet.pth', '--size', 64, '--phases', 2], 'no channels'),
+    (['--prune', 'random', '--source', 'alexnet.pth', '--size', 64, '--phases', 2, '--macs_target',
+      .5], 'no channels'),
 ])
 def test_bad_input(flags, said, fails):
     write_net()
