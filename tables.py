@@ -2,7 +2,8 @@
 
     python tables.py commands TABLE     the shell lines, teachers first
     python tables.py run TABLE          run what is not finished, then show
-    python tables.py show TABLE         the table, and its learning curves as curves.png
+    python tables.py show TABLE         the table, and its learning curves as curves.png (of removal
+                                        of channels, error against multiply-adds as tradeoff.png)
     python tables.py report             the same into the README, from the logs alone
 
 With --epochs N a table is run in a schedule of N epochs, into a folder of its own, TABLE-Nepochs.
@@ -359,6 +360,12 @@ def draw_tradeoff(name, root, logs):
         print(f'error against multiply-adds: {path}')
 
 
+def draw(name, root, logs):
+    draw_curves(name, root, logs)
+    if TABLES[split(name)[0]].get('pruned'):
+        draw_tradeoff(name, root, logs)
+
+
 def show(name, root):
     """Print a table with aligned columns; draw its learning curves."""
     logs = logs_of(name, root)
@@ -368,9 +375,7 @@ def show(name, root):
     for texts in rows:
         print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
     print(note(name, logs))
-    draw_curves(name, root, logs)
-    if TABLES[split(name)[0]].get('pruned'):
-        draw_tradeoff(name, root, logs)
+    draw(name, root, logs)
 
 
 def report(readme):
@@ -408,7 +413,7 @@ def main(argv=None):
         README.write_text(report(text))
         root = README.with_name('results')
         for name in re.findall('<!-- table (.+) -->', text):
-            draw_curves(name, root, logs_of(name, root))
+            draw(name, root, logs_of(name, root))
         return
     if not opt.table:
         raise InputError(f'name a table: {", ".join(TABLES)}')
