@@ -134,7 +134,14 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
             torch.testing.assert_close(v, others[k], rtol=1e-3, atol=1e-3)
 
 
-def test_finetune_prints_a_row_for_each_method_and_each_size(capfd):
+@pytest.mark.parametrize('method', bench_finetune.METHODS)
+def test_a_step_of_each_method(method):
+    flags = bench.parse(['finetune', '--size', '32', '--batch_size', '2', '--dtype', 'float'])
+    bench_finetune.step(flags, 'wrn-10-1', method)()
+
+
+def test_finetune_prints_a_row_for_each_method_and_each_size(capfd, monkeypatch):
+    monkeypatch.setattr(bench_finetune, 'METHODS', ('l2', 'delta'))
     bench.main(['finetune', '--nets', 'wrn-10-2', '--size', '32', '--rounds', '1', '--steps', '1',
                 '--batch_size', '2', '--dtype', 'float'])
     rows = [s.split() for s in capfd.readouterr().out.splitlines()[2:]]
