@@ -253,9 +253,10 @@ def plot_curves(logs, path):
 
 def plot_points(series, path, **labels):
     """Draw {label: [(x, y, spread of y)]}, each joined by lines, x on a logarithmic scale."""
-    with figure(path, xscale='log', **labels) as axes:
+    with figure(path, **labels) as axes:
+        axes.set_xscale('log')
         for label, points in series.items():
             axes.errorbar(*zip(*sorted(points), strict=True), marker='o', capsize=3, label=label)
         ticks = sorted({round(x) for points in series.values() for x, *_ in points})
         axes.set_xticks(ticks, map(str, ticks))
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
