@@ -261,7 +261,7 @@ TABLES = {
         }),
     'finetuning': dict(     # the published hyper-parameters; errors of others' runs
         title='Fine-tuning of ResNet-101 with the published settings of DELTA and L2-SP',
-        script='finetune.py', epochs=0, medians=False, against='to L2',
+        script='finetune.py', epochs=None, medians=False, against='to L2',
         common='--source resnet101 --schedule exp',
         rows={f'{name}_{method}': row(
             f'{label}, {method_label}', *papers.get(method, ('', '')),
@@ -303,7 +303,7 @@ TABLES = {
         }),
     'afds': dict(           # the paper's numbers were not at hand
         title='AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
-        script='finetune.py', epochs=0, medians=False, against='to L2, or to magnitude',
+        script='finetune.py', epochs=18, medians=False, against='to L2, or to magnitude',
         pruned=True, common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
         rows={f'{name}_{k}': dict(r, label=f'{label}: {r["label"]}', plain=r['plain'] and
                                   f'{name}_{r["plain"]}', options=f'--dataset {name} --dataroot '
@@ -318,7 +318,7 @@ TABLES = {
                                  dict.fromkeys(('1x', *REDUCTIONS), 3)).items()}),
     'office31-alexnet': dict(
         title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
-        script='finetune.py', epochs=0, medians=False, against='to source-only',
+        script='finetune.py', epochs=20, medians=False, against='to source-only',
         common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 --epoch_steps 1000',
         rows=domains({
             'source': ("Caffe's AlexNet, source-only",

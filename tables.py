@@ -218,13 +218,14 @@ def epochs_of(words, default):
 
 
 def logs_of(name, root):
-    """The logs of a table that are finished, and of its schedule, {row: {seed: lines}}; in a short
-    schedule, in which the whole of a table is seldom run, only of the rows that have any."""
+    """The logs of a table that are finished, and of its schedule (of any, where it depends on the
+    data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the whole
+    of a table is seldom run, only of the rows that have any."""
     found, (table, epochs) = {}, split(name)
     for row in rows_of(name):
         wanted = epochs or epochs_of(command(name, row, 0, root), TABLES[table]['epochs'])
         logs = finished(pathlib.Path(root, *home(name, row)))
-        found[row] = {seed: z for seed, z in logs.items() if z[-1]['epochs'] == wanted}
+        found[row] = {seed: z for seed, z in logs.items() if wanted in (None, z[-1]['epochs'])}
     return {row: z for row, z in found.items() if z or not epochs}
 
 

@@ -524,3 +524,21 @@ def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
     monkeypatch.undo()
     runs.plot_points(series, 'x.png', xlabel='x')
     assert pathlib.Path('x.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_path):
+    rows = {'plain': papers.row('plain')}
+    write_run(tmp_path / 'r/t/plain/seed0', [30., 20., 10.])
+    for epochs, shown in ((None, 1), (3, 1), (2, 0)):
+        monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '', epochs=epochs)})
+        assert len(tables.logs_of('t', 'r')['plain']) == shown
+
+
+def test_tables_of_fine_tuning_have_the_epochs_that_their_commands_make():
+    for name in ('afds', 'afa', 'office31-alexnet', 'office31-resnet50', 'office31-mobilenet',
+                 'amazon10', 'amazon10-pruned', 'office31-parts'):
+        for words in tables.commands(name, 'r', 1):
+            if '--evaluate' not in words:
+                opt = finetune.parse(words[1:])
+                finetune.set_epochs(opt, {'afa': 12000}.get(name, 1))
+                assert opt.epochs == papers.TABLES[name]['epochs'], words
