@@ -8,6 +8,7 @@ alone prints and saves.
 """
 import contextlib
 import datetime
+import gc
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ import time
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -101,9 +103,15 @@ def connect():
 
 
 def disconnect():
-    """Leave the other processes, when all are done."""
+    """Leave the other processes, when all are done.
+
+    gloo's threads have to end here: one that still tidied up while the interpreter ends would abort
+    the process. They do when nothing refers to the group any more: DistributedDataParallel, in
+    cycles of references, and functions of torch.distributed.nn, which it imports, with the group
+    there was at that time as a default: so it is imported above, when there is none."""
     if dist.is_initialized():
         dist.barrier()
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -153,6 +153,24 @@ def test_evaluation_counts_every_image_once(torchrun, imagenet_run, shapes_folde
     assert done.stdout.split(';')[0] == one.split(';')[0] and 'of 21 images' in one
 
 
+# each process says which threads it has when it ends
+THREADS = '''
+import atexit, glob
+def say():
+    names = [open(f).read().strip() for f in glob.glob('/proc/self/task/*/comm')]
+    sys.stderr.write(f'threads: {names}\\n')
+atexit.register(say)
+'''
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_no_thread_of_the_group_outlives_it(torchrun):
+    """One that tidied up while the interpreter ends would abort the process."""
+    done = torchrun('--save', 'logs/a', before=THREADS)
+    assert done.returncode == 0 and done.stderr.count('threads: [') == 2, done.stderr
+    assert 'gloo' not in done.stderr
+
+
 # the second process kills itself in the second epoch, once
 KILL = '''
 import torch.distributed as dist
