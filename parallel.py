@@ -103,14 +103,20 @@ def connect():
 
 
 def disconnect():
-    """Leave the other processes, when all are done.
+    """Leave the other processes, when all are done."""
+    if dist.is_initialized():
+        dist.barrier()
+        leave()
+
+
+def leave():
+    """Leave the other processes, whatever they do.
 
     gloo's threads have to end here: one that still tidied up while the interpreter ends would abort
     the process. They do when nothing refers to the group any more: DistributedDataParallel, in
     cycles of references, and functions of torch.distributed.nn, which it imports, with the group
     there was at that time as a default: so it is imported above, when there is none."""
     if dist.is_initialized():
-        dist.barrier()
         gc.collect()
         dist.destroy_process_group()
 

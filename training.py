@@ -215,6 +215,8 @@ def run(main):
             print('interrupted; the same command continues a training from its last finished '
                   'epoch', file=sys.stderr)
         status = 130
+    if status in (1, 2):
+        parallel.leave()
     sys.exit(status)
 
 
