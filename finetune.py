@@ -48,6 +48,12 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'prune': '', **prune.DEFAULTS}
+# options that mean something for these methods alone
+OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.regulariser],
+              **dict.fromkeys(('positions', 'normalize_features'),
+                              [k for k, m in METHODS.items() if m.positions]),
+              'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
+              'at_groups': ['at']}
 PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
 
 
@@ -71,7 +77,7 @@ def parse(argv):
     s.add_argument('--lr_gamma', default=1e-3, type=float, help='of --schedule inv')
     s.add_argument('--lr_power', default=.75, type=float, help='of --schedule inv')
     opt = parser.parse_args(argv)
-    check_flags(opt)
+    check_flags(opt, {k for k, v in vars(opt).items() if v != parser.get_default(k)})
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
 
@@ -156,12 +162,14 @@ def add_method_flags(parser):
                    'compares, from 0; -1 is the last one')
 
 
-def check_flags(opt):
+def check_flags(opt, given):
+    """Refuse what does not go together, and fill in a method's defaults; `given` are the names of
+    options that are not at theirs."""
     method = METHODS[opt.method]
-    if opt.alpha is not None and not method.regulariser:
-        raise InputError(f'--alpha weighs a regulariser, which --method {opt.method} has not')
-    if opt.positions and not method.positions:
-        raise InputError('--positions is for the methods that compare features')
+    for name, methods in OF_METHODS.items():
+        if name in given and opt.method not in methods:
+            raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
+                             f'{", ".join(methods)}')
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         given = getattr(opt, name)
         setattr(opt, name, getattr(method, name) if given is None else given)
@@ -524,12 +532,25 @@ def bottleneck_of(opt, params):
     return opt.bottleneck
 
 
+def check_drawn(opt, made, path):
+    """Refuse to test a run's net, of the options `made`, on images that it has learnt."""
+    same = all(made.get(k) == getattr(opt, k) for k in ('dataset', 'domain'))
+    drawn = {k: made.get(k) for k in ('per_class', 'fraction', 'seed')}
+    if same and not opt.target and (opt.per_class or opt.fraction) and \
+            any(getattr(opt, k) != v for k, v in drawn.items()):
+        raise InputError(f'{path} has learnt images that '
+                         f'{" ".join(f"--{k} {v:g}" for k, v in drawn.items() if v)} '
+                         f'draw: give these, to test it on the rest')
+
+
 def evaluate(opt, device, sets, names):
     """Test a net from a file on the test images."""
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
-    size, pixels = input_of(opt, params, weights.options(path))
+    made = weights.options(path)
+    check_drawn(opt, made, path)
+    size, pixels = input_of(opt, params, made)
     test = batches_of(opt, sets['test'], size, pixels, device)
     params = training.on_device(params, opt, device)
     imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)

@@ -442,6 +442,10 @@ def test_office(office, fails):
     z = call('logs/b', *office, '--per_class', 4)[-1]     # tested on the rest of the domain
     total = len(list(pathlib.Path('office/amazon').rglob('*.jpg')))
     assert round(z['test_acc'] * (total - 12) / 100, 6).is_integer()
+    test = [*office, '--evaluate', 'logs/b', '--per_class', 4, '--save', 'logs/c']
+    call('logs/c', *test)
+    status, said = fails(finetune.main, *test, '--seed', 1)
+    assert status == 2 and 'draw' in said, said
     status, said = fails(finetune.main, *office, '--check_data')
     assert status == 2 and f'{total} images instead of 2,817' in said
 
@@ -559,6 +563,8 @@ def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, ca
      'bottleneck'),
     (['--source', 'source.pth', '--alpha', '5'], '--alpha'),
     (['--source', 'source.pth', '--positions', 'sum'], '--positions'),
+    (['--source', 'source.pth', '--temperature', '2'], 'for kd'),
+    (['--source', 'source.pth', '--method', 'ast', '--channel_attention', 'se'], 'for afd'),
     (['--source', 'source.pth', '--at_groups', '[]', '--method', 'at', '--teacher', 'ten.pth'],
      '--at_groups'),
     (['--source', 'source.pth', '--at_groups', '[3]', '--method', 'at', '--teacher', 'wrn.pth'],
