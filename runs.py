@@ -233,7 +233,8 @@ def figure(path, **labels):
     yield axes
     axes.set(**labels)
     axes.grid(alpha=.3)
-    axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
+    legend = axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
+    legend.set_in_layout(False)     # however long its labels are
     data = io.BytesIO()
     figure.savefig(data, dpi=120)
     plt.close(figure)
