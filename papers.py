@@ -69,13 +69,17 @@ AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 1
 # chosen in the table amazon10-choices
 AMAZON10_LR = .001
 AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .00064, 'afd': .01, 'ast': .009, 'act': .04}
-PRUNED = (f'{AMAZON10} {GIVEN.replace("--iterations 300", "--iterations 600")} --epoch_steps 100 '
-          "--epoch_step '[0.84]'")
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
 PRUNED_ALPHA = .001
 # what is left of the multiply-adds, and how: AFDS is AFD and AFS
 REDUCTIONS = {'2x': .5, '4x': .25, '10x': .1}
+
+
+def amazon10_pruned(steps):
+    """Options of a given net that channels are removed from, in six epochs."""
+    given = GIVEN.replace('--iterations 300', f'--iterations {steps}')
+    return f"{AMAZON10} {given} --epoch_steps {steps // 6} --epoch_step '[0.84]'"
 
 
 def pruned(afs, afd, seeds):
@@ -420,7 +424,7 @@ TABLES = {
         title='The settings of the next table, chosen on 100 of the 310 training images, at half '
               'of the multiply-adds',
         measure='error held out, %', value='val_acc', script='finetune.py', epochs=6,
-        medians=False, common=f'{PRUNED} --macs_target 0.5 --validate 100',
+        medians=False, common=amazon10_pruned(600) + ' --macs_target 0.5 --validate 100',
         rows={
             **{f'magnitude_{lr:g}': choice(f'magnitude, learning rate {lr:g}',
                                            f'--prune magnitude --lr {lr:g}')
@@ -436,9 +440,16 @@ TABLES = {
         title='The same with fewer multiply-adds: 600 steps, of which channels are removed after '
               '200 and 400',
         script='finetune.py', epochs=6, medians=False, against='to L2, or to magnitude',
-        pruned=True, common=f'{PRUNED} --lr {PRUNED_LR:g}',
+        pruned=True, common=f'{amazon10_pruned(600)} --lr {PRUNED_LR:g}',
         rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
-                    {'1x': 3, '2x': 3, '4x': 3, '10x': 1})),
+                    dict.fromkeys(('1x', *REDUCTIONS), 3))),
+    'amazon10-pruned-long': dict(
+        title='The same in 2,400 steps, of which channels are removed after 800 and 1,600; '
+              'settings chosen for 600',
+        script='finetune.py', epochs=6, medians=False, against='to L2, or to magnitude',
+        pruned=True, common=f'{amazon10_pruned(2400)} --lr {PRUNED_LR:g}',
+        rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
+                    dict.fromkeys(('1x', *REDUCTIONS), 1))),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',
         measure='top-1 error, %', script='imagenet.py', epochs=0, medians=False,
