@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -191,4 +192,6 @@ def averaged(objective, params):
     over the processes. The trained entries of `params` are Parameters."""
     if world() == 1:
         return lambda *sample: objective(params, *sample)
+    # of 1x1 and depthwise filters two layouts are one, with other strides
+    warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
     return torch.nn.parallel.DistributedDataParallel(Trained(objective, params))
