@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 
 import torch
@@ -234,7 +235,8 @@ def figure(path, **labels):
     axes.set(**labels)
     axes.grid(alpha=.3)
     legend = axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
-    legend.set_in_layout(False)     # however long its labels are
+    for text in legend.get_texts():
+        text.set_text(textwrap.fill(text.get_text(), 60))
     data = io.BytesIO()
     figure.savefig(data, dpi=120)
     plt.close(figure)
