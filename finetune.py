@@ -171,8 +171,8 @@ def check_flags(opt, given):
             raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
                              f'{", ".join(methods)}')
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
-        given = getattr(opt, name)
-        setattr(opt, name, getattr(method, name) if given is None else given)
+        if getattr(opt, name) is None:
+            setattr(opt, name, getattr(method, name))
     training.check_flags(opt)
     training.check_numbers(
         opt, above_zero=('iterations', 'head_lr_mult', 'temperature', 'phases', 'round_channels'),
@@ -538,9 +538,9 @@ def check_drawn(opt, made, path):
     drawn = {k: made.get(k) for k in ('per_class', 'fraction', 'seed')}
     if same and not opt.target and (opt.per_class or opt.fraction) and \
             any(getattr(opt, k) != v for k, v in drawn.items()):
-        raise InputError(f'{path} has learnt images that '
-                         f'{" ".join(f"--{k} {v:g}" for k, v in drawn.items() if v)} '
-                         f'draw: give these, to test it on the rest')
+        raise InputError(f'{path} has learnt the images that '
+                         f'{" ".join(f"--{k} {v:g}" for k, v in drawn.items())} draw (all, of 0): '
+                         f'give these, to test it on the rest')
 
 
 def evaluate(opt, device, sets, names):

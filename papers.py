@@ -97,6 +97,15 @@ def pruned(afs, afd, seeds):
         for x, part in REDUCTIONS.items() for k, (label, options) in methods.items()}}
 
 
+def amazon10_removal(title, steps, seeds):
+    """A table of removal from a given net."""
+    return dict(title=title, script='finetune.py', epochs=6, medians=False, pruned=True,
+                against='to L2, or to magnitude',
+                common=f'{amazon10_pruned(steps)} --lr {PRUNED_LR:g}',
+                rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
+                            dict.fromkeys(('1x', *REDUCTIONS), seeds)))
+
+
 # stage two has a tenth of the rate of stage one, as published
 AMAZON10_ACT = f'--method act --keep_head --lr {AMAZON10_LR / 10:g}'
 
@@ -436,20 +445,12 @@ TABLES = {
                                      f'--lr {PRUNED_LR:g}')
                for a in (.01, .001)},
         }),
-    'amazon10-pruned': dict(
-        title='The same with fewer multiply-adds: 600 steps, of which channels are removed after '
-              '200 and 400',
-        script='finetune.py', epochs=6, medians=False, against='to L2, or to magnitude',
-        pruned=True, common=f'{amazon10_pruned(600)} --lr {PRUNED_LR:g}',
-        rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
-                    dict.fromkeys(('1x', *REDUCTIONS), 3))),
-    'amazon10-pruned-long': dict(
-        title='The same in 2,400 steps, of which channels are removed after 800 and 1,600; '
-              'settings chosen for 600',
-        script='finetune.py', epochs=6, medians=False, against='to L2, or to magnitude',
-        pruned=True, common=f'{amazon10_pruned(2400)} --lr {PRUNED_LR:g}',
-        rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
-                    dict.fromkeys(('1x', *REDUCTIONS), 1))),
+    'amazon10-pruned': amazon10_removal(
+        'The same with fewer multiply-adds: 600 steps, of which channels are removed after 200 and '
+        '400', 600, 3),
+    'amazon10-pruned-long': amazon10_removal(
+        'The same in 2,400 steps, of which channels are removed after 800 and 1,600; settings '
+        'chosen for 600', 2400, 1),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
         title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',
         measure='top-1 error, %', script='imagenet.py', epochs=0, medians=False,
