@@ -417,10 +417,9 @@ TABLES = {
             'l2': row('L2', seeds=3),
             'l2_sp': row(f'L2-SP, α = {AMAZON10_ALPHA["l2_sp"]:g}', plain='l2', seeds=3,
                          options=f'--method l2_sp --alpha {AMAZON10_ALPHA["l2_sp"]:g}'),
-            # the first was run before the choices were complete
-            **{name: row(f'DELTA, α = {a:g}', plain='l2', seeds=3, options='--method delta '
-                         f'--channel_weights compute --alpha {a:g}')
-               for name, a in (('delta', .064), ('delta_chosen', AMAZON10_ALPHA['delta']))},
+            'delta': row(f'DELTA, α = {AMAZON10_ALPHA["delta"]:g}', plain='l2', seeds=3,
+                         options='--method delta --channel_weights compute --alpha '
+                         f'{AMAZON10_ALPHA["delta"]:g}'),
             'afd': row('AFD', plain='l2', seeds=3,
                        options=f'--method afd --alpha {AMAZON10_ALPHA["afd"]:g}'),
             'ast': row('AFA, stage one', plain='l2', seeds=3,

@@ -238,13 +238,17 @@ def parameter_dtype(opt):
 
 
 def on_device(params, opt, device, fixed=False):
-    """Parameters as the loop wants them: on the device, filters in channels_last. Filters and
-    matrices that are `fixed` are kept as autocast would make them anew in each step."""
+    """Copies of parameters as the loop wants them: on the device, filters in channels_last. Filters
+    and matrices that are `fixed` are kept as autocast would make them anew in each step.
+
+    Nothing shares memory with what was given: a net that is trained from a source and that source
+    may come from one dict, and the source must not move with the net.
+    """
     def place(v):
         low = fixed and opt.dtype == 'bfloat16' and v.ndim > 1
         layout = torch.channels_last if v.ndim == 4 else torch.preserve_format
         placed = v.detach().to(device, torch.bfloat16 if low else parameter_dtype(opt),
-                               memory_format=layout)
+                               copy=True, memory_format=layout)
         return torch.nn.Parameter(placed) if v.requires_grad and not fixed else placed
 
     return {k: place(v) for k, v in params.items()}

@@ -223,6 +223,54 @@ def test_l2_sp_compares_what_it_should(sp):
     assert ('bn0.weight' in kept) == (sp == 'all') and 'group1.block0.conv0' in kept
 
 
+def watched(monkeypatch, copied=False):
+    """Make `training.fit` leave here what it trains -> its parameters, and the same before it;
+    `copied`: each entry is given memory of its own first."""
+    fit, seen, before = training.fit, {}, {}
+
+    def watching(opt, checkpoint, lines, objective, params, *args):
+        if copied:
+            params.update({k: v.detach().clone().requires_grad_(v.requires_grad)
+                           for k, v in params.items()})
+        seen.update(params)
+        before.update({k: v.detach().clone() for k, v in params.items()})
+        fit(opt, checkpoint, lines, objective, params, *args)
+
+    monkeypatch.setattr(training, 'fit', watching)
+    return seen, before
+
+
+COMPARED = {
+    'feature_map': [], 'afd': [], 'ast': [], 'act': [], 'l2_sp': ['--sp', 'conv'],
+    'l2_sp all': ['--sp', 'all'], 'delta': ['--channel_weights', 'compute'],
+    'afd pruned': ['--prune', 'afs', '--macs_target', '0.9', '--phases', '2'],
+    'at': ['--teacher', 'teacher.pth'], 'kd': ['--teacher', 'teacher.pth'],
+}
+
+
+@pytest.mark.parametrize('arch', NETS)
+@pytest.mark.parametrize('case', COMPARED)
+def test_what_a_net_is_compared_with_stays(case, arch, monkeypatch):
+    """It shares no memory with the net that is trained, so that further copies change nothing."""
+    if (case, arch) == ('afd pruned', 'wrn-10-1'):
+        pytest.skip('a WRN has no place for gates')
+    write_net(arch=arch)
+    write_net('teacher.pth', arch, classes=10)
+    flags = ['--method', case.split()[0], '--alpha', '1e-3', '--dtype', 'float', *COMPARED[case]]
+    results = []
+    for copied in (False, True):
+        with monkeypatch.context() as patch:
+            seen, before = watched(patch, copied)
+            last = call(f'logs/{copied}', *flags)[-1]
+        results.append([last[k] for k in ('train_loss', 'at_losses', 'test_loss')])
+        fixed = {k for k in seen if k.startswith('teacher.')}
+        assert fixed and all(seen[k].equal(before[k]) for k in fixed)
+        assert not all(v.equal(before[k]) for k, v in seen.items())
+        places = [v.untyped_storage().data_ptr() for v in seen.values()]
+        assert len(set(places)) == len(places)
+    assert results[0] == results[1]
+
+
 # ---- what is trained, and how fast --------------------------------------------------------------
 
 @pytest.mark.parametrize('frozen', ['first_group', 'bn', 'bn_statistics', 'body'])
