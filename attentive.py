@@ -16,8 +16,6 @@ import torch.nn.functional as F
 
 from utils import at_least_float
 
-SQUEEZE = 16        # channels of a squeeze-and-excitation attention to one of its hidden ones
-
 
 def uniform(no, ni):
     """Matrix (no, ni) as torch's linear layers start."""
@@ -43,10 +41,10 @@ def act(c, h, w):
 
 
 def squeeze(c, h, w):
-    """Squeeze and excitation, in place of AFD's attention, which some found to be unstable."""
-    n = max(1, c // SQUEEZE)
-    return {'squeeze.weight': normal(n, c), 'squeeze.bias': torch.zeros(n),
-            'excite.weight': normal(c, n), 'excite.bias': torch.zeros(c)}
+    """Squeeze and excitation with as many hidden channels, by which Knowledge-Distillation-Zoo
+    replaced AFD's attention, which it found to be unstable."""
+    return {'squeeze.weight': normal(c, c), 'squeeze.bias': torch.zeros(c),
+            'excite.weight': normal(c, c), 'excite.bias': torch.zeros(c)}
 
 
 def ast(c, h, w):

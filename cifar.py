@@ -161,7 +161,7 @@ def resnet(depth, width, num_classes):
         g2 = group(g1, params, base + 'group2', mode, 2, taps)
         o = F.relu(utils.norm(g2, params, base + 'bn', mode, taps), inplace=True)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', taps), (g0, g1, g2)
+        return utils.linear(o, params, base + 'fc', mode, taps), (g0, g1, g2)
 
     return f, params
 
@@ -211,7 +211,7 @@ def nin(width, num_classes, bn=True, pool_relu=True):
         x = F.avg_pool2d(g1, 3, 2, ceil_mode=True)
         g2 = group(x, params, base + 'group2', mode, taps)
         o = F.adaptive_avg_pool2d(g2, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', taps), (g0, g1, g2)
+        return utils.linear(o, params, base + 'fc', mode, taps), (g0, g1, g2)
 
     return f, params
 

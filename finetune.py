@@ -47,13 +47,14 @@ from utils import InputError
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
-         'channel_attention': 'fc', 'prune': '', **prune.DEFAULTS}
+         'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
+         'prune': '', **prune.DEFAULTS}
 # options that mean something for these methods alone
 OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.regulariser],
               **dict.fromkeys(('positions', 'normalize_features'),
                               [k for k, m in METHODS.items() if m.positions]),
               'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
-              'at_groups': ['at']}
+              'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
 PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
 
 
@@ -138,6 +139,14 @@ def add_method_flags(parser):
                    'as a multiple of --lr')
     t.add_argument('--bottleneck', type=int, metavar='N', help='a new layer of N channels '
                    'before the last one (default: 256 of ddc, and of dan but for alexnet)')
+    t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
+                   'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
+    t.add_argument('--mmd', default='biased', choices=transfer.ESTIMATORS, help='dan: of all pairs '
+                   'of images, as in DeepDA; or unbiased, or of neighbours in the batch (linear), '
+                   'as in Transfer-Learning-Library, which takes the last one by default')
+    t.add_argument('--mmd_layers', default='all', choices=['all', 'bottleneck'], help='dan: '
+                   "bottleneck and logits (the last three layers of AlexNet), as in DAN's paper, "
+                   'or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
     t.add_argument('--freeze', default=[], nargs='+', choices=nets.FROZEN, help='leave as the '
                    'source has it: stem and first group; batch normalisation, or its statistics '
                    'alone; all but the new layers')
@@ -181,8 +190,12 @@ def check_flags(opt, given):
     prune.check_flags(opt)
     if opt.bottleneck is not None:
         training.check_numbers(opt, zero_or_more=['bottleneck'])
-    if opt.bottleneck == 0 and opt.method == 'ddc':
-        raise InputError('--method ddc compares the bottleneck: give its channels')
+    if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
+        raise InputError(f'--method {opt.method} compares the bottleneck: give its channels')
+    if opt.bottleneck == 0 and opt.dropout:
+        raise InputError('--dropout is that of the bottleneck: give its channels')
+    if not 0 <= opt.dropout < 1:
+        raise InputError(f'--dropout is {opt.dropout}: give a probability below 1')
     if opt.per_class and opt.fraction or not opt.fraction < 1:
         raise InputError('--fraction is a number below 1, and not together with --per_class')
     if opt.schedule == 'exp' and len(opt.epoch_step) != 1:
@@ -249,13 +262,13 @@ def read_sets(opt):
     return dict(train=train, validation=validation, test=test, target=target), names
 
 
-def batches_of(opt, images, size, pixels, device, train=False, **how):
+def batches_of(opt, images, size, pixels, device, train=False, batch_size=0, **how):
     """Batches, as `training.fit` takes them, of a set (files, labels, boxes...)."""
     files, labels, *boxes = images
     how = {'crop': opt.crop, **how} if train else {'ten': opt.ten_crop, **how}
-    return data.file_batches(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
-                             opt.nthread, training.parameter_dtype(opt), train, resize=opt.resize,
-                             boxes=boxes[0] if opt.box else None, **how)
+    return data.file_batches(files, labels, batch_size or opt.batch_size, size, *PIXELS[pixels],
+                             device, opt.nthread, training.parameter_dtype(opt), train,
+                             resize=opt.resize, boxes=boxes[0] if opt.box else None, **how)
 
 
 def pairs(source, target):
@@ -277,8 +290,9 @@ def set_epochs(opt, n):
         # of passes, as in the published codes of DELTA and AFA
         one = opt.epoch_steps or n / opt.batch_size
         opt.epochs = max(1, round(opt.iterations / one))
-    # unlike in the other scripts: after that part of the epochs, which may be few
-    opt.epoch_step = [s if type(s) is int else 1 + max(1, round(s * opt.epochs))
+    # unlike in the other scripts: after that part of the epochs, which may be few; rounded down, as
+    # in the published codes
+    opt.epoch_step = [s if type(s) is int else 1 + max(1, int(s * opt.epochs))
                       for s in opt.epoch_step]
     return steps
 
@@ -365,7 +379,7 @@ def start_of(opt, sets, classes):
 def assemble(opt, f, start, head, size, pixels, device):
     """All entries of a training that starts from the net (f, start) -> (function of what it is
     compared with, or None; names of the layers to look at; params)."""
-    layers, plain = tapped(opt.method, start), start
+    layers, plain = tapped(opt, start), start
     start = prune.prepared(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
@@ -458,7 +472,7 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
     head = nets.head_of(start)
     torch.manual_seed(opt.seed)
     if not opt.keep_head:
-        start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start))
+        start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start), opt.dropout)
     elif len(start[head + '.weight']) != classes:
         raise InputError(f'--keep_head: {opt.source} knows {len(start[head + ".weight"])} classes, '
                          f'the data set has {classes}')
@@ -471,7 +485,8 @@ def train(opt, device, checkpoint, lines, sets, classes, steps):
     f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device)
     if opt.method == 'delta':
         found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
-                                    layers, batches(sets['train'], train=True)[1], checkpoint)
+                                    layers, batches(sets['train'], train=True, batch_size=
+                                                    transfer.BATCH_SIZE)[1], checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
     learn = batches(sets['train'], train=True, count=count)
     if METHODS[opt.method].needs == 'target':
@@ -514,21 +529,21 @@ def attention_of(opt, f, params, layers, size):
     return {k: v.requires_grad_() for k, v in utils.flatten(found).items()}
 
 
-def tapped(method, params):
-    """The names of the layers that a method looks at in a net."""
-    if METHODS[method].needs == 'features':
-        return nets.stages(params)
-    if METHODS[method].needs == 'target':
-        last = nets.last_layers(params)
-        return last[-2:-1] if method == 'ddc' else last
-    return []
+def tapped(opt, params):
+    """The names of the layers that a method looks at in a net, as `taps` has them."""
+    needs = METHODS[opt.method].needs
+    if needs == 'target':
+        alone = opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'
+        return [nets.head_of(params) + '.input'] if alone else nets.last_layers(params)
+    return nets.stages(params) if needs == 'features' else []
 
 
 def bottleneck_of(opt, params):
     """The channels of the layer before the last one; 0 for none."""
     if opt.bottleneck is None:
-        arch = nets.arch_of(params)
-        return 256 if opt.method == 'ddc' or (opt.method == 'dan' and arch != 'alexnet') else 0
+        wanted = opt.method == 'ddc' or opt.dropout or opt.method == 'dan' and (
+            opt.mmd_layers == 'bottleneck' or nets.arch_of(params) != 'alexnet')
+        return 256 if wanted else 0
     return opt.bottleneck
 
 

@@ -200,7 +200,7 @@ def residual(blocks, names):
                 o = block(o, params, name, mode, 1 if i or not j else 2, taps)
             groups.append(o)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', taps), tuple(groups)
+        return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
 
     return f
 
@@ -230,7 +230,7 @@ def preactivation(blocks):
             groups.append(o)
         o = act(o, params, base + 'affine_last', mode, taps)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', taps), tuple(groups)
+        return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
 
     return f
 
@@ -284,7 +284,7 @@ def inverted_residual(inputs, params, mode, base='', taps=None):
         groups += [o] if i in MOBILENET_GROUPS else []
     o = F.adaptive_avg_pool2d(conv(o, f'features.{len(strides) + 1}.0'), 1).flatten(1)
     o = F.dropout(o, .2, mode)
-    return utils.linear(o, params, base + 'classifier.1', taps), tuple(groups)
+    return utils.linear(o, params, base + 'classifier.1', mode, taps), tuple(groups)
 
 
 def alexnet(num_classes=1000):
@@ -330,7 +330,7 @@ def chain(inputs, params, mode, base='', taps=None):
     for key in (1, 4, 6):
         o = F.relu(o) if key > 1 else o
         o = F.dropout(o, .5, mode) if key in ((4, 6) if caffe else (1, 4)) else o
-        o = utils.linear(o, params, f'{base}classifier.{key}', taps)
+        o = utils.linear(o, params, f'{base}classifier.{key}', mode, taps)
     return o, tuple(groups)
 
 

@@ -63,9 +63,9 @@ def new_net(arch, classes):
 
 # ---- for fine-tuning -----------------------------------------------------------------------------
 
-def with_new_head(params, head, classes, bottleneck=0):
+def with_new_head(params, head, classes, bottleneck=0, dropout=0.):
     """A net whose last layer gives other classes: random weights of deviation 0.01, zero biases; a
-    `bottleneck` of so many channels before it, if that is above zero."""
+    `bottleneck` of so many channels before it, if that is above zero, with `dropout`, likewise."""
     def layer(ni, no):
         return {'weight': torch.randn(no, ni) * .01, 'bias': torch.zeros(no)}
 
@@ -73,6 +73,8 @@ def with_new_head(params, head, classes, bottleneck=0):
     ni, new = old.shape[1], {}
     if bottleneck:
         new[head + '.bottleneck'], ni = utils.linear_params(ni, bottleneck), bottleneck
+    if bottleneck and dropout:
+        new[head + '.bottleneck.dropout'] = torch.tensor(dropout)
     new[head] = layer(ni, classes)
     body = {k: v for k, v in params.items() if not k.startswith(head + '.')}
     return {**body, **utils.flatten(new)}

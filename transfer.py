@@ -65,22 +65,40 @@ def linear_mmd(x, y):
 BANDWIDTHS = tuple(2. ** k for k in range(-3, 2))
 
 
-def multi_kernel_mmd(x, y):
+ESTIMATORS = 'biased', 'unbiased', 'linear'
+
+
+def multi_kernel_mmd(x, y, estimator='biased'):
     """Squared maximum mean discrepancy of x and y, (B, D) each, with the sum of five Gaussian
-    kernels of 1/8 to 2 times the mean squared distance of two samples (DAN; of all pairs, each
-    sample with itself too, so that it is zero for equal samples)."""
-    z = torch.cat([x, y])
+    kernels of 1/8 to 2 times the mean squared distance of two samples (DAN).
+
+    estimator: 'biased', of all pairs, each sample with itself too, so that it is zero for equal
+    samples (DeepDA's); 'unbiased', without those of a sample with itself; 'linear', of neighbours
+    in the batch alone (the paper has disjoint pairs of them). The latter two may be negative; they
+    are those of Transfer-Learning-Library, which adds a constant, 2 / (B - 1).
+    """
+    z, n = torch.cat([x, y]), len(x)
     squares = torch.cdist(z, z, compute_mode='donot_use_mm_for_euclid_dist').square()
-    mean = (squares.detach().sum() / (len(z) * (len(z) - 1))).clamp_min(1e-12)
+    # Transfer-Learning-Library's mean counts the zeros of a sample with itself
+    pairs = len(z) * (len(z) - (estimator == 'biased'))
+    mean = (squares.detach().sum() / pairs).clamp_min(1e-12)
     kernels = sum(torch.exp(-squares / (2 * k * mean)) for k in BANDWIDTHS)
-    n = len(x)
-    return kernels[:n, :n].mean() + kernels[n:, n:].mean() - 2 * kernels[:n, n:].mean()
+    xx, yy, xy = kernels[:n, :n], kernels[n:, n:], kernels[:n, n:]
+    if estimator == 'linear':
+        i = torch.arange(n, device=x.device)
+        j = i.roll(-1)
+        return (xx[i, j] + yy[i, j] - xy[i, j] - xy[j, i]).mean()
+    if estimator == 'unbiased':
+        within = sum(k.sum() - k.diagonal().sum() for k in (xx, yy)) / (n * max(1, n - 1))
+        return within - 2 * xy.mean()
+    return xx.mean() + yy.mean() - 2 * xy.mean()
 
 
 # ---- the channel weights of DELTA ---------------------------------------------------------------
 
 SOFTENING = 5.      # of the softmax over channels
-HEAD_EPOCHS, HEAD_LR, HEAD_DECAY, BATCHES = 10, .01, 1e-4, 4
+HEAD_EPOCHS, HEAD_LR, HEAD_DECAY = 10, .01, 1e-4
+BATCHES, BATCH_SIZE = 4, 32     # of training images, whatever --batch_size is
 
 
 def train_head(f, params, head, batches):
@@ -212,17 +230,18 @@ def distillation(opt, source, target, params, labels):
     return [kd - F.cross_entropy(target.logits, labels)]
 
 
-# Of two domains the first half of the batch is the source, with labels, the rest the target. Hidden
-# layers are compared after ReLU.
+# Of two domains the first half of the batch is the source, with labels, the rest the target.
 
 def ddc(opt, source, target, params, labels):
-    n, (x,) = len(labels), map(F.relu, target.taps.values())
+    """The one tapped layer is what enters the last layer."""
+    n, (x,) = len(labels), target.taps.values()
     return [linear_mmd(x[:n], x[n:])]
 
 
 def dan(opt, source, target, params, labels):
-    n, (*hidden, logits) = len(labels), map(utils.at_least_float, target.taps.values())
-    return [sum(multi_kernel_mmd(x[:n], x[n:]) for x in (*map(F.relu, hidden), logits))]
+    """Of the tapped layers all but the last one are compared after ReLU."""
+    n, (*hidden, last) = len(labels), map(utils.at_least_float, target.taps.values())
+    return [sum(multi_kernel_mmd(x[:n], x[n:], opt.mmd) for x in (*map(F.relu, hidden), last))]
 
 
 # name -> regulariser; default alpha, beta and weight decay; default --positions; what it compares

@@ -59,9 +59,10 @@ def flatten(params: dict) -> dict[str, Tensor]:
 
 
 def is_statistic(key: str) -> bool:
-    """Whether the entry is one of BN's statistics or of a gate's settings, which no gradient
-    reaches."""
-    return key.endswith(('_mean', '_var', '.gate.dynamic', '.gate.mask', '.gate.density'))
+    """Whether the entry is one of BN's statistics, or a setting of a gate or of dropout, which no
+    gradient reaches."""
+    return key.endswith(('_mean', '_var', '.gate.dynamic', '.gate.mask', '.gate.density',
+                         '.dropout'))
 
 
 def fix_statistics(params: dict[str, Tensor], bases) -> dict[str, Tensor]:
@@ -137,11 +138,18 @@ def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padd
     return tap(F.conv2d(x, weight, *how), key, taps)
 
 
-def linear(x: Tensor, params: dict[str, Tensor], key: str, taps: dict | None = None) -> Tensor:
+def linear(x: Tensor, params: dict[str, Tensor], key: str, mode: bool,
+           taps: dict | None = None) -> Tensor:
     """Linear layer `key`; behind a bottleneck, which is another one and ReLU, if there are entries
-    under `key.bottleneck`."""
+    under `key.bottleneck`, with dropout of the probability `key.bottleneck.dropout` (), if that is
+    there. Of `taps`, 'key.input' is what enters the layer."""
+    check_mode(mode)
     if key + '.bottleneck.weight' in params:
-        x = F.relu(linear(x, params, key + '.bottleneck', taps))
+        x = F.relu(linear(x, params, key + '.bottleneck', mode, taps))
+        p = params.get(key + '.bottleneck.dropout')
+        if mode and p is not None:      # p stays on the device, so F.dropout cannot take it
+            x = x * (torch.rand_like(x) >= p) / (1 - p)
+    x = tap(x, key + '.input', taps)
     return tap(F.linear(x, params[key + '.weight'], params[key + '.bias']), key, taps)
 
 

@@ -2,6 +2,7 @@
 import json
 import math
 import pathlib
+import types
 
 import cv2
 import numpy as np
@@ -54,6 +55,11 @@ def student(save):
     return torch.load(pathlib.Path(save, 'model.pt7'), weights_only=True)['params']
 
 
+def asked(method, mmd_layers='all'):
+    """Options as `finetune.tapped` looks at them."""
+    return types.SimpleNamespace(method=method, mmd_layers=mmd_layers)
+
+
 METHODS = {
     'l2': [], 'l2_sp': [], 'feature_map': [], 'delta': ['--channel_weights', 'compute'],
     'at': ['--teacher', 'teacher.pth'], 'kd': ['--teacher', 'teacher.pth'],
@@ -87,7 +93,7 @@ def test_architectures(arch):
     assert nets.arch_of(params) == arch
     f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
-    last = finetune.tapped('feature_map', params)
+    last = finetune.tapped(asked('feature_map'), params)
     assert len(last) == (3 if arch.startswith('wrn') else 4)
     taps = dict.fromkeys(last)
     groups = f(torch.randn(2, 3, 64, 64), params, False, taps=taps)[1]
@@ -100,7 +106,7 @@ def test_architectures(arch):
 def test_tapped_layers_are_there_and_are_known_by_name(arch):
     _, params = nets.new_net(arch, 3)
     assert nets.arch_of(params) == arch
-    found = finetune.tapped('delta', params)
+    found = finetune.tapped(asked('delta'), params)
     expected = {'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3',
                               'layer4.2.conv3'],
                 'resnet34': [f'group{j}.block{i}.conv1' for j, i in enumerate((2, 3, 5, 2))],
@@ -120,7 +126,7 @@ def test_torchvisions_names_of_resnet18():
             k = k.replace(f'layer{j}', f'layer{j + 1}')
         new[k.replace('bndim', 'downsample.1') + ('.weight' if v.ndim == 4 else '')] = v
     assert nets.arch_of(new) == 'resnet18'
-    assert finetune.tapped('delta', new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
+    assert finetune.tapped(asked('delta'), new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
     assert nets.script_of(new).net_of(new, 'a file')[1] == 3
 
 
@@ -141,7 +147,7 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
     moved = {k: v + .01 * torch.randn(v.shape, generator=rng) if not utils.is_statistic(k) else v
              for k, v in start.items()}
     params = {**utils.with_prefix(moved, 'student.'), **utils.with_prefix(start, 'teacher.')}
-    layers = finetune.tapped(method, start)
+    layers = finetune.tapped(opt, start)
     x = torch.randn(6, 3, 40, 40, generator=rng, dtype=torch.double)
     y = torch.arange(3 if shift else 6) % 5
     return opt, f, params, layers, x, y
@@ -195,7 +201,7 @@ def test_fixed_statistics_are_folded_too():
 @pytest.mark.parametrize('method', ['ddc', 'dan'])
 def test_domains_only_the_source_has_labels(method):
     opt, f, params, layers, x, y = objective_of(method, shift=True)
-    assert layers == (['fc.bottleneck'] if method == 'ddc' else ['fc.bottleneck', 'fc'])
+    assert layers == (['fc.input'] if method == 'ddc' else ['fc.bottleneck', 'fc'])
     objective = transfer.make_objective(opt, f, None, layers)
     loss, logits, (distance,) = objective(params, x, y, True, torch.tensor(0.))
     assert len(logits) == 3 and distance > 0
@@ -204,10 +210,31 @@ def test_domains_only_the_source_has_labels(method):
     assert objective(params, same, y, True, torch.tensor(0.))[2][0].abs() < 1e-12
 
 
+@pytest.mark.parametrize('estimator', transfer.ESTIMATORS)
+def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
+    """As Transfer-Learning-Library has it."""
+    opt, f, params, layers, x, y = objective_of('dan', '--mmd_layers', 'bottleneck', '--mmd',
+                                                estimator, '--dropout', '.5', shift=True)
+    assert layers == ['fc.input']
+    params['student.fc.bottleneck.dropout'] = torch.tensor(.5)
+    start = {k: v.clone() for k, v in params.items()}
+    torch.manual_seed(0)
+    _, logits, (got,) = transfer.make_objective(opt, f, None, layers)(params, x, y, True,
+                                                                      torch.tensor(1.))
+    torch.manual_seed(0)
+    taps = {'student.fc.bottleneck': None}
+    f(x, start, True, 'student.', taps)
+    torch.manual_seed(0)
+    o = taps['student.fc.bottleneck'].relu()
+    o = o * (torch.rand_like(o) >= .5) * 2
+    torch.testing.assert_close(got, transfer.multi_kernel_mmd(o[:3], o[3:], estimator))
+    fc = utils.without_prefix(start, 'student.fc.')
+    torch.testing.assert_close(logits, o[:3] @ fc['weight'].T + fc['bias'])
+
+
 def test_alexnets_dan_takes_its_three_last_layers():
     _, params = nets.new_net('alexnet', 3)
-    assert finetune.tapped('dan', params) == ['classifier.1', 'classifier.4',
-                                                              'classifier.6']
+    assert finetune.tapped(asked('dan'), params) == ['classifier.1', 'classifier.4', 'classifier.6']
     opt = finetune.parse(['--method', 'dan', '--shift', '1', '--arch', 'alexnet', '--dataset',
                           'shapes'])
     assert finetune.bottleneck_of(opt, params) == 0
@@ -322,7 +349,18 @@ def test_epochs_of_iterations(flags, images, epochs, steps):
     """48 epochs of Stanford Dogs, as published."""
     opt = finetune.parse(['--arch', 'resnet18', *flags])
     assert finetune.set_epochs(opt, images) == steps and opt.epochs == epochs
-    assert opt.epoch_step == [1 + max(1, round(.67 * epochs))]     # AFA's 24 epochs: after 16
+    assert opt.epoch_step == [1 + max(1, int(.67 * epochs))]
+
+
+@pytest.mark.parametrize(('iterations', 'images', 'epochs', 'drop'), [
+    (4500, 12000, 24, 17), (4500, 7710, 37, 25), (4500, 15420, 19, 13), (6000, 5994, 64, 43),
+    (9000, 5360, 107, 72)])
+def test_the_rate_drops_where_it_does_in_the_published_codes(iterations, images, epochs, drop):
+    """Stanford Dogs, Caltech-256-30 and -60, CUB, MIT67: AFA's code counts epochs from 0 and drops
+    at int(0.67 epochs), we count from 1."""
+    opt = finetune.parse(['--arch', 'resnet18', '--iterations', str(iterations)])
+    finetune.set_epochs(opt, images)
+    assert (opt.epochs, opt.epoch_step) == (epochs, [drop])
 
 
 def test_an_epoch_has_as_many_images_as_its_steps():
@@ -609,6 +647,9 @@ def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, ca
     (['--source', 'source.pth', '--bottleneck', '-3'], '--bottleneck'),
     (['--source', 'source.pth', '--method', 'ddc', '--shift', '1', '--bottleneck', '0'],
      'bottleneck'),
+    (['--source', 'source.pth', '--dropout', '1'], '--dropout'),
+    (['--source', 'source.pth', '--dropout', '.5', '--bottleneck', '0'], '--dropout'),
+    (['--source', 'source.pth', '--mmd', 'linear'], 'for dan'),
     (['--source', 'source.pth', '--alpha', '5'], '--alpha'),
     (['--source', 'source.pth', '--positions', 'sum'], '--positions'),
     (['--source', 'source.pth', '--temperature', '2'], 'for kd'),

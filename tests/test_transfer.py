@@ -84,18 +84,26 @@ def kernel(x, y, mean):
     return sum(math.exp(-d / (2 * 2. ** k * mean)) for k in (-3, -2, -1, 0, 1))
 
 
-def test_multi_kernel_mmd_is_a_loop_over_pairs():
-    x, y = samples(0, 5), samples(1, 7, .5)
-    z = [*x.tolist(), *y.tolist()]
+@pytest.mark.parametrize('estimator', transfer.ESTIMATORS)
+def test_multi_kernel_mmd_is_a_loop_over_pairs(estimator):
+    x, y = samples(0, 6), samples(1, 6, .5)
+    n, z = 6, [*x.tolist(), *y.tolist()]
     squares = [sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for p in z for q in z]
-    mean = sum(squares) / (len(z) * (len(z) - 1))
+    mean = sum(squares) / (12 * 11 if estimator == 'biased' else 12 * 12)
 
-    def average(p, q):
-        return sum(kernel(a, b, mean) for a in p for b in q) / len(p) / len(q)
+    def k(i, j):
+        return kernel(z[i], z[j], mean)
 
-    x_, y_ = x.tolist(), y.tolist()
-    expected = average(x_, x_) + average(y_, y_) - 2 * average(x_, y_)
-    assert transfer.multi_kernel_mmd(x, y).item() == pytest.approx(expected)
+    if estimator == 'linear':
+        neighbours = [(i, (i + 1) % n) for i in range(n)]
+        expected = sum(k(i, j) + k(n + i, n + j) - k(i, n + j) - k(j, n + i)
+                       for i, j in neighbours) / n
+    else:
+        itself = estimator == 'biased'
+        pairs = [(i, j) for i in range(n) for j in range(n) if itself or i != j]
+        expected = sum(k(i, j) + k(n + i, n + j) for i, j in pairs) / len(pairs) - 2 * sum(
+            k(i, n + j) for i in range(n) for j in range(n)) / n ** 2
+    assert transfer.multi_kernel_mmd(x, y, estimator).item() == pytest.approx(expected)
 
 
 def test_linear_mmd_is_the_distance_of_means():
@@ -183,10 +191,21 @@ def test_bottleneck():
     x = torch.randn(4, 5)
     narrow = {**fc, 'fc.bottleneck.weight': torch.randn(2, 5), 'fc.bottleneck.bias': torch.randn(2)}
     taps = {'fc.bottleneck': None, 'fc': None}
-    y = utils.linear(x, narrow, 'fc', taps)
+    y = utils.linear(x, narrow, 'fc', False, taps)
     raw = x @ narrow['fc.bottleneck.weight'].T + narrow['fc.bottleneck.bias']
     torch.testing.assert_close(taps['fc.bottleneck'], raw)
     torch.testing.assert_close(y, raw.clamp(0) @ fc['fc.weight'].T + fc['fc.bias'])
+
+
+def test_dropout_of_the_bottleneck():
+    """Half of the values are zero in training, the others twice as large; none in evaluation."""
+    params = {'fc.weight': torch.eye(400), 'fc.bias': torch.zeros(400), 'fc.bottleneck.weight':
+              torch.eye(400), 'fc.bottleneck.bias': torch.zeros(400)}
+    dropped, x = {**params, 'fc.bottleneck.dropout': torch.tensor(.5)}, torch.rand(4, 400) + .1
+    torch.testing.assert_close(utils.linear(x, dropped, 'fc', False), x)
+    y = utils.linear(x, dropped, 'fc', True)
+    assert .4 < (y == 0).float().mean() < .6
+    torch.testing.assert_close(y[y != 0], 2 * x[y != 0])
 
 
 def test_fixed_statistics_are_used_and_left_alone_in_training():
