@@ -125,7 +125,8 @@ def domains(methods, papers, seeds=1):
 
     return {f'{a}_{b}_{method}': row(f'{a} → {b}, {label}', *paper(method, f'{a} {b}'),
                                      f'--domain {a} --target {b} {options}',
-                                     f'{a}_{b}_source' if method.startswith(('ddc', 'dan')) else '', seeds)
+                                     '' if label.endswith('source-only') else f'{a}_{b}_source',
+                                     seeds)
             for a, b in OFFICE31 for method, (label, options) in methods.items()}
 
 
