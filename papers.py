@@ -69,7 +69,7 @@ OFFICE_LR = .0003         # chosen in the table office31-choices
 AMAZON10 = '--dataset office31 --dataroot office31 --domain amazon --per_class 10'
 # chosen in the table amazon10-choices
 AMAZON10_LR = .001
-AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .00064, 'afd': .01, 'ast': .009, 'act': .04}
+AMAZON10_ALPHA = {'l2_sp': .1, 'delta': .064, 'afd': .01, 'ast': .009, 'act': .004}
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
 PRUNED_ALPHA = .001
