@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 ROWS = teacher student at kd at_kd
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow gpu lint revision
 
 demo: .venv/installed
 	$(RUN) tables.py run demo --root logs
@@ -14,6 +14,13 @@ test: .venv/installed lint
 
 slow: .venv/installed
 	$(RUN) -m pytest -q -m slow
+
+gpu: .venv/installed
+	$(RUN) -m pytest -q -m gpu -n 4
+
+# what logs name as their revision in a copy without git
+revision:
+	echo $$(git rev-parse HEAD) $$(git diff --quiet HEAD -- '*.py' || echo changed) >REVISION
 
 lint: .venv/installed
 	$(RUN) -m ruff check .

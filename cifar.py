@@ -10,6 +10,7 @@
 The second should give 7.93 % test error (table 1 of the paper; see the README for ours). Defaults
 are the paper's.
 """
+import functools
 import re
 
 import torch
@@ -20,6 +21,7 @@ import datasets
 import distill
 import meta
 import parallel
+import step
 import training
 import utils
 import weights
@@ -255,31 +257,40 @@ def load_net(name):
 
 # ---- training -----------------------------------------------------------------------------------
 
-def train(opt, device, checkpoint, lines):
+@functools.lru_cache(maxsize=2)
+def images_on(device, name, root, validate, pad):
+    """Training images, with `pad` pixels around them, and test images on the device, each (images,
+    labels), and the number of classes. Runs side by side share them."""
+    with parallel.first_alone():        # they may have to be downloaded
+        train, test, classes = datasets.load(name, root, validate)
+    train = data.pad_reflect(train[0], pad), train[1]
+    return *([torch.from_numpy(v).to(device) for v in pair] for pair in (train, test)), classes
+
+
+def prepare(opt, device):
+    return functools.partial(make_training, opt, device)
+
+
+def make_training(opt, device, checkpoint, lines):
     teacher = None
     if opt.teacher_id:
         f_t, teacher_classes, teacher = load_net(opt.teacher_id)
         teacher = opt.teacher_id, f_t, teacher
-    with parallel.first_alone():        # it may have to be downloaded
-        train, test, num_classes = datasets.load(opt.dataset, opt.dataroot, opt.validate)
-    if teacher and teacher_classes != num_classes:
+    pad = opt.randomcrop_pad
+    train, test, classes = images_on(device, opt.dataset, opt.dataroot, opt.validate, pad)
+    if teacher and teacher_classes != classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
-                         f'{opt.dataset} has {num_classes}')
-
-    def batches(images, labels, **how):
-        return data.epoch_batches(torch.from_numpy(images).to(device),
-                                  torch.from_numpy(labels).to(device), opt.batch_size,
-                                  datasets.MEAN, datasets.STD, training.parameter_dtype(opt), **how)
-
-    size = train[0].shape[1]
-    train = batches(data.pad_reflect(train[0], opt.randomcrop_pad), train[1],
-                    pad=opt.randomcrop_pad, shuffle=True)
-    distill.train(opt, device, checkpoint, lines, lambda: make_net(opt, num_classes), teacher,
-                  (train, batches(*test)), num_classes, size)
+                         f'{opt.dataset} has {classes}')
+    how = datasets.MEAN, datasets.STD, step.parameter_dtype(opt.dtype)
+    size = test[0].shape[1]
+    return distill.prepare(
+        opt, device, checkpoint, lines, lambda: make_net(opt, classes), teacher,
+        data.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
+        data.held_images(*test, data.test_batch(opt.batch_size, size, device), *how), classes, size)
 
 
 def main(argv=None):
-    training.start(parse(argv), training.in_folder(train), __file__, argv)
+    training.main(argv, __file__, parse, prepare)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,8 @@ import math
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -44,45 +46,91 @@ def normalise(images, stats):
     return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
 
-def parts_of(plan, size):
-    """The rows of a tensor in parts of `size`, the last one smaller. One row that is left over goes
-    into the part before: batch normalisation of a single image may have a single value."""
-    parts = list(plan.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+class Images(NamedTuple):
+    """A set of images as a step takes it, batch by batch.
+
+    n: the number of images in an epoch. epoch(generator): draws what an epoch needs, from a CPU
+    generator, so that it does not depend on the device -> iterator of (size, *tensors): the number
+    of images of each batch, and what it is made of, if that does not lie on the device. make(size,
+    *tensors) -> inputs (B, 3, H, W), targets (B,), on the device; it keeps to tensors, of which it
+    changes those in `state` in place.
+    """
+    n: int
+    epoch: Callable
+    make: Callable
+    state: list
+
+    def batches(self, generator=None):
+        """The inputs and targets of an epoch's batches."""
+        return (self.make(*batch) for batch in self.epoch(generator))
 
 
-def epoch_batches(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0,
-                  shuffle=False):
-    """(N, function that gives one epoch's batches: inputs `dtype` (B, 3, H, W), targets (B,)).
+def sizes_of(n, size):
+    """Of batches of n images: the last one smaller. One image that is left over goes into the batch
+    before: batch normalisation of a single image may have a single value."""
+    sizes = [size] * (n // size) + ([n % size] if n % size else [])
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [size + 1]
+    return sizes
 
-    images: uint8 (N, H, W, 3) and labels: int64 (N,), tensors on the device; the last batch may be
-    smaller. With `shuffle`, images come in random order, mirrored with probability 1/2 and, for
-    pad > 0 (images then have that many pixels around them), cropped at random. All this is drawn
-    once per epoch from torch's CPU generator, so that it does not depend on the device. Of
+
+def test_batch(batch_size, size, device):
+    """Images of a test batch, if training takes `batch_size` of size x size pixels: on a GPU as
+    many as 2,048 small ones of CIFAR, whose kernels are too short to fill it."""
+    many = 2048 * 32 ** 2 // size ** 2 // parallel.world() * parallel.world()
+    return max(batch_size, many) if device.type == 'cuda' else batch_size
+
+
+def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0, train=False):
+    """`Images` that lie on the device: uint8 (N, H, W, 3), and labels int64 (N,).
+
+    In training, images come in random order, mirrored with probability 1/2 and, for pad > 0 (images
+    then have that many pixels around them), cropped at random. All this is drawn once per epoch. Of
     several processes, which all draw the same, each gets its share of every batch.
     """
-    stats = torch.tensor([mean, std], dtype=dtype, device=images.device)
+    device = images.device
+    stats = torch.tensor([mean, std], dtype=dtype, device=device)
     n, height, width = len(images), images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
+    plan = parallel.shard(torch.arange(n), even=train)
+    sizes = sizes_of(len(plan), batch_size // parallel.world())
+    # an epoch's images, corners and flips, and how many of its images were taken
+    draws = torch.zeros(len(plan), 4, dtype=torch.long, device=device)
+    place = torch.zeros((), dtype=torch.long, device=device)
+    draws[:, 0] = plan
 
-    share = batch_size // parallel.world()
+    def epoch(generator=None):
+        if train:
+            new = torch.stack([torch.randperm(n, generator=generator),
+                               *torch.randint(2 * pad + 1, (2, n), generator=generator),
+                               torch.randint(2, (n,), generator=generator)])
+            draws.copy_(parallel.shard(new.T, even=True), non_blocking=True)
+        place.zero_()
+        return ((size,) for size in sizes)
 
-    def epoch():
-        if not shuffle:
-            parts = (parallel.shard(a).split(share) for a in (images, labels))
-            for x, y in zip(*parts, strict=True):
-                if len(y):
-                    yield normalise(x, stats), y
-            return
-        draws = torch.stack([torch.randperm(n), *torch.randint(2 * pad + 1, (2, n)),
-                             torch.randint(2, (n,))])
-        draws = parallel.shard(draws.T, even=True).to(images.device)
-        for index, top, left, flip in (part.T for part in parts_of(draws, share)):
+    def make(size):
+        index, top, left, flip = draws[place + torch.arange(size, device=device)].T
+        place.add_(size)
+        if train:
             x = crop_flip(images, index, top, left, flip.bool(), height, width)
-            yield normalise(x, stats), labels[index]
+        else:
+            x = images[index]
+        return normalise(x, stats), labels[index]
 
-    return n, epoch
+    return Images(n, epoch, make, [place])
+
+
+def both(source, target):
+    """Batches of two sets, one behind the other, with the labels of the first."""
+    def epoch(generator=None):
+        pairs = zip(source.epoch(generator), target.epoch(generator), strict=True)
+        return ((n, *x, *y) for (n, *x), (_, *y) in pairs)
+
+    def make(size, *tensors):
+        half = len(tensors) // 2
+        (x, labels), (y, _) = source.make(size, *tensors[:half]), target.make(size, *tensors[half:])
+        return torch.cat([x, y]), labels
+
+    return Images(source.n, epoch, make, source.state + target.state)
 
 
 # ---- image files --------------------------------------------------------------------------------
@@ -214,9 +262,9 @@ class Files:
         return [cv2.flip(image, 1) if seed % 2 else image]
 
 
-def file_batches(images, labels, batch_size, size, mean, std, device, nthread=0,
-                 dtype=torch.float32, train=False, count=0, **views):
-    """As `epoch_batches`, of image files: names (N,) and labels int64 (N,), arrays.
+def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=0,
+                   dtype=torch.float32, train=False, count=0, **views):
+    """`Images` that are decoded for each batch: names of files (N,) and labels int64 (N,), arrays.
 
     size: height and width of the crops, in pixels; in training random ones, mirrored with
     probability 1/2, in random order, else central ones. count: images of a training epoch, if that
@@ -229,23 +277,27 @@ def file_batches(images, labels, batch_size, size, mean, std, device, nthread=0,
     n = len(images)
     count = count or n
 
-    def epoch():
+    def epoch(generator=None):
         if train:
-            order = torch.cat([torch.randperm(n) for _ in range(-(-count // n))])[:count]
-            plan = torch.stack([order, torch.randint(2 ** 62, (count,))], dim=1)
+            order = torch.cat([torch.randperm(n, generator=generator)
+                               for _ in range(-(-count // n))])[:count]
+            seeds = torch.randint(2 ** 62, (count,), generator=generator)
+            plan = torch.stack([order, seeds], dim=1)
         else:
             plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = parallel.shard(plan, even=train)
-        parts = parts_of(plan, share) if train else plan.split(share)
+        parts = plan.split(sizes_of(len(plan), share)) if train else plan.split(share)
         loader = DataLoader(dataset, None, sampler=[p.T for p in parts if len(p)],
                             num_workers=nthread, pin_memory=device.type == 'cuda',
-                            generator=torch.Generator())    # leaves the one of the run alone
-        for images, targets in whole_errors(loader):
-            images, targets = (v.to(device, non_blocking=True) for v in (images, targets))
-            inputs = normalise(images.flatten(0, 1), stats)
-            yield inputs if images.shape[1] == 1 else inputs.unflatten(0, images.shape[:2]), targets
+                            generator=torch.Generator())    # leaves torch's own alone
+        return ((len(targets), images, targets) for images, targets in whole_errors(loader))
 
-    return count if train else n, epoch
+    def make(_, images, targets):
+        images, targets = (v.to(device, non_blocking=True) for v in (images, targets))
+        inputs = normalise(images.flatten(0, 1), stats)
+        return inputs if images.shape[1] == 1 else inputs.unflatten(0, images.shape[:2]), targets
+
+    return Images(count if train else n, epoch, make, [])
 
 
 def whole_errors(loader):

@@ -10,6 +10,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+import loop
+import meta
+import runs
+import step
 import training
 import utils
 from utils import InputError
@@ -84,7 +88,7 @@ def beta_in(opt, epoch):
     """The weight of the method's loss in an epoch, counted from 1."""
     left = 1 - (epoch - 1) / opt.epochs
     return opt.beta * {'constant': 1, 'linear': left, 'cosine': (1 - math.cos(math.pi * left)) / 2,
-                       'step': training.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
+                       'step': loop.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
 
 
 def regressors(f_s, student, f_t, teacher, size, groups):
@@ -150,13 +154,14 @@ GRADIENT_METHODS = ('grad_at', 'min_l2', 'symmetry')
 
 
 def make_objective(opt, f_s, f_t=None):
-    """The loss of a student, alone or with a teacher, as a pure function for `training.fit`:
+    """The loss of a student, alone or with a teacher, as a pure function for `step.State`:
     alpha T² KL + (1-alpha) CE + beta Σ losses of --method. On test images it is the
     cross-entropy."""
     twice = opt.method in GRADIENT_METHODS
 
     def objective(params, inputs, targets, mode, beta):
-        inputs = inputs.detach().requires_grad_(twice and mode)
+        if twice and mode:
+            inputs = inputs.detach().requires_grad_()
         y_s, g_s = f_s(inputs, params, mode, 'student.')
         y_s = utils.at_least_float(y_s)
         y_t = g_t = None
@@ -177,29 +182,33 @@ def make_objective(opt, f_s, f_t=None):
 
 # ---- the training of a student ------------------------------------------------------------------
 
-def train(opt, device, checkpoint, lines, make_net, teacher, sets, num_classes, size):
-    """Train the net that make_net() gives, by --method from `teacher`: name, f, params; or None.
+def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
+    """The `loop.Training` of the net that make_net() gives, by --method from `teacher`: name, f,
+    params; or None.
 
-    checkpoint, lines: what to go on from; sets: training and test batches as `training.fit` takes
-    them, of images of size x size pixels.
+    checkpoint, lines: what to go on from; train, test: `data.Images` of size x size pixels.
     """
     name, f_t, teacher = teacher or ('', None, {})
-    teacher = training.on_device(teacher, opt, device, fixed=True)
+    teacher = step.on_device(teacher, opt.dtype, device, fixed=True)
     if f_t:
-        error, _ = training.test_errors(opt, f_t, teacher, sets[1], device)
+        error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
         print(f'teacher {name}: test error {error:.2f} %')
-    torch.manual_seed(opt.seed)     # again: with a teacher or without, the student starts alike
-    f_s, student = make_net()
-    student, helpers = training.on_device(student, opt, device), {}
+    generator = torch.Generator().manual_seed(opt.seed)
+    with runs.drawing_from(generator):
+        f_s, student = make_net()
+    student, helpers = step.on_device(student, opt.dtype, device), {}
     if opt.method == 'f_actt':
-        # the images come in the same order as without
-        with torch.random.fork_rng([]), training.precision(opt, device):
+        # of a generator of their own: the images come in the same order as without
+        with (runs.drawing_from(torch.Generator().manual_seed(opt.seed)),
+              step.precision(opt.dtype, device)):
             helpers = regressors(f_s, student, f_t, teacher, size, opt.at_groups)
     params = {**utils.with_prefix(student, 'student.'),
-              **training.on_device(helpers, opt, device),
+              **step.on_device(helpers, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}
     objective = make_objective(opt, f_s, f_t)
     if opt.compile:
-        objective = training.compiled(objective, params, device)
-    training.fit(opt, checkpoint, lines, objective, params, *sets, num_classes, device,
-                 lambda epoch: beta_in(opt, epoch))
+        objective = torch.compile(objective)
+    return loop.Training(
+        opt, step.new_state(objective, params, opt.dtype, opt.weight_decay), train, test, classes,
+        generator, checkpoint, lines, weight=lambda epoch: beta_in(opt, epoch),
+        draws=meta.draws(f_s, student, size))

@@ -17,6 +17,7 @@ Others' runs gave 11.3 % test error (DELTA, Dogs) and 15.8 % (DAN, amazon to web
 loss is cross-entropy + alpha times the method's regulariser + beta / 2 times the squared norm of
 the new layers. Defaults are those of the published codes of DELTA and L2-SP.
 """
+import functools
 import json
 import pathlib
 import re
@@ -31,11 +32,13 @@ import datasets
 import folding
 import image_sets
 import imagenet
+import loop
 import meta
 import nets
 import parallel
 import prune
 import runs
+import step
 import training
 import transfer
 import utils
@@ -262,22 +265,13 @@ def read_sets(opt):
     return dict(train=train, validation=validation, test=test, target=target), names
 
 
-def batches_of(opt, images, size, pixels, device, train=False, batch_size=0, **how):
-    """Batches, as `training.fit` takes them, of a set (files, labels, boxes...)."""
+def images_of(opt, images, size, pixels, device, train=False, batch_size=0, **how):
+    """`data.Images` of a set (files, labels, boxes...)."""
     files, labels, *boxes = images
     how = {'crop': opt.crop, **how} if train else {'ten': opt.ten_crop, **how}
-    return data.file_batches(files, labels, batch_size or opt.batch_size, size, *PIXELS[pixels],
-                             device, opt.nthread, training.parameter_dtype(opt), train,
-                             resize=opt.resize, boxes=boxes[0] if opt.box else None, **how)
-
-
-def pairs(source, target):
-    """Batches of two domains, one behind the other, with the labels of the first."""
-    def epoch():
-        for (x, labels), (y, _) in zip(source[1](), target[1](), strict=True):
-            yield torch.cat([x, y]), labels
-
-    return source[0], epoch
+    return data.decoded_images(files, labels, batch_size or opt.batch_size, size, *PIXELS[pixels],
+                               device, opt.nthread, step.parameter_dtype(opt.dtype), train,
+                               resize=opt.resize, boxes=boxes[0] if opt.box else None, **how)
 
 
 def set_epochs(opt, n):
@@ -304,30 +298,21 @@ def rate(opt, steps):
             return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
         if opt.schedule == 'exp':
             return opt.lr * opt.lr_decay_ratio ** ((epoch - 1) / opt.epoch_step[0])
-        return training.learning_rate(opt, epoch)
+        return loop.learning_rate(opt, epoch)
 
     return at
 
 
 # ---- training and evaluation --------------------------------------------------------------------
 
-def optimizer_of(head):
-    """SGD with groups: the source's layers; the new ones, which have another rate and --beta as
-    decay; learned attention, which does not decay."""
-    def make(opt, params, epoch):
-        def group(belongs, **how):
-            learnt = {k: v for k, v in params.items() if v.requires_grad}
-            return dict(how, params=[v for k, v in learnt.items() if belongs(k)])
-
-        new = f'student.{head}.'
-        groups = [
-            group(lambda k: k.startswith('student.') and not k.startswith(new),
-                  weight_decay=opt.weight_decay, scale=1.),
-            group(lambda k: k.startswith(new), weight_decay=opt.beta, scale=opt.head_lr_mult),
-            group(lambda k: k.startswith('attention.'), weight_decay=0., scale=1.)]
-        return torch.optim.SGD([g for g in groups if g['params']], opt.lr, training.MOMENTUM)
-
-    return make
+def groups_of(opt, params, head):
+    """What is updated alike: the source's layers; the new ones, which have another rate and --beta
+    as decay; learned attention, which does not decay."""
+    learnt = [k for k, v in params.items() if v.requires_grad]
+    new = [k for k in learnt if k.startswith(f'student.{head}.')]
+    attention = [k for k in learnt if k.startswith('attention.')]
+    return [step.Group([k for k in learnt if k not in {*new, *attention}], opt.weight_decay),
+            step.Group(new, opt.beta, opt.head_lr_mult), step.Group(attention, 0.)]
 
 
 def notes(lines):
@@ -371,24 +356,26 @@ def start_of(opt, sets, classes):
         some = some_of(sets['train'], RESTORED)
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
               f'{len(some[1])} training images')
-        _, batches = batches_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
-        params = folding.restore(f, params, (inputs.float() for inputs, _ in batches()))
+        images = images_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
+        params = folding.restore(f, params, (inputs.float() for inputs, _ in images.batches()))
     return f, params, size, pixels
 
 
-def assemble(opt, f, start, head, size, pixels, device):
+def assemble(opt, f, start, head, size, pixels, device, generator):
     """All entries of a training that starts from the net (f, start) -> (function of what it is
-    compared with, or None; names of the layers to look at; params)."""
+    compared with, or None; names of the layers to look at; params). Attention is drawn from a copy
+    of the generator: the images come in the order of other methods."""
     layers, plain = tapped(opt, start), start
     start = prune.prepared(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
         check_shapes(opt, name, net, its, size)
-    parts = {'student.': training.on_device(start, opt, device),
-             # what is compared, not computed with, stays as exact as what is trained
-             'teacher.': training.on_device(kept, opt, device, fixed=f_t is not None),
-             '': training.on_device(attention_of(opt, f, start, layers, size), opt, device)}
+    # what is compared, not computed with, stays as exact as what is trained
+    parts = {'student.': (start, False), 'teacher.': (kept, f_t is not None),
+             '': (attention_of(opt, f, start, layers, size, generator.clone_state()), False)}
+    parts = {prefix: step.on_device(its, opt.dtype, device, fixed)
+             for prefix, (its, fixed) in parts.items()}
     return f_t, layers, {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}
 
 
@@ -437,8 +424,7 @@ def weights_of_channels(opt, f, params, head, layers, batches, checkpoint):
         if parallel.world() > 1:
             raise InputError('--channel_weights compute is work for one process: give the others '
                              'its channel_weights.json')
-        with torch.random.fork_rng([]):     # the training images come in the order of other methods
-            found, gain = transfer.channel_weights(f, params, head, layers, batches)
+        found, gain = transfer.channel_weights(f, params, head, layers, batches, opt.dtype)
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
         runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
@@ -465,57 +451,70 @@ def read_channel_weights(path, expected):
     return found
 
 
-def train(opt, device, checkpoint, lines, sets, classes, steps):
-    start_f, start, size, pixels = start_of(opt, sets, classes)
+def prepare(opt, device):
+    sets, names = read_sets(opt)
+    steps = set_epochs(opt, len(sets['train'][1]))
+    return functools.partial(make_training, opt, device, sets, len(names), steps)
+
+
+def make_training(opt, device, sets, classes, steps, checkpoint, lines):
+    generator = torch.Generator().manual_seed(opt.seed)
+    with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
+        start_f, start, size, pixels = start_of(opt, sets, classes)
     # for the log, and for those who use the net
     opt.input_size, opt.input_pixels, opt.steps = size, pixels, steps
     head = nets.head_of(start)
-    torch.manual_seed(opt.seed)
     if not opt.keep_head:
-        start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start), opt.dropout)
+        with runs.drawing_from(generator):
+            start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start), opt.dropout)
     elif len(start[head + '.weight']) != classes:
         raise InputError(f'--keep_head: {opt.source} knows {len(start[head + ".weight"])} classes, '
                          f'the data set has {classes}')
     start = nets.freeze(start_f, start, opt.freeze, head)
     count = opt.epoch_steps * opt.batch_size
 
-    def batches(images, **how):
-        return batches_of(opt, images, size, pixels, device, **how)
+    def images(chosen, **how):
+        return images_of(opt, chosen, size, pixels, device, **how)
 
-    f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device)
+    f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device, generator)
     if opt.method == 'delta':
+        its = images(sets['train'], train=True, batch_size=transfer.BATCH_SIZE)
+        order = generator.clone_state()     # the images then come in the order of other methods
         found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
-                                    layers, batches(sets['train'], train=True, batch_size=
-                                                    transfer.BATCH_SIZE)[1], checkpoint)
+                                    layers, lambda: its.batches(order), checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
-    learn = batches(sets['train'], train=True, count=count)
+    learn = images(sets['train'], train=True, count=count)
     if METHODS[opt.method].needs == 'target':
-        learn = pairs(learn, batches(sets['target'], train=True, count=count or learn[0]))
+        learn = data.both(learn, images(sets['target'], train=True, count=count or learn.n))
     objective = transfer.make_objective(opt, nets.over_crops(start_f), f_t, layers)
     if opt.compile:
-        objective = training.compiled(objective, params, device)
-    training.fit(opt, checkpoint, lines, objective, params, learn, batches(sets['test']), classes,
-                 device, lambda epoch: opt.alpha, optimizer_of(head), rate(opt, steps),
-                 batches(sets['validation']) if opt.validate else None,
-                 *removal(opt, start_f, params, size, sets, batches))
+        objective = torch.compile(objective)
+    state = step.new_state(objective, params, opt.dtype, groups=groups_of(opt, params, head))
+    noted, before = removal(opt, start_f, params, size, sets, images)
+    return loop.Training(
+        opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
+        validation=images(sets['validation']) if opt.validate else None,
+        weight=lambda epoch: opt.alpha, rate=rate(opt, steps), notes=noted, before=before,
+        draws=meta.draws(start_f, start, size))
 
 
-def removal(opt, f, params, size, sets, batches):
-    """`notes` and `before` of `training.fit`, with the removal of channels."""
+def removal(opt, f, params, size, sets, images):
+    """`notes` and `before` of `loop.Training`, with the removal of channels."""
     def noted(lines):
         if not opt.prune or lines[-1]['epoch'] < opt.epochs:
             return notes(lines)
         student = utils.without_prefix(params, 'student.')
-        return notes(lines) | prune.notes(f, student, size, batches(sets['test'], ten=False)[1]())
+        tested = images(sets['test'], ten=False).batches()
+        return notes(lines) | prune.notes(f, student, size, tested)
 
     def before(epoch):
-        seen = batches(some_of(sets['train'], SEEN), ten=False)[1]()
+        seen = images(some_of(sets['train'], SEEN), ten=False).batches()
         return prune.begin_phase(opt, f, params, epoch, size, seen)
 
     return noted, before
 
 
-def attention_of(opt, f, params, layers, size):
+def attention_of(opt, f, params, layers, size, generator):
     """The entries of a method's learned attention to the layers; none of other methods."""
     kinds = {'afd': attentive.afd, 'ast': attentive.ast, 'act': attentive.act}
     if opt.method not in kinds:
@@ -524,7 +523,7 @@ def attention_of(opt, f, params, layers, size):
     image, meta_params = meta.on_meta(params, size)
     taps = dict.fromkeys(layers)
     f(image, meta_params, False, taps=taps)
-    with torch.random.fork_rng([]):     # the images come in the order of other methods
+    with runs.drawing_from(generator):
         found = {f'attention.{k}': kind(*x.shape[1:]) for k, x in taps.items()}
     return {k: v.requires_grad_() for k, v in utils.flatten(found).items()}
 
@@ -558,24 +557,34 @@ def check_drawn(opt, made, path):
                          f'give these, to test it on the rest')
 
 
-def evaluate(opt, device, sets, names):
+def evaluate(opt, device):
     """Test a net from a file on the test images."""
+    sets, names = read_sets(opt)
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
     made = weights.options(path)
     check_drawn(opt, made, path)
     size, pixels = input_of(opt, params, made)
-    test = batches_of(opt, sets['test'], size, pixels, device)
-    params = training.on_device(params, opt, device)
+    test = images_of(opt, sets['test'], size, pixels, device)
+    params = step.on_device(params, opt.dtype, device)
     imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
     if prune.gates(params):
-        _, one_crop = batches_of(opt, sets['test'], size, pixels, device, ten=False)
-        found = prune.dynamic_macs(f, params, (inputs for inputs, _ in one_crop()), size)
+        one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
+        found = prune.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
 
 
-def report(opt, device, last):
+def report(opt, device):
+    """Print what a run that is done has given: the best epoch, the removal of channels."""
+    last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
+    if opt.prune:
+        report_removal(opt, device, last)
+    print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the lowest '
+          f'test error of all epochs')
+
+
+def report_removal(opt, device, last):
     """Print what the removal of channels has given; `last` is the last line of the run's log."""
     path, size = pathlib.Path(opt.save, 'model.pt7'), last['input_size']
     params = weights.read(path)
@@ -595,28 +604,23 @@ def report(opt, device, last):
               f'skipped')
 
 
-def work(opt, device):
+def check_data(opt, device):
+    return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift)
+
+
+def instead(opt):
+    """What is to be done instead of training."""
     if opt.download:
         with parallel.first_alone():
             image_sets.download(opt.dataset, opt.dataroot)
     if opt.check_data:
-        return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift)
-    sets, names = read_sets(opt)
-    if opt.evaluate:
-        return evaluate(opt, device, sets, names)
-    steps = set_epochs(opt, len(sets['train'][1]))
-    training.in_folder(lambda *a: train(*a, sets, len(names), steps),
-                       prune.removed if opt.prune else lambda params: params)(opt, device)
-    if parallel.is_first():
-        last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
-        if opt.prune:
-            report(opt, device, last)
-        print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the '
-              f'lowest test error of all epochs')
+        return check_data
+    return evaluate if opt.evaluate else None
 
 
 def main(argv=None):
-    training.start(parse(argv), work, __file__, argv)
+    training.main(argv, __file__, parse, prepare, instead,
+                  lambda opt, params: prune.removed(params) if opt.prune else params, report)
 
 
 if __name__ == '__main__':

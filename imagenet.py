@@ -12,6 +12,7 @@ second 26.69 %. The folder holds train/ and val/, each with a folder per class. 
 paper's, but for the batch size, which it does not give.
 """
 import collections
+import functools
 import pathlib
 import re
 import time
@@ -27,6 +28,7 @@ import folding
 import meta
 import parallel
 import runs
+import step
 import training
 import utils
 import weights
@@ -403,9 +405,9 @@ def input_of(opt, params, made=None):
             opt.pixels or made.get('input_pixels') or ('caffe' if caffe else 'torchvision'))
 
 
-def batches_of(opt, files, labels, size, pixels, device, **how):
-    return data.file_batches(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
-                             opt.nthread, training.parameter_dtype(opt), **how)
+def images_of(opt, files, labels, size, pixels, device, **how):
+    return data.decoded_images(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
+                               opt.nthread, step.parameter_dtype(opt.dtype), **how)
 
 
 def restored(opt, f, params, device, size, pixels):
@@ -417,8 +419,8 @@ def restored(opt, f, params, device, size, pixels):
         raise InputError('--restore_bn: no batch normalisation was folded away in this net')
     files, labels, _ = datasets.class_folders(opt.imagenetpath, 'train')
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
-    _, batches = batches_of(opt, files[chosen], labels[chosen], size, pixels, device)
-    return folding.restore(f, params, (inputs for inputs, _ in batches()))
+    images = images_of(opt, files[chosen], labels[chosen], size, pixels, device)
+    return folding.restore(f, params, (inputs for inputs, _ in images.batches()))
 
 
 def check_classes(opt, outputs, names):
@@ -439,7 +441,7 @@ def evaluate(opt, device):
     files, labels, names = datasets.class_folders(opt.imagenetpath, 'val')
     classes = check_classes(opt, outputs, names)
     size, pixels = input_of(opt, params, weights.options(path))
-    params = training.on_device(params, opt, device)
+    params = step.on_device(params, opt.dtype, device)
     if opt.restore_bn:
         params = restored(opt, f, params, device, size, pixels)
 
@@ -447,7 +449,7 @@ def evaluate(opt, device):
         logits, groups = f(inputs, params, mode)
         return logits[:, classes], groups
 
-    test = batches_of(opt, files, labels, size, pixels, device)
+    test = images_of(opt, files, labels, size, pixels, device)
     report(opt, device, path, f, among, params, test, size, pixels)
     for url, _, errors in weights.KNOWN.values():
         if url.endswith('/' + path.name):
@@ -461,13 +463,13 @@ def report(opt, device, path, f, tested, params, test, size, pixels):
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
         raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
     folded, start = folding.fold(params), time.perf_counter()
-    top1, top5 = training.test_errors(
-        opt, tested, training.on_device(folded, opt, device, fixed=True), test, device)
+    top1, top5 = step.test_errors(
+        tested, step.on_device(folded, opt.dtype, device, fixed=True), test, opt.dtype, device)
     taken = time.perf_counter() - start
     count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
     macs = meta.multiply_adds(f, params, size)
-    print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {test[0]} '
-          f'images; {test[0] / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
+    print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {test.n} '
+          f'images; {test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
           f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
     if parallel.is_first() and opt.save:
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
@@ -480,7 +482,11 @@ def report(opt, device, path, f, tested, params, test, size, pixels):
         print(f'wrote {opt.export}')
 
 
-def train(opt, device, checkpoint, lines):
+def prepare(opt, device):
+    return functools.partial(make_training, opt, device)
+
+
+def make_training(opt, device, checkpoint, lines):
     teacher, made = None, {}
     if opt.teacher_params:
         with parallel.first_alone():    # it may have to be downloaded
@@ -497,17 +503,14 @@ def train(opt, device, checkpoint, lines):
     if opt.cache:
         with parallel.first_alone():
             files = data.write_cache(*files, opt.cache, size, opt.nthread)
-    sets = (batches_of(opt, *files, size, pixels, device, train=True),
-            batches_of(opt, *test_files, size, pixels, device))
-    distill.train(opt, device, checkpoint, lines,
-                  lambda: make_net(opt.arch, opt.width, num_classes), teacher, sets, num_classes,
-                  size)
+    return distill.prepare(
+        opt, device, checkpoint, lines, lambda: make_net(opt.arch, opt.width, num_classes), teacher,
+        images_of(opt, *files, size, pixels, device, train=True),
+        images_of(opt, *test_files, size, pixels, device), num_classes, size)
 
 
 def main(argv=None):
-    opt = parse(argv)
-    work = evaluate if opt.evaluate else training.in_folder(train)
-    training.start(opt, work, __file__, argv)
+    training.main(argv, __file__, parse, prepare, lambda opt: evaluate if opt.evaluate else None)
 
 
 if __name__ == '__main__':

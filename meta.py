@@ -1,5 +1,6 @@
 """What a net (f, params) does, found out on tensors that have shapes and no values."""
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import InputError
@@ -44,6 +45,22 @@ def classes_of(f, params, path):
         raise InputError(f'{path} is of another architecture: {len(unused)} of its entries have no '
                          f'place here, the first are {", ".join(unused[:3])}')
     return logits.shape[1]
+
+
+class Draws(TorchDispatchMode):
+    """Notes whether an operation draws random numbers."""
+    seen = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **kwargs or {})
+
+
+def draws(f, params, size):
+    """Whether the net draws random numbers in training, for dropout."""
+    with torch.no_grad(), Draws() as found:
+        f(*on_meta(params, size), True)
+    return found.seen
 
 
 def multiply_adds(f, params, size):

@@ -1,7 +1,7 @@
 """Several processes, each with its share of every batch.
 
-torch's launcher (torchrun) starts them, or --ngpu through the same; DistributedDataParallel
-averages their gradients.
+torch's launcher (torchrun) starts them, or --ngpu through the same. Each computes the gradients of
+its share, of which all take the mean.
 
 One process is the special case: every function here then gives its argument back. The first process
 alone prints and saves.
@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 
 import torch
 import torch.distributed as dist
@@ -175,23 +174,13 @@ def share_statistics(params):
                 dist.broadcast(v, 0)
 
 
-class Trained(torch.nn.Module):
-    """An objective over a dict of parameters in the form that DistributedDataParallel takes."""
-
-    def __init__(self, objective, params):
-        super().__init__()
-        self.objective, self.params = objective, params
-        self.trained = torch.nn.ParameterList(v for v in params.values() if v.requires_grad)
-
-    def forward(self, *sample):
-        return self.objective(self.params, *sample)
-
-
-def averaged(objective, params):
-    """objective(params, ...) -> the same, as a function of the rest, whose gradients are averaged
-    over the processes. The trained entries of `params` are Parameters."""
+def averaged(gradients):
+    """The mean over the processes of {name: gradient, or None for what has none}."""
     if world() == 1:
-        return lambda *sample: objective(params, *sample)
-    # of 1x1 and depthwise filters two layouts are one, with other strides
-    warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
-    return torch.nn.parallel.DistributedDataParallel(Trained(objective, params))
+        return gradients
+    there = [k for k, g in gradients.items() if g is not None]
+    flat = torch.cat([gradients[k].flatten() for k in there])
+    dist.all_reduce(flat)
+    parts = (flat / world()).split([gradients[k].numel() for k in there])
+    return gradients | {k: part.view(gradients[k].shape)
+                        for k, part in zip(there, parts, strict=True)}

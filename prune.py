@@ -14,8 +14,8 @@ import channels
 import folding
 import meta
 import parallel
+import step
 import timing
-import training
 import utils
 from channels import inner, masked, norm_of, weight_of
 from transfer import METHODS
@@ -249,7 +249,7 @@ def prepared(opt, f, params, size):
 @torch.no_grad()
 def begin_phase(opt, f, params, epoch, size, batches):
     """Where a phase begins with the epoch, mask channels of the student in `params` (as of
-    `training.fit`), in place -> whether it does. `batches` are of training images."""
+    `loop.Training`), in place -> whether it does. `batches` are of training images."""
     way = starts(opt).get(epoch) if opt.prune else None
     student = utils.without_prefix(params, 'student.')
     if way:
@@ -321,14 +321,14 @@ def notes(f, params, size, batches):
 def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
     """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
     pixels: {name: [in each round]}; the nets take turns of so many steps."""
-    x = torch.randn(batch, 3, size, size, device=device, dtype=training.parameter_dtype(opt))
+    x = torch.randn(batch, 3, size, size, device=device, dtype=step.parameter_dtype(opt.dtype))
     x = x.contiguous(memory_format=torch.channels_last)
 
     def forward(params):
-        folded = training.on_device(folding.fold(params), opt, device, fixed=True)
+        folded = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
 
         def run():
-            with torch.no_grad(), training.precision(opt, device):
+            with torch.no_grad(), step.precision(opt.dtype, device):
                 f(x, folded, False)
 
         return run

@@ -12,9 +12,7 @@ import os
 import pathlib
 import platform
 import re
-import shlex
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -26,7 +24,9 @@ from utils import InputError, RunError
 
 # options that say where and how a run runs, not what it computes: they may differ on continuing
 NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'ngpu', 'gpu_id', 'dataroot', 'compile',
-           'cuda', 'imagenetpath', 'iterations'}
+           'cuda', 'imagenetpath', 'iterations', 'no_graph', 'save_every',
+           'command'}
+HERE = pathlib.Path(__file__).parent
 
 
 @contextlib.contextmanager
@@ -71,19 +71,27 @@ def take_lock(path):
 
 def environment(opt, device):
     """What produced a run's numbers, beside its options."""
-    def git(*command):      # '' where there is no git
-        try:
-            return subprocess.run(['git', *command], cwd=pathlib.Path(__file__).parent, text=True,
-                                  capture_output=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ''
+    revision, changed = revision_of(HERE)
+    return dict(command=opt.command, git=revision, git_dirty=changed, torch=torch.__version__,
+                python=platform.python_version(), device=device_name(device),
+                threads=torch.get_num_threads(), processes=parallel.world())
 
-    changed = git('status', '--porcelain', '-uno', '*.py')     # not the pictures that runs draw
-    return dict(command=shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-                git=git('rev-parse', 'HEAD'), git_dirty=bool(changed),
-                torch=torch.__version__, python=platform.python_version(),
-                device=device_name(device), threads=torch.get_num_threads(),
-                processes=parallel.world())
+
+def revision_of(folder):
+    """The revision of the scripts, and whether a source file was changed since: as git says; in a
+    copy without git as the file REVISION does, which `make revision` writes; else ''."""
+    def git(*command):
+        return subprocess.run(['git', *command], cwd=folder, text=True, capture_output=True,
+                              check=True).stdout.strip()
+
+    try:
+        if (folder / '.git').exists():
+            # of the sources, not of the pictures that runs draw
+            return git('rev-parse', 'HEAD'), bool(git('status', '--porcelain', '-uno', '*.py'))
+        revision, *changed = (folder / 'REVISION').read_text().split()
+        return revision, bool(changed)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return '', False
 
 
 def cpuinfo():
@@ -153,10 +161,13 @@ def previous(opt):
     if len(lines) > 1 or model.exists():
         check_options(opt, lines)
     if len(lines) > 1 and not model.exists():
-        if lines[-1]['epoch'] < opt.epochs:
-            raise InputError(f'{folder} holds a log of {lines[-1]["epoch"]} epochs but no '
-                             f'checkpoint to go on from; give another --save')
-        return dict(epoch=lines[-1]['epoch']), lines
+        last = lines[-1]
+        if last['epoch'] < last['epochs']:      # cut off before its first checkpoint
+            return None, []
+        if last['epoch'] < opt.epochs:
+            raise InputError(f'{folder} holds a log of {last["epoch"]} epochs but no checkpoint to '
+                             f'go on from; give another --save')
+        return dict(epoch=last['epoch']), lines
     path = model if model.exists() else opt.resume
     if not path:
         return None, []
@@ -166,7 +177,7 @@ def previous(opt):
         raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
     if path is not model and state['epoch'] >= opt.epochs:
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
-    if 'random' not in state:
+    if 'momenta' not in state:
         print(f'{path} is not of this code: momentum starts from zero')
     return state, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
 
@@ -201,27 +212,34 @@ def finish(opt, exported):
         print(f'wrote {opt.export}')
 
 
-def save_epoch(folder, opt, lines, params, optimizer):
-    """Write the log, then the checkpoint of its last line. Cut off between the two, a run goes on
-    from the checkpoint before, and `previous` drops the line."""
-    write_log(folder / 'log.txt', lines)
-    state = dict(params={k: v.detach().cpu() for k, v in trained(params).items()},
-                 optimizer=optimizer.state_dict(), epoch=lines[-1]['epoch'],
-                 random=random_state(), options=vars(opt))
+def save_checkpoint(folder, opt, epoch, state, random):
+    """Write the last finished epoch of a run: the `step.State`, and its random state. The log is
+    written before, and more often: `previous` drops the lines behind the checkpoint."""
+    def on_host(params):
+        return {k: v.detach().cpu() for k, v in params.items()}
+
     data = io.BytesIO()
-    torch.save(state, data)
+    torch.save(dict(params=on_host(trained(state.params)), momenta=on_host(state.momenta),
+                    epoch=epoch, random=random, options=vars(opt)), data)
     write(folder / 'model.pt7', data.getvalue())
 
 
-def random_state():
-    return dict(cpu=torch.get_rng_state(),
-                cuda=[torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
+def random_state(generator, cuda):
+    """Of a run's own generator, and with `cuda` of the device's, from which dropout draws."""
+    return dict(cpu=generator.get_state(), cuda=[torch.cuda.get_rng_state()] if cuda else [])
 
 
-def set_random_state(state):
-    torch.set_rng_state(state['cpu'])
-    if state['cuda'] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'][0])
+@contextlib.contextmanager
+def drawing_from(generator):
+    """Make what draws from torch's CPU generator draw from this one instead: functions that make
+    parameters, and dropout. torch's own stays as it was."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(torch.get_rng_state())
+        torch.set_rng_state(before)
 
 
 @contextlib.contextmanager

@@ -1,32 +1,28 @@
-"""The one training loop, and what is around it in every script: flags, precision, exit status.
+"""What is around the training loop in every script: common flags, start, exit status.
 
-torchnet's Engine drives it and its meters average; what an epoch adds up stays on the device and is
-read once. The folder that a run leaves behind is the business of runs.py.
+The loop is in loop.py, a step of it in step.py, the folder that a run leaves behind in runs.py.
 """
 import argparse
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import pathlib
 import platform
 import re
+import shlex
 import sys
 import time
 
 import torch
-from torchnet.engine import Engine
-from torchnet.meter import AverageValueMeter, TimeMeter
-from tqdm import tqdm
 
+import loop
 import parallel
 import runs
+import step
 import weights
 from utils import InputError, RunError
-
-DTYPES = {'float': torch.float32, 'bfloat16': torch.bfloat16, 'double': torch.float64}
-MOMENTUM = .9
-
 
 # ---- the script around a run --------------------------------------------------------------------
 
@@ -66,14 +62,18 @@ def add_flags(parser, **defaults):
                    'needed to continue a run that was cut off: repeat its command')
     t.add_argument('--save', default='', metavar='DIR',
                    help="folder of log and checkpoint; '' makes logs/<name from the options>")
+    t.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='between '
+                   'checkpoints, which are written behind an epoch; 0: behind each. A run that is '
+                   'cut off goes on from the last one')
     t.add_argument('--export', default='', metavar='FILE',
                    help='at the end write the (student) net alone: .pth or .hkl')
     d = parser.add_argument_group('device')
-    d.add_argument('--dtype', default='auto', choices=['auto', *DTYPES],
+    d.add_argument('--dtype', default='auto', choices=['auto', *step.DTYPES],
                    help='of activations (parameters are kept in float at least); auto: bfloat16 '
                    'where the hardware computes it natively, else float')
-    d.add_argument('--compile', action='store_true', help='torch.compile the loss function; on '
-                   'a GPU with CUDA graphs')
+    d.add_argument('--compile', action='store_true', help='torch.compile the loss function')
+    d.add_argument('--no_graph', action='store_true', help='on a GPU: launch the kernels of each '
+                   'step one by one, instead of as one CUDA graph')
     d.add_argument('--deterministic', action='store_true',
                    help='deterministic algorithms only: the same bits on the same machine')
     d.add_argument('--nthread', default=4, type=int, help='data-loading workers of each process; '
@@ -90,7 +90,8 @@ def add_flags(parser, **defaults):
 def check_flags(opt):
     """Refuse values that mean nothing; make a list of --epoch_step."""
     check_numbers(opt, above_zero=('batch_size', 'lr', 'lr_decay_ratio', 'ngpu'),
-                  zero_or_more=('weight_decay', 'validate', 'nthread', 'seed', 'epochs'))
+                  zero_or_more=('weight_decay', 'validate', 'nthread', 'seed', 'epochs',
+                                'save_every'))
     if opt.seed >= 2 ** 32:
         raise InputError(f'--seed is {opt.seed}: give less than 2**32')
     if opt.batch_size % opt.ngpu:
@@ -138,7 +139,7 @@ def unusual(opt, usual):
 
 
 def set_up(opt):
-    """Device, precision and random state of a run -> the device. Fills in `opt.dtype`."""
+    """Device, precision and determinism -> the device. Fills in `opt.dtype`."""
     device = parallel.connect()
     if opt.batch_size % parallel.world():
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by '
@@ -149,33 +150,91 @@ def set_up(opt):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     torch.use_deterministic_algorithms(opt.deterministic)
     torch.backends.cudnn.benchmark = not opt.deterministic
-    torch.manual_seed(opt.seed)
     keep_memory()
     return device
 
 
-def start(opt, work, script, argv=None):
-    """work(opt, device), here or in the --ngpu processes that run `script`, the caller's file;
-    `argv` are its arguments, if they are not those of the process."""
+def main(argv, script, parse, prepare, instead=lambda opt: None,
+         exported=lambda opt, params: params, afterwards=lambda opt, device: None):
+    """What the command line `argv` (None: the process's) of the file `script` says: train one run,
+    or, with ` + ` between their flags, several side by side.
+
+    parse(argv) -> options; prepare(opt, device) -> (checkpoint, lines) -> `loop.Training`, of which
+    the first part reads what the number of epochs depends on; instead(opt) -> None, or what to do
+    with (opt, device) instead of training; exported(opt, params): what --export writes of a net;
+    afterwards(opt, device): called for each run that is done.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parts = [list(words) for plus, words in itertools.groupby(argv, lambda word: word == '+')
+             if not plus] or [[]]
+    opts = [parse(part) for part in parts]
+    for opt, part in zip(opts, parts, strict=True):
+        opt.command = shlex.join([pathlib.Path(script).name, *part])
+    check_together(opts)
+    opt = opts[0]
     parallel.choose_gpus(opt.gpu_id)
     if opt.ngpu > 1 and not parallel.launched():
         return parallel.launch(opt.ngpu, script, argv)
-    work(opt, set_up(opt))
+    device = [set_up(opt) for opt in opts][0]
+    if do := instead(opt):
+        if len(opts) > 1:
+            raise InputError('what does not train runs alone, without +')
+        do(opt, device)
+    else:
+        train(opts, device, prepare, exported, afterwards)
     parallel.disconnect()
 
 
-def in_folder(train, exported=lambda params: params):
-    """The work of a run: lock its folder, find what there is to go on from, train(opt, device,
-    checkpoint, lines) what is missing, finish; `exported` makes what --export writes of the net."""
-    def work(opt, device):
-        with runs.lock(opt.save) if parallel.is_first() else contextlib.nullcontext():
-            checkpoint, lines = parallel.from_first(lambda: runs.previous(opt))
-            if not checkpoint or checkpoint['epoch'] < opt.epochs:
-                train(opt, device, checkpoint, lines)
-            if parallel.is_first():
-                runs.finish(opt, exported)
+# options that runs side by side share
+SHARED = ('dataset', 'dataroot', 'imagenetpath', 'domain', 'target', 'per_class', 'fraction',
+          'batch_size', 'epochs', 'iterations', 'epoch_steps', 'validate', 'size', 'ngpu', 'gpu_id',
+          'deterministic', 'no_graph', 'nthread')
 
-    return work
+
+def check_together(opts):
+    """Refuse runs that cannot be trained side by side."""
+    if len(opts) == 1:
+        return
+    for name in SHARED:
+        values = [getattr(opt, name, None) for opt in opts]
+        if any(v != values[0] for v in values):
+            raise InputError(f'runs side by side share --{name}; here it is '
+                             f'{", ".join(map(str, dict.fromkeys(values)))}')
+    if opts[0].ngpu > 1 or parallel.launched():
+        raise InputError('runs side by side share one process: leave --ngpu and torchrun out')
+    folders = [os.path.realpath(opt.save) for opt in opts]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise InputError(f'two runs have the folder {folder}: give each its own --save')
+
+
+def train(opts, device, prepare, exported, afterwards):
+    """Lock the folders of runs, find what there is to go on from, train what is missing, finish."""
+    found = [prepare(opt, device) for opt in opts]
+    with contextlib.ExitStack() as stack:
+        trainings = {}
+        for opt, make in zip(opts, found, strict=True):
+            if parallel.is_first():
+                stack.enter_context(runs.lock(opt.save))
+            checkpoint, lines = parallel.from_first(lambda opt=opt: runs.previous(opt))
+            if not checkpoint or checkpoint['epoch'] < opt.epochs:
+                trainings[opt.save] = make(checkpoint, lines)
+        left = list(trainings.values())
+        if left:
+            loop.fit(left, device)
+        for opt in opts:
+            if opt.save in trainings and not trainings[opt.save].is_done:
+                continue
+            if parallel.is_first():
+                runs.finish(opt, lambda params, opt=opt: exported(opt, params))
+                afterwards(opt, device)
+    failed = [t for t in left if t.failure]
+    if len(opts) == 1 and failed:
+        raise RunError(failed[0].failure)
+    if failed:
+        raise RunError('failed: ' + ', '.join(str(t.folder) for t in failed))
+    if any(not t.is_done for t in left):
+        print('the time is up; the same command continues')
 
 
 def keep_memory():
@@ -212,276 +271,9 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if parallel.is_first():
-            print('interrupted; the same command continues a training from its last finished '
-                  'epoch', file=sys.stderr)
+            print('interrupted; the same command continues a training from its last checkpoint',
+                  file=sys.stderr)
         status = 130
     if status in (1, 2):
         parallel.leave()
     sys.exit(status)
-
-
-# ---- the loop -----------------------------------------------------------------------------------
-
-def learning_rate(opt, epoch):
-    """In the given epoch, counted from 1 as --epoch_step counts."""
-    return opt.lr * opt.lr_decay_ratio ** sum(s <= epoch for s in opt.epoch_step)
-
-
-def sgd(opt, params, epoch):
-    """A new optimizer, its momentum zero, for the entries of `params` that take a gradient."""
-    return torch.optim.SGD([v for v in params.values() if v.requires_grad],
-                           learning_rate(opt, epoch), MOMENTUM, weight_decay=opt.weight_decay)
-
-
-def parameter_dtype(opt):
-    return torch.float64 if opt.dtype == 'double' else torch.float32
-
-
-def on_device(params, opt, device, fixed=False):
-    """Copies of parameters as the loop wants them: on the device, filters in channels_last. Filters
-    and matrices that are `fixed` are kept as autocast would make them anew in each step.
-
-    Nothing shares memory with what was given: a net that is trained from a source and that source
-    may come from one dict, and the source must not move with the net.
-    """
-    def place(v):
-        low = fixed and opt.dtype == 'bfloat16' and v.ndim > 1
-        layout = torch.channels_last if v.ndim == 4 else torch.preserve_format
-        placed = v.detach().to(device, torch.bfloat16 if low else parameter_dtype(opt),
-                               copy=True, memory_format=layout)
-        return torch.nn.Parameter(placed) if v.requires_grad and not fixed else placed
-
-    return {k: place(v) for k, v in params.items()}
-
-
-def restore(params, state, optimizer):
-    """Put a checkpoint's state into `params` (in place), torch's generators and the optimizer,
-    whose rates and decays stay those of the options."""
-    weights.check_same(state['params'], runs.trained(params), state['path'])
-    for k, v in runs.trained(params).items():
-        v.data.copy_(state['params'][k])
-    if 'random' in state:
-        runs.set_random_state(state['random'])
-        stay = [{k: group[k] for k in ('lr', 'weight_decay')} for group in optimizer.param_groups]
-        optimizer.load_state_dict(state['optimizer'])
-        for group, values in zip(optimizer.param_groups, stay, strict=True):
-            group.update(values)
-
-
-def right_answers(logits, targets):
-    """The number of images whose class is the likeliest, and among the five likeliest, (2,)."""
-    best = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
-    return torch.stack([best[:, 0].sum(), best.sum()])
-
-
-def batch_sums(loss, logits, targets, parts, finite):
-    """What is added up over an epoch, on the device: images, loss, right answers (of one guess and
-    of five), steps, the steps whose losses were all finite so far, and the objective's parts."""
-    n = torch.full_like(loss, len(targets), dtype=torch.double)
-    return torch.stack([n, loss * n, *right_answers(logits, targets), torch.ones_like(n), finite,
-                        *(p * n for p in parts)]).detach()
-
-
-def averages(sums, where):
-    """What an epoch added up in all processes, read off the device -> loss, accuracy in percent of
-    one guess and of five, parts."""
-    n, loss, right, right5, steps, finite, *parts = parallel.total(sums).tolist()
-    if finite < steps:
-        raise RunError(f'the loss is not finite in step {int(finite / parallel.world()) + 1} of '
-                       f'{where}; nothing was saved since the epoch before. Try a smaller --lr, a '
-                       f'smaller weight of the loss that a method adds, or --dtype float')
-    meters = [AverageValueMeter() for _ in (loss, right, right5, *parts)]
-    for meter, value in zip(meters, (loss, 100 * right, 100 * right5, *parts), strict=True):
-        meter.add(value / n)
-    loss, accuracy, accuracy5, *parts = (meter.value()[0] for meter in meters)
-    return loss, accuracy, accuracy5, parts
-
-
-def progress(device):
-    """A bar for one epoch after another, quiet when stderr is no terminal -> (start, step, stop).
-
-    What it shows was copied off the device some steps ago, so that nothing waits for the device.
-    """
-    bar, host = None, torch.zeros(3, dtype=torch.float64, pin_memory=device.type == 'cuda')
-
-    def start(title, n):
-        nonlocal bar
-        host.zero_()
-        bar = tqdm(desc=title, total=n, unit=' images', leave=False, dynamic_ncols=True,
-                   disable=None if parallel.is_first() else True)
-
-    def step(sums, n, t):
-        bar.update(n * parallel.world())
-        if not bar.disable and t % 10 == 0:
-            n, loss, right = host.tolist()
-            if n:
-                bar.set_postfix(loss=f'{loss / n:.3f}', error=f'{100 - 100 * right / n:.1f}%')
-            host.copy_(sums[:3], non_blocking=True)
-
-    return start, step, lambda: bar.close()
-
-
-def add_up(engine, device, step):
-    """Make the engine add up, on the device, what `averages` reads -> (reset, read). `step(sums,
-    images, steps)` is called after each training step."""
-    tally = {}
-
-    def reset():
-        tally.update(steps=0, finite=torch.ones((), device=device),
-                     sums=torch.zeros(6, dtype=torch.double, device=device))
-
-    def on_sample(state):
-        state['sample'] = (*state['sample'], state['train'])
-
-    def on_forward(state):
-        _, targets, mode = state['sample']
-        logits, parts = state['output']
-        tally['steps'] += 1
-        tally['finite'] = tally['finite'] * state['loss'].detach().isfinite()
-        sums = batch_sums(state['loss'], logits, targets, parts, tally['finite'])
-        sums[:len(tally['sums'])] += tally['sums']      # shorter before the first parts
-        tally['sums'] = sums
-        if mode:
-            step(tally['sums'], len(targets), tally['steps'])
-
-    engine.hooks.update(on_sample=on_sample, on_forward=on_forward)
-    return reset, lambda where: averages(tally['sums'], where)
-
-
-def precision(opt, device):
-    """The context in which nets are computed: bfloat16 by autocast, or as the parameters are."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=opt.dtype == 'bfloat16')
-
-
-def compiled(objective, params, device):
-    """The objective compiled; on a GPU into CUDA graphs, which replay a step's kernels at once."""
-    if device.type != 'cuda':
-        return torch.compile(objective)
-    for v in params.values():       # they stay where they are: BN's statistics may be updated there
-        torch._dynamo.mark_static_address(v)
-    return torch.compile(objective, mode='reduce-overhead')
-
-
-def test_errors(opt, f, params, test, device):
-    """Top-1 and top-5 error of a net (f, params) over the batches of `test`, in percent."""
-    right = torch.zeros(2, dtype=torch.long, device=device)
-    with torch.no_grad(), precision(opt, device):
-        for inputs, targets in test[1]():
-            right += right_answers(f(inputs, params, False)[0], targets)
-    return [100 - 100 * v / test[0] for v in parallel.total(right).tolist()]
-
-
-def closure(opt, objective, params, beta, device):
-    """The objective as the engine calls it; in training its gradients are averaged over the
-    processes."""
-    learn = parallel.averaged(objective, params)
-
-    def h(sample):
-        inputs, targets, mode = sample
-        with precision(opt, device):
-            loss, logits, parts = (learn(*sample, beta) if mode else
-                                   objective(params, inputs, targets, mode, beta))
-        return loss, (logits, parts)
-
-    return h
-
-
-def count_parameters(params):
-    """The number of trained parameters of the student."""
-    return sum(v.numel() for k, v in params.items() if k.startswith('student.') and v.requires_grad)
-
-
-def summary(z, n):
-    """An epoch's line for the screen, of its numbers in the log and n training images."""
-    return (f'epoch {z["epoch"]}/{z["epochs"]}  train loss {z["train_loss"]:.4f} error '
-            f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
-            f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
-            f'{n / z["train_time"]:.0f} images/s')
-
-
-def fit(opt, checkpoint, lines, objective, params, train, test, num_classes, device,
-        beta=lambda epoch: 0., make_optimizer=None, rate=None, validation=None, notes=None,
-        before=lambda epoch: False):
-    """Train `params` (a flat dict, the student's entries under 'student.', in place) and log.
-
-    opt: the options, those of `add_flags` and the script's own
-    checkpoint, lines: what `runs.previous` found to go on from
-    objective(params, inputs, targets, mode, beta) -> loss, logits (B, K) and a list of scalars,
-        logged as 'at_losses'
-    train, test: (number of images, function that gives an epoch's batches): inputs (B, 3, H, W)
-        and targets (B,) on the device
-    beta(epoch): what the objective gets as `beta` in an epoch, a tensor (); epochs count from 1
-    make_optimizer: in place of `sgd`
-    rate(epoch, step): the learning rate of a step, both counted from 1, of which the optimizer's
-        groups take their 'scale'; None: that of `learning_rate`, with a new optimizer, whose
-        momentum starts from zero, at each drop
-    validation: a further test set, logged as 'val_loss', 'val_acc' and 'val_acc5'
-    notes(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
-    before(epoch): called as an epoch begins; may change `params` in place, and then gives True: the
-        optimizer is a new one
-    """
-    folder = pathlib.Path(opt.save)
-    done = checkpoint['epoch'] if checkpoint else 0
-    weight = torch.zeros((), device=device)
-    h = closure(opt, objective, params, weight, device)
-    make_optimizer = make_optimizer or sgd
-    optimizer = make_optimizer(opt, params, max(1, done))
-    if checkpoint:
-        restore(params, checkpoint, optimizer)
-    news = {'continued': runs.environment(opt, device)} if lines else {}
-    lines = lines or [{**vars(opt), **runs.environment(opt, device)}]
-    counts = dict(num_classes=num_classes, n_parameters=count_parameters(params))
-    engine, timer, now = Engine(), TimeMeter(False), {}
-    bar_start, bar_step, bar_stop = progress(device)
-
-    def step(sums, n, t):
-        bar_step(sums, n, t)
-        for group in now['optimizer'].param_groups if rate else ():
-            group['lr'] = group['scale'] * rate(now['epoch'], t)
-
-    reset, read = add_up(engine, device, step)
-
-    def tested(batches, name, epoch):
-        reset()
-        with torch.no_grad():
-            engine.test(h, batches[1]())
-        loss, acc, acc5, _ = read(f'the test after epoch {epoch}')
-        return {f'{name}_loss': loss, f'{name}_acc': acc, f'{name}_acc5': acc5}
-
-    def on_start(state):
-        if state['train']:
-            state['epoch'] = done
-
-    def on_start_epoch(state):
-        epoch = state['epoch'] + 1
-        if before(epoch) or epoch in opt.epoch_step and not rate:   # the momentum starts from zero
-            state['optimizer'] = make_optimizer(opt, params, epoch)
-        now.update(epoch=epoch, optimizer=state['optimizer'])
-        weight.fill_(beta(epoch))
-        state['iterator'] = train[1]()
-        bar_start(f'epoch {epoch}/{opt.epochs}', train[0])
-        reset()
-        timer.reset()
-
-    def on_end_epoch(state):
-        names = 'train_loss', 'train_acc', 'train_acc5', 'at_losses'
-        z = dict(zip(names, read(f'epoch {state["epoch"]}'), strict=True),
-                 train_time=timer.value(), epoch=state['epoch'], beta_now=weight.item(), **counts)
-        bar_stop()
-        parallel.share_statistics(params)
-        if validation:
-            z |= tested(validation, 'val', z['epoch'])
-        timer.reset()
-        z |= tested(test, 'test', z['epoch'])
-        lines.append({**vars(opt), **z, 'test_time': timer.value(), **news})
-        lines[-1].update(notes(lines) if notes else {})
-        news.clear()
-        if parallel.is_first():
-            runs.save_epoch(folder, opt, lines, params, state['optimizer'])
-        print(summary(lines[-1], train[0]), flush=True)
-
-    engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_end_epoch))
-    if parallel.is_first():
-        runs.write_log(folder / 'log.txt', lines)
-    print(f'{folder}: epochs {done + 1} to {opt.epochs} on {runs.device_name(device)}, {opt.dtype}')
-    engine.train(h, None, opt.epochs, optimizer)

@@ -11,7 +11,6 @@
 All are means over the batch. Features are dicts {name of a convolution: its output (B, C, H, W)}.
 """
 import collections
-import math
 import time
 
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch.fx import Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import step
 import utils
 from attentive import channel_attention, entropy, spatial_attention
 
@@ -97,24 +97,27 @@ def multi_kernel_mmd(x, y, estimator='biased'):
 # ---- the channel weights of DELTA ---------------------------------------------------------------
 
 SOFTENING = 5.      # of the softmax over channels
-HEAD_EPOCHS, HEAD_LR, HEAD_DECAY = 10, .01, 1e-4
+HEAD_EPOCHS, HEAD_LR, HEAD_DECAY_EPOCHS, HEAD_DECAY = 10, .01, 6, 1e-4
 BATCHES, BATCH_SIZE = 4, 32     # of training images, whatever --batch_size is
 
 
-def train_head(f, params, head, batches):
+def train_head(f, params, head, batches, dtype):
     """The last layer alone trained for some epochs, in a copy of `params`, which is returned.
-    batches(): inputs (B, 3, H, W) and targets (B,) of an epoch."""
-    params = {k: v.detach().clone() if k.startswith(head + '.') else v.detach()
+    batches(): inputs (B, 3, H, W) and targets (B,) of an epoch. Computed in double if that is
+    `dtype`, else in float."""
+    def objective(params, inputs, targets, mode, weight):
+        logits, _ = f(inputs, params, False)
+        return F.cross_entropy(logits, targets), logits, []
+
+    params = {k: v.detach().clone().requires_grad_(k.startswith(head + '.') and
+                                                   not utils.is_statistic(k))
               for k, v in params.items()}
-    layer = [v.requires_grad_() for k, v in params.items() if k.startswith(head + '.')]
-    optimizer = torch.optim.SGD(layer, HEAD_LR, .9, weight_decay=HEAD_DECAY)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, math.exp(math.log(.1) / 6))
-    for _ in range(HEAD_EPOCHS):
+    state = step.new_state(objective, params, 'double' if dtype == 'double' else 'float',
+                           HEAD_DECAY)
+    for epoch in range(HEAD_EPOCHS):
+        state.rate.fill_(HEAD_LR * .1 ** (epoch / HEAD_DECAY_EPOCHS))
         for inputs, targets in batches():
-            optimizer.zero_grad()
-            F.cross_entropy(f(inputs, params, False)[0], targets).backward()
-            optimizer.step()
-        schedule.step()
+            step.train_step(state, inputs, targets)
     return {k: v.detach() for k, v in params.items()}
 
 
@@ -148,14 +151,14 @@ def losses_without(f, params, layer, inputs, targets):
     return F.cross_entropy(whole.env[out], targets), torch.stack(losses)
 
 
-def channel_weights(f, params, head, layers, batches):
+def channel_weights(f, params, head, layers, batches, dtype):
     """DELTA's weights: how much the loss grows without a filter -> {layer: (C,)}, summing to 1, and
     how many times as fast that was as a pass through the whole net for each filter.
 
     f, params: the source with a new last layer `head`, which is trained first. As in the published
     code, the weights are the softmax of the growth's z-scores over a layer's channels.
     """
-    params, growth, start, passes = train_head(f, params, head, batches), {}, None, 0.
+    params, growth, start, passes = train_head(f, params, head, batches, dtype), {}, None, 0.
     for i, (inputs, targets) in enumerate(batches()):
         if i == BATCHES:
             break
@@ -266,7 +269,7 @@ METHODS = {
 
 
 def make_objective(opt, f, f_t, layers):
-    """The loss of fine-tuning as a pure function for `training.fit`: cross-entropy + alpha times
+    """The loss of fine-tuning as a pure function for `step.State`: cross-entropy + alpha times
     the method's regulariser. On test images it is the cross-entropy."""
     regulariser = METHODS[opt.method].regulariser
 

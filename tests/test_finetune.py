@@ -18,9 +18,9 @@ import finetune
 import folding
 import image_sets
 import imagenet
+import loop
 import nets
 import runs
-import training
 import transfer
 import utils
 import weights
@@ -251,19 +251,20 @@ def test_l2_sp_compares_what_it_should(sp):
 
 
 def watched(monkeypatch, copied=False):
-    """Make `training.fit` leave here what it trains -> its parameters, and the same before it;
+    """Make `loop.fit` leave here what it trains -> its parameters, and the same before it;
     `copied`: each entry is given memory of its own first."""
-    fit, seen, before = training.fit, {}, {}
+    fit, seen, before = loop.fit, {}, {}
 
-    def watching(opt, checkpoint, lines, objective, params, *args):
+    def watching(trainings, device):
+        params = trainings[0].state.params
         if copied:
             params.update({k: v.detach().clone().requires_grad_(v.requires_grad)
                            for k, v in params.items()})
         seen.update(params)
         before.update({k: v.detach().clone() for k, v in params.items()})
-        fit(opt, checkpoint, lines, objective, params, *args)
+        fit(trainings, device)
 
-    monkeypatch.setattr(training, 'fit', watching)
+    monkeypatch.setattr(loop, 'fit', watching)
     return seen, before
 
 
@@ -318,15 +319,18 @@ def test_frozen_parts_do_not_move(frozen):
     assert ('group2.block0.conv0' in moved) == (frozen != 'body')
 
 
-def test_groups_of_the_optimizer():
+def test_what_is_updated_alike(monkeypatch):
+    seen, fit = [], loop.fit
+    monkeypatch.setattr(loop, 'fit', lambda trainings, device: (
+        seen.extend(trainings), fit(trainings, device)))
     call('logs/a', '--arch', 'wrn-10-1', '--head_lr_mult', 10, '--beta', .5, '--weight_decay', .25,
          '--schedule', 'inv', '--lr_gamma', .5, '--lr', 1e-3, source='')
-    old, new = torch.load('logs/a/model.pt7', weights_only=True)['optimizer']['param_groups']
-    assert len(new['params']) == 2 and len(old['params']) == len(
+    state = seen[0].state
+    old, new, attention = state.groups
+    assert len(new.keys) == 2 and len(old.keys) == len(
         [k for k in student('logs/a') if not utils.is_statistic(k)]) - 2
-    last = 1e-3 * (1 + .5 * 3) ** -.75         # of the fourth step
-    assert (old['lr'], new['lr']) == (pytest.approx(last), pytest.approx(10 * last))
-    assert (old['weight_decay'], new['weight_decay']) == (.25, .5)
+    assert state.rate == pytest.approx(1e-3 * (1 + .5 * 3) ** -.75)      # of the fourth step
+    assert old[1:] == (.25, 1) and new[1:] == (.5, 10) and attention == ([], 0, 1)
 
 
 def test_rates():
@@ -366,11 +370,11 @@ def test_the_rate_drops_where_it_does_in_the_published_codes(iterations, images,
 def test_an_epoch_has_as_many_images_as_its_steps():
     write_net()
     z = call('logs/a', '--dtype', 'float')[-1]
-    n, epoch = data.file_batches(*[np.zeros((7, 50, 60, 3), np.uint8), np.arange(7)], 4, 32,
+    made = data.decoded_images(*[np.zeros((7, 50, 60, 3), np.uint8), np.arange(7)], 4, 32,
                                  *imagenet.PIXELS['torchvision'], torch.device('cpu'), train=True,
                                  count=20)
-    found = torch.cat([y for _, y in epoch()])
-    assert n == len(found) == 20 and found[:7].sort().values.tolist() == list(range(7))
+    found = torch.cat([y for _, y in made.batches()])
+    assert made.n == len(found) == 20 and found[:7].sort().values.tolist() == list(range(7))
     assert z['train_acc'] * 32 / 100 == pytest.approx(round(z['train_acc'] * 32 / 100))
 
 
@@ -718,4 +722,4 @@ def test_two_processes(capfd):
     finetune.main([*FLAGS, '--source', 'source.pth', '--method', 'dan', '--shift', '.5', '--ngpu',
                    '2', '--save', 'logs/a', '--dataset', 'shapes'])
     assert 'is finished: 2 epochs' in capfd.readouterr().out
-    assert training.DTYPES and runs.read_log('logs/a/log.txt')[0]['processes'] == 2
+    assert runs.read_log('logs/a/log.txt')[0]['processes'] == 2

@@ -190,18 +190,19 @@ def test_batches_of_files(shapes_folder):
     files, labels, names = datasets.class_folders(shapes_folder, 'train')
     assert names == sorted(datasets.SHAPES) and np.bincount(labels).tolist() == [6] * 10
     mean, std = (1., 2., 3.), (4., 5., 6.)
-    n, epoch = data.file_batches(files, labels, 16, 32, mean, std, CPU)
-    inputs, targets = (torch.cat(v) for v in zip(*epoch(), strict=True))
-    assert n == 60 and targets.tolist() == labels.tolist()
+    made = data.decoded_images(files, labels, 16, 32, mean, std, CPU)
+    inputs, targets = (torch.cat(v) for v in zip(*made.batches(), strict=True))
+    assert made.n == 60 and targets.tolist() == labels.tolist()
     crop = torch.from_numpy(data.central_crop(data.read_image(files[7]), 32)).flip(-1).double()
     torch.testing.assert_close(inputs[7].double().permute(1, 2, 0),
                                (crop - torch.tensor(mean)) / torch.tensor(std), rtol=1e-5, atol=0)
     # in training: every image once, other crops each time, the same with workers and without
     drawn = {}
     for nthread in (0, 2):
-        torch.manual_seed(1)
-        _, epoch = data.file_batches(files, labels, 16, 32, mean, std, CPU, nthread, train=True)
-        drawn[nthread] = [[torch.cat(v) for v in zip(*epoch(), strict=True)] for _ in range(2)]
+        rng = torch.Generator().manual_seed(1)
+        made = data.decoded_images(files, labels, 16, 32, mean, std, CPU, nthread, train=True)
+        drawn[nthread] = [[torch.cat(v) for v in zip(*made.batches(rng), strict=True)]
+                          for _ in range(2)]
     for a, b in zip(drawn[0], drawn[2], strict=True):
         assert all(map(torch.equal, a, b)) and np.bincount(a[1]).tolist() == [6] * 10
     assert not torch.equal(drawn[0][0][0], drawn[0][1][0])
@@ -212,9 +213,9 @@ def test_images_are_mirrored_half_of_the_time():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, :32] = 255
     cv2.imwrite('half.png', image)
-    _, epoch = data.file_batches(np.array([b'half.png'] * 200), np.zeros(200, np.int64), 50, 8,
-                                 (0.,) * 3, (1.,) * 3, CPU, train=True)
-    x = torch.cat([x for x, _ in epoch()])
+    made = data.decoded_images(np.array([b'half.png'] * 200), np.zeros(200, np.int64), 50, 8,
+                               (0.,) * 3, (1.,) * 3, CPU, train=True)
+    x = torch.cat([x for x, _ in made.batches()])
     brighter = (x[..., :4].mean((1, 2, 3)) - x[..., 4:].mean((1, 2, 3))).sign()
     assert .35 < (brighter > 0).double().mean() < .65 and (brighter < 0).double().mean() > .25
 

@@ -15,8 +15,10 @@ import data
 import distill
 import folding
 import imagenet
+import loop
 import parallel
 import runs
+import step
 import training
 import utils
 import weights
@@ -62,21 +64,24 @@ def images():
 def sets():
     x, y = images()
     stats = (128.,) * 3, (64.,) * 3
-    return [data.epoch_batches(x, y, BATCH, *stats, torch.float64, shuffle=shuffle)
-            for shuffle in (True, False)]
+    return [data.held_images(x, y, BATCH, *stats, torch.float64, train=train)
+            for train in (True, False)]
 
 
 def five_steps(bn, save):
     opt = options(save)
+    opt.command = ''
+    device = training.set_up(opt)
+    loop.fit([loop.Training(opt, state_of(opt, bn, device), *sets(), 10,
+                            torch.Generator().manual_seed(5), weight=lambda epoch: opt.beta)],
+             device)
+    parallel.disconnect()
 
-    def work(opt, device):
-        f_s, f_t, params = nets(bn)
-        params = training.on_device(params, opt, device)
-        torch.manual_seed(5)
-        training.fit(opt, None, [], distill.make_objective(opt, f_s, f_t), params, *sets(), 10,
-                     device, lambda epoch: opt.beta)
 
-    training.start(opt, work, __file__)
+def state_of(opt, bn, device):
+    f_s, f_t, params = nets(bn)
+    return step.new_state(distill.make_objective(opt, f_s, f_t),
+                          step.on_device(params, opt.dtype, device), opt.dtype, opt.weight_decay)
 
 
 def run_five_steps(bn, save, n):
@@ -106,20 +111,21 @@ def test_two_processes_with_bn_equal_averaged_gradients_of_two_shards():
     two, _ = run_five_steps('trained', 'two', 2)
     opt = options('one')
     training.set_up(opt)
-    f_s, f_t, params = nets('trained')
-    params = training.on_device(params, opt, torch.device('cpu'))
-    objective, optimizer = distill.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
-    torch.manual_seed(5)
-    (_, epoch), _ = sets()
-    for inputs, targets in epoch():
-        optimizer.zero_grad()
+    state = state_of(opt, 'trained', torch.device('cpu'))
+    state.rate.fill_(opt.lr)
+    state.weight.fill_(opt.beta)
+    params, (train, _) = state.params, sets()
+    for inputs, targets in train.batches(torch.Generator().manual_seed(5)):
+        total = dict.fromkeys(state.momenta, 0)
         for shard in (1, 0):        # the first one last: its statistics stay
             statistics = {k: v.clone() for k, v in params.items() if utils.is_statistic(k)}
-            loss, _, _ = objective(params, inputs[shard::2], targets[shard::2], True, opt.beta)
-            (loss / 2).backward()
+            loss, _, _ = state.objective(params, inputs[shard::2], targets[shard::2], True,
+                                         state.weight)
+            found = torch.autograd.grad(loss, [params[k] for k in total])
+            total = {k: v + g / 2 for (k, v), g in zip(total.items(), found, strict=True)}
             if shard:
                 params.update(statistics)
-        optimizer.step()
+        step.update(state, total)
     for k, v in runs.trained(params).items():
         torch.testing.assert_close(two[k], v.detach(), rtol=0, atol=1e-5)
 
@@ -131,7 +137,7 @@ def torchrun(shapes_folder):
     def call(*flags, before='', options=()):
         pathlib.Path('worker.py').write_text(
             f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
-            f'import imagenet, os, runs, signal, training\n{before}\n'
+            f'import imagenet, loop, os, runs, signal, training\n{before}\n'
             f'training.run(imagenet.main)')
         return subprocess.run(
             [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
@@ -182,18 +188,18 @@ def test_no_thread_of_the_group_outlives_it(torchrun, flags, status):
 # the second process kills itself in the second epoch, once
 KILL = '''
 import torch.distributed as dist
-real = training.averages
+real = loop.averages
 def averages(sums, where):
     if where == 'epoch 2' and dist.get_rank() == 1 and not os.path.exists('killed'):
         open('killed', 'w').close()
         os.kill(os.getpid(), signal.SIGKILL)
     return real(sums, where)
-training.averages = averages
+loop.averages = averages
 '''
 
 
 def test_killed_worker_is_replaced_and_the_run_goes_on(torchrun):
-    flags = ['--epochs', 3, '--epoch_step', '[2]', '--dtype', 'float']
+    flags = ['--epochs', 3, '--epoch_step', '[2]', '--dtype', 'float', '--save_every', 0]
     done = torchrun(*flags, '--save', 'logs/killed', before=KILL, options=['--max-restarts=1'])
     assert done.returncode == 0 and os.path.exists('killed'), done.stderr
     whole = torchrun(*flags, '--save', 'logs/whole')
@@ -289,10 +295,9 @@ def test_batches_of_the_processes_make_up_the_batches_of_one(monkeypatch):
     x, y = images()
 
     def batches(shuffle):
-        torch.manual_seed(3)
-        found = data.epoch_batches(x, torch.arange(len(y)), 12, (0.,) * 3, (1.,) * 3,
-                                   shuffle=shuffle)[1]()
-        return [sorted(targets.tolist()) for _, targets in found]
+        made = data.held_images(x, torch.arange(len(y)), 12, (0.,) * 3, (1.,) * 3, train=shuffle)
+        return [sorted(targets.tolist())
+                for _, targets in made.batches(torch.Generator().manual_seed(3))]
 
     whole = {shuffle: batches(shuffle) for shuffle in (True, False)}
     monkeypatch.setattr(parallel, 'world', lambda: 2)

@@ -126,15 +126,15 @@ def test_one_phase_removes_before_training():
     ['--prune', 'afs', '--method', 'l2_sp', '--sp', 'all', '--alpha', 1]])
 def test_masks_only_shrink(flags, monkeypatch):
     """From phase to phase, and in the training between, whatever draws parameters elsewhere."""
-    seen, old = [], runs.save_epoch
+    seen, old = [], runs.save_checkpoint
 
-    def save_epoch(folder, opt, lines, params, optimizer):
-        seen.append(on_off(utils.without_prefix(params, 'student.')))
-        old(folder, opt, lines, params, optimizer)
+    def save(folder, opt, epoch, state, random):
+        seen.append(on_off(utils.without_prefix(state.params, 'student.')))
+        old(folder, opt, epoch, state, random)
 
-    monkeypatch.setattr(runs, 'save_epoch', save_epoch)
+    monkeypatch.setattr(runs, 'save_checkpoint', save)
     write_net()
-    call('logs/a', *PHASES, '--epochs', 6, *flags)
+    call('logs/a', *PHASES, '--epochs', 6, '--save_every', 0, *flags)
     one, same, two, still, three, end = (v.bool() for v in seen)
     assert one.all() and torch.equal(one, same) and torch.equal(two, still)
     assert torch.equal(three, end) and (three <= two).all() and three.sum() < two.sum() < len(one)
@@ -149,17 +149,17 @@ def test_phases_go_on_after_a_kill(epoch, flags, monkeypatch):
     write_net()
     flags = [*flags, '--epochs', 4, '--batch_size', 8]
     call('logs/whole', *flags)
-    old = runs.save_epoch
+    old = runs.save_checkpoint
 
-    def save_epoch(folder, opt, lines, *rest):
-        old(folder, opt, lines, *rest)
-        if lines[-1]['epoch'] == epoch:
+    def save(folder, opt, now, *rest):
+        old(folder, opt, now, *rest)
+        if now == epoch:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, 'save_epoch', save_epoch)
+    monkeypatch.setattr(runs, 'save_checkpoint', save)
     with pytest.raises(KeyboardInterrupt):
-        call('logs/cut', *flags)
-    monkeypatch.setattr(runs, 'save_epoch', old)
+        call('logs/cut', *flags, '--save_every', 0)
+    monkeypatch.setattr(runs, 'save_checkpoint', old)
     call('logs/cut', *flags)
     whole, cut = student('logs/whole'), student('logs/cut')
     assert whole.keys() == cut.keys() and all(torch.equal(v, cut[k]) for k, v in whole.items())

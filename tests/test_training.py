@@ -2,13 +2,16 @@
 import json
 import re
 import signal
+import types
 
 import pytest
 import torch
 from conftest import process
 
 import cifar
+import loop
 import runs
+import step
 import training
 import weights
 from utils import RunError
@@ -56,47 +59,48 @@ def test_numbers_of_the_log_are_those_of_the_checkpoint(cifar_run):
 def test_checkpoint_loads_safely_and_has_all_it_needs(cifar_run):
     cifar_run('logs/a', '--width', 2)
     state = torch.load('logs/a/model.pt7', weights_only=True)
-    assert set(state) == {'params', 'optimizer', 'epoch', 'random', 'options'}
+    assert set(state) == {'params', 'momenta', 'epoch', 'random', 'options'}
+    assert set(state['momenta']) == {'student.' + k for k in state['params'] if 'running' not in k}
     assert state['epoch'] == 1 and state['options']['width'] == 2
     assert open('logs/a/curves.png', 'rb').read(4) == b'\x89PNG'
 
 
 def test_learning_rate_and_momentum_as_published(cifar_run, monkeypatch):
-    """Drops at the START of the named epochs, each with a new optimizer (momentum zero)."""
-    made, real = [], training.sgd
+    """Drops at the START of the named epochs, each with zero momenta."""
+    seen, real = [], loop.begin_epoch
 
-    def sgd(opt, params, epoch):
-        made.append((epoch, real(opt, params, epoch)))
-        return made[-1][1]
+    def begin_epoch(t):
+        real(t)
+        zero = not any(v.any() for v in t.state.momenta.values())
+        seen.append((t.epoch + 1, pytest.approx(t.state.rate.item()), zero))
 
-    monkeypatch.setattr(training, 'sgd', sgd)
+    monkeypatch.setattr(loop, 'begin_epoch', begin_epoch)
     cifar_run('logs/a', '--epochs', 5, '--epoch_step', '[2,0.8]', '--lr', 1e-3)
-    assert [(e, o.param_groups[0]['lr']) for e, o in made] == [
-        (1, 1e-3), (2, pytest.approx(2e-4)), (4, pytest.approx(4e-5))]
-    assert all(o.param_groups[0]['momentum'] == .9 for _, o in made)
+    assert seen == [(1, 1e-3, True), (2, 2e-4, True), (3, 2e-4, False), (4, 4e-5, True),
+                    (5, 4e-5, False)]
 
 
 def same_run(a, b):
     """Whether two runs' checkpoints hold the same bits and their logs the same numbers."""
     x, y = (torch.load(f'{p}/model.pt7', weights_only=True) for p in (a, b))
-    timed = {'train_time', 'test_time', 'save', 'continued', 'epochs', 'resume'}
+    timed = {'train_time', 'test_time', 'save', 'continued', 'epochs', 'resume', 'command',
+             'save_every', 'no_graph'}
     logs = [[{k: v for k, v in z.items() if k not in timed} for z in
              runs.read_log(f'{p}/log.txt')[1:]] for p in (a, b)]
-    buffers = [[s['momentum_buffer'] for s in z['optimizer']['state'].values()] for z in (x, y)]
     return (logs[0] == logs[1] and torch.equal(x['random']['cpu'], y['random']['cpu'])
             and all(torch.equal(v, y['params'][k]) for k, v in x['params'].items())
-            and all(torch.equal(v, w) for v, w in zip(*buffers, strict=True)))
+            and all(torch.equal(v, y['momenta'][k]) for k, v in x['momenta'].items()))
 
 
 # code that kills its own process after the second epoch
 KILL = '''
 import os, runs, signal
-real = runs.save_epoch
-def save_epoch(folder, opt, lines, *rest):
-    real(folder, opt, lines, *rest)
-    if lines[-1]['epoch'] == 2:
+real = runs.save_checkpoint
+def save(folder, opt, epoch, *rest):
+    real(folder, opt, epoch, *rest)
+    if epoch == 2:
         os.kill(os.getpid(), signal.{})
-runs.save_epoch = save_epoch
+runs.save_checkpoint = save
 '''
 
 
@@ -106,7 +110,8 @@ def test_killed_and_continued_equals_uninterrupted(cifar_run, method):
              '--method', method]
     cifar_run('logs/t', '--width', 2)
     cifar_run('logs/whole', *flags)
-    killed = process('--save', 'logs/killed', *flags, before=KILL.format('SIGKILL'))
+    killed = process('--save', 'logs/killed', '--save_every', 0, *flags,
+                     before=KILL.format('SIGKILL'))
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert [z['epoch'] for z in runs.read_log('logs/killed/log.txt')[1:]] == [1, 2]
@@ -179,9 +184,9 @@ def test_other_options_after_a_failure_in_the_first_epoch(cifar_run):
 
 
 def test_large_loss_is_still_finite():
-    sums = training.batch_sums(torch.tensor(1e38), torch.eye(128), torch.arange(128), [],
-                               torch.ones(()))
-    assert sums.isfinite().all()
+    sums = torch.zeros(8, dtype=torch.double)
+    step.add_up(sums, torch.tensor(1e38), torch.eye(128), torch.arange(128), [])
+    assert sums.isfinite().all() and sums[step.FINITE] == 1
 
 
 def test_line_after_the_checkpoint_is_dropped_on_continuing(cifar_run):
@@ -267,27 +272,24 @@ def test_loss_that_is_not_finite(lr, cifar_run, fails, capsys, tmp_path):
 
 
 def test_first_bad_step_is_the_one_named():
-    sums, finite = 0, torch.ones(())
+    sums = torch.zeros(8, dtype=torch.double)
     for loss in (1., 2., float('nan'), 3.):
-        loss = torch.tensor(loss)
-        finite = finite * loss.isfinite()
-        sums = sums + training.batch_sums(loss, torch.eye(2), torch.arange(2), [], finite)
+        step.add_up(sums, torch.tensor(loss), torch.eye(2), torch.arange(2), [])
     with pytest.raises(RunError, match='step 3 of epoch 7'):
-        training.averages(sums, 'epoch 7')
+        loop.averages(sums, 'epoch 7')
 
 
 def test_fixed_filters_give_the_same_bits_in_bfloat16():
     """A teacher's filters as autocast makes them, once instead of in each step."""
     f, params = cifar.resnet(10, 1, 10)
-    opt = cifar.parse(['--dtype', 'bfloat16'])
     x, device = torch.randn(2, 3, 32, 32), torch.device('cpu')
     logits = []
     for fixed in (False, True):
-        placed = training.on_device(params, opt, device, fixed)
+        placed = step.on_device(params, 'bfloat16', device, fixed)
         assert placed['conv0'].dtype == (torch.bfloat16 if fixed else torch.float32)
         assert placed['bn.weight'].dtype == torch.float32
         assert placed['conv0'].requires_grad != fixed
-        with torch.no_grad(), training.precision(opt, device):
+        with torch.no_grad(), step.precision('bfloat16', device):
             logits.append(f(x, placed, False)[0])
     assert torch.equal(*logits)
 
@@ -305,7 +307,8 @@ def test_full_disk_leaves_the_previous_checkpoint(cifar_run, tmp_path):
 
 
 def test_interrupt():
-    run = process('--save', 'logs/a', '--epochs', 1000, before=KILL.format('SIGINT'))
+    run = process('--save', 'logs/a', '--epochs', 1000, '--save_every', 0,
+                  before=KILL.format('SIGINT'))
     _, said = run.communicate(timeout=120)
     assert run.returncode == 130 and 'the same command continues' in said
     assert 'Traceback' not in said
@@ -340,13 +343,21 @@ def test_bars_are_quiet_without_a_terminal(tmp_path):
 
 def test_progress_bar_shows_loss_error_and_speed(monkeypatch, capsys):
     """On a terminal; the numbers are those of some steps before."""
-    real = training.tqdm
-    monkeypatch.setattr(training, 'tqdm', lambda **how: real(**{**how, 'disable': False,
-                                                               'ncols': 120, 'mininterval': 0}))
-    start, step, stop = training.progress(torch.device('cpu'))
-    start('epoch 1/2', 400)
-    for t in range(1, 41):
-        step(torch.tensor([10. * t, 20. * t, 7. * t], dtype=torch.double), 10, t)
-    stop()
+    class Bar(loop.tqdm):
+        def __init__(self, **how):
+            super().__init__(**{**how, 'disable': False, 'ncols': 120, 'mininterval': 0})
+
+    monkeypatch.setattr(loop, 'tqdm', Bar)
+    sums = torch.zeros(8, dtype=torch.double)
+    t = types.SimpleNamespace(opt=types.SimpleNamespace(epochs=2), epoch=0, steps=0,
+                              train=types.SimpleNamespace(n=400),
+                              state=types.SimpleNamespace(sums=sums))
+    start, advance, bar = loop.progress([t, t], torch.device('cpu'))
+    start([t, t])
+    for t.steps in range(1, 41):
+        sums[:3] = t.steps * torch.tensor([10, 20, 7])
+        advance([(t, (10,)), (t, (10,))])
+    bar.close()
     shown = capsys.readouterr().err
     assert 'loss=2.000' in shown and 'error=30.0%' in shown and 'images/s' in shown
+    assert '2 runs, epoch 1/2:  50%' in shown and '800/1600' in shown

@@ -165,7 +165,8 @@ def test_channel_weights_are_the_softmax_of_z_scores(monkeypatch):
     growth = torch.tensor([.0, .1, .4, .7, -.2, .3, .1, .0])
     monkeypatch.setattr(transfer, 'losses_without',
                         lambda *_: (torch.tensor(1.), 1 + growth))
-    found, gain = transfer.channel_weights(f, params, 'fc', ['a'], lambda: iter([batch] * 6))
+    found, gain = transfer.channel_weights(f, params, 'fc', ['a'], lambda: iter([batch] * 6),
+                                            'float')
     mean = growth.mean()
     z = (growth - mean) / ((growth - mean) ** 2).mean().sqrt()
     torch.testing.assert_close(found['a'], torch.exp(z / 5) / torch.exp(z / 5).sum())
@@ -176,7 +177,7 @@ def test_only_the_head_is_trained_for_the_channel_weights():
     f, params = imagenet.define_student(18, .125, 3)
     before = {k: v.clone() for k, v in params.items()}
     x, y = torch.randn(6, 3, 40, 40), torch.arange(6) % 3
-    trained = transfer.train_head(f, params, 'fc', lambda: [(x, y)])
+    trained = transfer.train_head(f, params, 'fc', lambda: [(x, y)], 'float')
     moved = {k for k, v in trained.items() if not torch.equal(v, before[k])}
     assert moved == {'fc.weight', 'fc.bias'}
     assert all(torch.equal(params[k], v) for k, v in before.items())

@@ -1,0 +1,351 @@
+"""The training loop of all scripts: epochs, tests, log and checkpoint of one run, or of several.
+
+torchnet's Engine goes through epochs and batches and its meters average; what an epoch adds up
+stays on the device and is read once. Several runs are trained side by side on a GPU, all steps in
+one graph, and in turn on a CPU; either way each ends with the bits that it has when it runs alone.
+"""
+import argparse
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+import time
+import types
+from collections.abc import Callable
+
+import torch
+from torchnet.engine import Engine
+from torchnet.meter import AverageValueMeter
+from tqdm import tqdm
+
+import data
+import graphs
+import parallel
+import runs
+import step
+import weights
+from threads import Pace
+from utils import InputError, RunError
+
+
+@dataclasses.dataclass(eq=False)
+class Training:
+    """One run, as `fit` trains it: `state.params` has the student's entries under 'student.'.
+
+    opt: the options, those of `training.add_flags` and the script's own
+    train, test, validation: sets; the last one is a further test set, if there is one
+    generator: of order and augmentation; where there is dropout (`draws`), of that too
+    checkpoint, lines: what `runs.previous` found to go on from
+    weight(epoch): the objective's `weight` in an epoch; epochs count from 1
+    rate(epoch, step): the learning rate of a step, counted from 1; None: that of `learning_rate`,
+        at whose drops the momenta become zero
+    notes(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
+    before(epoch): called as an epoch begins; may change the parameters in place, and then gives
+        True: the momenta become zero
+    """
+    opt: argparse.Namespace
+    state: step.State
+    train: data.Images
+    test: data.Images
+    classes: int
+    generator: torch.Generator
+    checkpoint: dict | None = None
+    lines: list = dataclasses.field(default_factory=list)
+    validation: data.Images | None = None
+    weight: Callable = lambda epoch: 0.
+    rate: Callable | None = None
+    notes: Callable = lambda lines: {}
+    before: Callable = lambda epoch: False
+    draws: bool = False
+
+    def __post_init__(self):
+        self.epoch = self.checkpoint['epoch'] if self.checkpoint else 0     # the last finished one
+        self.steps, self.seconds, self.saved = 0, 0., time.monotonic()
+        self.failure, self.news, self.pace = '', {}, None
+        self.tasks = {name: self.task(name) for name in ('train', 'validation', 'test')
+                      if getattr(self, name)}
+
+    def task(self, name):
+        images, training = getattr(self, name), name == 'train'
+        take = step.train_step if training else step.test_step
+        changes = step.changed_by(self.state) if training else [self.state.sums]
+        return graphs.Task(lambda *batch: take(self.state, *images.make(*batch)),
+                           [*changes, *images.state])
+
+    @property
+    def folder(self):
+        return pathlib.Path(self.opt.save)
+
+    @property
+    def is_done(self):
+        return not self.failure and self.epoch >= self.opt.epochs
+
+
+def learning_rate(opt, epoch):
+    """In the given epoch, counted from 1 as --epoch_step counts."""
+    return opt.lr * opt.lr_decay_ratio ** sum(s <= epoch for s in opt.epoch_step)
+
+
+# ---- one run: its beginning, its epochs ---------------------------------------------------------
+
+def begin(t, device):
+    """Go on from the checkpoint, if there is one; write the log's first line."""
+    if t.draws and device.type == 'cuda':
+        torch.cuda.manual_seed(t.opt.seed)
+    if t.checkpoint:
+        restore(t, device)
+    here = runs.environment(t.opt, device)
+    t.news = {'continued': here} if t.lines else {}
+    t.lines = t.lines or [{**vars(t.opt), **here}]
+    fixed = t.opt.deterministic or device.type != 'cpu' or parallel.world() > 1
+    t.pace = Pace(torch.get_num_threads(), fixed)
+    if parallel.is_first():
+        runs.write_log(t.folder / 'log.txt', t.lines)
+    print(f'{t.folder}: epochs {t.epoch + 1} to {t.opt.epochs} on {runs.device_name(device)}, '
+          f'{t.opt.dtype}', flush=True)
+
+
+@torch.no_grad()
+def restore(t, device):
+    """Put a checkpoint's state into that of the run, in place."""
+    its, own = t.checkpoint, t.state
+    weights.check_same(its['params'], runs.trained(own.params), its['path'])
+    for k, v in runs.trained(own.params).items():
+        v.copy_(its['params'][k])
+    for k, v in own.momenta.items():
+        v.copy_(its.get('momenta', {}).get(k, torch.zeros(())))
+    if 'random' in its:
+        t.generator.set_state(its['random']['cpu'])
+        if its['random']['cuda'] and device.type == 'cuda':
+            torch.cuda.set_rng_state(its['random']['cuda'][0])
+
+
+def begin_epoch(t):
+    epoch, own = t.epoch + 1, t.state
+    if t.before(epoch) or epoch in t.opt.epoch_step and not t.rate:
+        for v in own.momenta.values():
+            v.zero_()
+    own.rate.fill_(t.rate(epoch, 1) if t.rate else learning_rate(t.opt, epoch))
+    own.weight.fill_(t.weight(epoch))
+    own.sums.zero_()
+    t.steps = 0
+
+
+def next_step(t):
+    """Count a step, and set its learning rate, if that is not the one of the epoch."""
+    t.steps += 1
+    if t.rate and t.steps > 1:
+        value = t.rate(t.epoch + 1, t.steps)
+        if value != t.rate(t.epoch + 1, t.steps - 1):
+            t.state.rate.fill_(value)
+
+
+def averages(sums, where):
+    """What an epoch added up in all processes, read off the device -> loss, accuracy in percent of
+    one guess and of five, parts. RunError, if a loss was not finite."""
+    n, loss, right, right5, steps, finite, given, *parts = parallel.total(sums).tolist()
+    if finite < steps:
+        raise RunError(f'the loss is not finite in step {int(finite / parallel.world()) + 1} of '
+                       f'{where}; nothing was saved since the epoch before. Try a smaller --lr, a '
+                       f'smaller weight of the loss that a method adds, or --dtype float')
+    parts = parts[:round(given / max(1, steps))]
+    meters = [AverageValueMeter() for _ in (loss, right, right5, *parts)]
+    for meter, value in zip(meters, (loss, 100 * right, 100 * right5, *parts), strict=True):
+        meter.add(value / n)
+    loss, accuracy, accuracy5, *parts = (meter.value()[0] for meter in meters)
+    return loss, accuracy, accuracy5, parts
+
+
+def read(t, where):
+    """`averages` of a run, whose sums are zero afterwards; None if it has failed, as `failure` then
+    says."""
+    try:
+        return averages(t.state.sums, where)
+    except RunError as e:
+        t.failure = str(e)
+        return None
+    finally:
+        t.state.sums.zero_()
+
+
+def end_training(t):
+    """What the log says of the training images in the epoch that has ended."""
+    names = 'train_loss', 'train_acc', 'train_acc5', 'at_losses'
+    return dict(zip(names, read(t, f'epoch {t.epoch}') or [None] * 4, strict=True))
+
+
+def end_epoch(t, z, device, save):
+    """Log and print an epoch, whose numbers are `z`; write a checkpoint, if it is time or `save`
+    is true."""
+    opt, own = t.opt, t.state
+    t.lines.append({**vars(opt), **z, 'epoch': t.epoch, 'beta_now': t.weight(t.epoch),
+                    'num_classes': t.classes, 'n_parameters': count_parameters(own.params),
+                    'threads': t.pace.most_used(), **t.news})
+    t.lines[-1].update(t.notes(t.lines))
+    t.news = {}
+    if parallel.is_first():
+        runs.write_log(t.folder / 'log.txt', t.lines)
+        if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
+            random = runs.random_state(t.generator, t.draws and device.type == 'cuda')
+            runs.save_checkpoint(t.folder, opt, t.epoch, own, random)
+            t.saved = time.monotonic()
+    print(summary(t, t.lines[-1]), flush=True)
+
+
+def count_parameters(params):
+    """The number of trained parameters of the student."""
+    return sum(v.numel() for k, v in params.items() if k.startswith('student.') and v.requires_grad)
+
+
+def summary(t, z):
+    """An epoch's line for the screen, of its numbers in the log."""
+    return (f'{t.folder}: epoch {z["epoch"]}/{z["epochs"]}  train loss {z["train_loss"]:.4f} error '
+            f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
+            f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
+            f'{t.train.n / z["train_time"]:.0f} images/s')
+
+
+# ---- all of them --------------------------------------------------------------------------------
+
+def together(trainings, name):
+    """The batches of a pass over a set of each run, as samples [(run, batch)] of steps that are
+    taken at once. Each run's `seconds` are its share of the time."""
+    begun = time.perf_counter()
+    batches = [getattr(t, name).epoch(t.generator) for t in trainings]
+    for sample in zip(*batches, strict=True):
+        yield list(zip(trainings, sample, strict=True))
+    torch.cuda.synchronize()
+    for t in trainings:
+        t.seconds = (time.perf_counter() - begun) / len(trainings)
+
+
+def in_turn(trainings, name):
+    """The same, one run after another; what dropout draws comes from the run's own generator."""
+    for t in trainings:
+        begun = time.perf_counter()
+        batches = getattr(t, name).epoch(t.generator)
+        with runs.drawing_from(t.generator) if t.draws else contextlib.nullcontext():
+            for batch in batches:
+                yield [(t, batch)]
+        t.seconds = time.perf_counter() - begun
+
+
+def why_no_graph(opt, device):
+    """Why steps are not captured on a device; '' if they are."""
+    if device.type != 'cuda':
+        return 'this is no GPU'
+    if parallel.world() > 1:
+        return 'several processes average their gradients between forward pass and update'
+    return '--no_graph' if opt.no_graph else ''
+
+
+def test(active, samples, take):
+    """What the log says of the sets that runs are tested on: {run: numbers}. None where a loss is
+    not finite."""
+    found, seconds = {t: {} for t in active}, dict.fromkeys(active, 0.)
+    for name, prefix in (('validation', 'val'), ('test', 'test')):
+        some = [t for t in active if name in t.tasks]
+        for sample in samples(some, name) if some else ():
+            take([(t.tasks[name], batch) for t, batch in sample])
+        for t in some:
+            seconds[t] += t.seconds
+            loss, accuracy, accuracy5, _ = read(t, f'the test after epoch {t.epoch}') or [None] * 4
+            found[t] |= {f'{prefix}_loss': loss, f'{prefix}_acc': accuracy,
+                         f'{prefix}_acc5': accuracy5}
+    return {t: {**z, 'test_time': seconds[t]} for t, z in found.items()}
+
+
+def progress(trainings, device):
+    """A bar for all epochs of all runs, quiet when stderr is no terminal -> (start of an epoch,
+    step, the bar).
+
+    What it shows was copied off the device some steps ago, so that nothing waits for the device.
+    """
+    host = torch.zeros(3, dtype=torch.float64, pin_memory=device.type == 'cuda')
+    bar = tqdm(total=sum(t.train.n * (t.opt.epochs - t.epoch) for t in trainings), unit=' images',
+               leave=False, dynamic_ncols=True, smoothing=.05,
+               disable=None if parallel.is_first() else True)
+
+    def start(active):
+        host.zero_()
+        t, several = active[0], f'{len(active)} runs, ' if len(active) > 1 else ''
+        bar.set_description(f'{several}epoch {t.epoch + 1}/{t.opt.epochs}', refresh=False)
+
+    def advance(sample):
+        bar.update(sum(batch[0] for _, batch in sample) * parallel.world())
+        t = sample[0][0]
+        if not bar.disable and t.steps % 10 == 0:
+            n, loss, right = host.tolist()
+            if n:
+                bar.set_postfix(loss=f'{loss / n:.3f}', error=f'{100 - 100 * right / n:.1f}%')
+            host.copy_(t.state.sums[:3], non_blocking=True)
+
+    return start, advance, bar
+
+
+def fit(trainings, device):
+    """Train runs to their last epochs, in place, and log them.
+
+    They go through their own epochs at the same time, whichever these are. A run whose loss is not
+    finite stops, and its `failure` says why. At the time that the environment's STOP_AT names, in
+    seconds since 1970, all stop behind the epoch that they are in.
+    """
+    drawing = [t for t in trainings if t.draws]
+    if drawing and len(trainings) > 1 and device.type == 'cuda':
+        raise InputError(f'{drawing[0].folder}: a net with dropout, which draws from the random '
+                         f'numbers of the GPU, is trained alone there, without +')
+    for t in trainings:
+        begin(t, device)
+    active, reason = list(trainings), why_no_graph(trainings[0].opt, device)
+    if reason and device.type == 'cuda':
+        print(f'steps are not captured as CUDA graphs: {reason}')
+    samples, take = (in_turn if reason else together), graphs.in_turn
+    bar_start, bar_advance, bar = progress(trainings, device)
+    engine = Engine()
+
+    def on_start(state):
+        nonlocal take
+        take = graphs.in_turn if reason else graphs.captured(device)
+
+    def on_start_epoch(state):
+        for t in active:
+            begin_epoch(t)
+        bar_start(active)
+        state['iterator'] = samples(active, 'train')
+
+    def on_sample(state):
+        for t, _ in state['sample']:
+            next_step(t)
+        pace = state['sample'][0][0].pace
+        pace.begin()
+        take([(t.tasks['train'], batch) for t, batch in state['sample']])
+        pace.end()
+        bar_advance(state['sample'])
+
+    def on_end_epoch(state):
+        trained = {}
+        for t in active:
+            t.epoch += 1
+            trained[t] = {'train_time': t.seconds, **end_training(t)}
+            parallel.share_statistics(t.state.params)
+        tested = test([t for t in active if not t.failure], samples, take)
+        stop = time.time() > float(os.environ.get('STOP_AT', 'inf'))
+        with bar.external_write_mode():
+            for t in active:
+                if not t.failure:
+                    end_epoch(t, {**trained[t], **tested[t]}, device, stop)
+                elif len(trainings) > 1:
+                    print(f'error: {t.folder}: {t.failure}', file=sys.stderr)
+        if any(t.failure or t.is_done for t in active):
+            active[:] = [t for t in active if not (t.failure or t.is_done)]
+            on_start(state)     # graphs of fewer runs
+        if stop or not active:
+            state['maxepoch'] = state['epoch']
+
+    engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_sample,
+                                                  on_end_epoch))
+    # a step does its own backward pass and update: there is no optimizer that the engine could call
+    nothing = types.SimpleNamespace(zero_grad=lambda: None, step=lambda closure: None)
+    with contextlib.closing(bar):
+        engine.train(None, None, max(t.opt.epochs - t.epoch for t in trainings), nothing)

@@ -1,0 +1,78 @@
+"""How many threads compute, so that a busy neighbour does not stop a training on a CPU.
+
+Threads that share an operation wait for one another. When something else runs on one of the cores,
+all wait for the one that was set aside, and a step with two threads may take ten times as long as
+one with a single thread. So the number follows the time that steps take.
+"""
+import collections
+import statistics
+import time
+
+import torch
+
+SLOWER = 1.4    # times the best step of late: then fewer threads are tried
+FASTER = .9     # of the usual step: then what was tried is better
+AGAIN = 10.     # seconds until more threads are tried again
+TRIAL = 2       # steps
+
+
+class Pace:
+    """The number of threads of the steps of a run: begin() before a step, end() after it.
+
+    It starts at `most` and moves by halves and doubles, down to one. Which step has how many is not
+    the same in every run, and with it the last bits of a sum: if `fixed`, it is always `most`.
+    """
+
+    def __init__(self, most, fixed=False, clock=time.perf_counter, use=torch.set_num_threads):
+        self.numbers, self.clock, self.use = [most], clock, use
+        while self.numbers[-1] > 1 and not fixed:
+            self.numbers.append(self.numbers[-1] // 2)
+        self.now, self.trial, self.tried = 0, None, []
+        self.times, self.best, self.since = collections.deque(maxlen=3), None, clock()
+        self.steps, self.used = 0, collections.Counter()
+
+    def begin(self):
+        if len(self.numbers) > 1:
+            self.use(self.numbers[self.now if self.trial is None else self.trial])
+        self.started = self.clock()
+
+    def end(self):
+        taken = self.clock() - self.started
+        self.used[self.numbers[self.now if self.trial is None else self.trial]] += 1
+        self.steps += 1
+        if len(self.numbers) == 1 or self.steps == 1:      # the first one is slow for other reasons
+            return
+        if self.trial is None:
+            self.times.append(taken)
+            self.trial = self.to_try()
+        else:
+            self.tried.append(taken)
+            if len(self.tried) == TRIAL or taken > SLOWER * statistics.median(self.times):
+                self.decide()
+
+    def to_try(self):
+        """What to try next, if anything: fewer threads at first, and when steps have become slow;
+        more from time to time."""
+        if len(self.times) < self.times.maxlen:
+            return None
+        slow = self.best is None or min(self.times) > SLOWER * self.best
+        self.best = min(self.best or min(self.times), *self.times)
+        if slow and self.now + 1 < len(self.numbers):
+            return self.now + 1
+        return self.now - 1 if self.now and self.clock() - self.since > AGAIN else None
+
+    def decide(self):
+        usual = statistics.median(self.times)
+        if min(self.tried) < FASTER * usual:
+            self.now = self.trial
+            self.times.clear()
+            self.best = None
+        else:
+            self.best = usual       # this is what a step takes, for now
+        self.trial, self.tried, self.since = None, [], self.clock()
+
+    def most_used(self):
+        """The number of threads that most steps had since the last call."""
+        number, self.used = (self.used.most_common(1) or [(self.numbers[self.now], 0)])[0][0], \
+            collections.Counter()
+        return number
