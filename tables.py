@@ -1,12 +1,14 @@
 """The tables of the papers (papers.py): their commands, and the numbers that the logs hold.
 
-    python tables.py commands TABLE     the shell lines, teachers first
-    python tables.py run TABLE          run what is not finished, then show
-    python tables.py show TABLE         the table, and its learning curves as curves.png (of removal
+    python tables.py commands TABLE ... the shell lines, teachers first
+    python tables.py run TABLE ...      run what is not finished, then show
+    python tables.py show TABLE ...     the table, and its learning curves as curves.png (of removal
                                         of channels, error against multiply-adds as tradeoff.png)
     python tables.py report             the same into the README, from the logs alone
 
 With --epochs N a table is run in a schedule of N epochs, into a folder of its own, TABLE-Nepochs.
+With --at_once K up to K runs are trained together: on a GPU by one process, in which the runs of a
+command line stand side by side with a + between; on a CPU by K processes of one thread each.
 Several `run`s side by side share the work: each run is done by one of them.
 
 A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the last epoch's test
@@ -15,13 +17,20 @@ difference to the plain student's, mean ± standard error over the seeds that bo
 those of the median epoch times the epochs.
 """
 import collections
+import contextlib
+import itertools
+import math
+import os
 import pathlib
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import time
+
+import torch
 
 import runs
 import training
@@ -30,6 +39,7 @@ from utils import InputError
 
 README = pathlib.Path(__file__).with_name('README.md')
 WAIT = 5            # seconds until `run` looks again at what other processes are running
+PATIENCE = 10       # seconds in which a process that Ctrl-C has reached ends by itself
 SHORT_SEEDS = 3     # at most, in a short schedule
 
 
@@ -115,6 +125,12 @@ def commands(name, root, seeds=None, only=''):
                     yield command(*place, seed, root)
 
 
+def all_commands(names, *rest):
+    """Those of several tables, which may share rows: each once."""
+    found = [words for name in names for words in commands(name, *rest)]
+    return list({save_of(words): words for words in found}.values())
+
+
 def save_of(words):
     return words[words.index('--save') + 1]
 
@@ -125,7 +141,85 @@ def comparable(command):
     return shlex.split(command.replace(' --beta_decay constant', ''))
 
 
-# ---- running ------------------------------------------------------------------------------------
+# ---- what is next -------------------------------------------------------------------------------
+# The functions of this part only decide. `states` is {folder of a run: what has become of it}:
+# 'left', 'locked' (left, and another process is at work on it), 'running', 'finished', 'failed'.
+
+# Flags whose values runs in one process share, as the scripts demand.
+SHARED = {f'--{name}' for name in training.SHARED}
+# Flags of runs that are never put into one process with others: what is not trained, and what draws
+# from the random numbers of the GPU.
+ALONE = {'--evaluate', '--dropout'}
+
+
+def teachers(words, states):
+    """The folders of the runs that a command learns from."""
+    return [word for word in words if word in states and word != save_of(words)]
+
+
+def may_start(words, states):
+    """Whether a run is left, if perhaps to another process, and its teachers are finished."""
+    return states[save_of(words)] in ('left', 'locked') and \
+        all(states[folder] == 'finished' for folder in teachers(words, states))
+
+
+def in_common(words, alone):
+    """What commands have in common that one process can take; a run that goes with no other has it
+    with none."""
+    if ALONE & set(words) or save_of(words) in alone:
+        return save_of(words)
+    return words[0], {flag: '' if value.startswith('--') else value
+                      for flag, value in itertools.pairwise([*words, '--']) if flag in SHARED}
+
+
+def left_of(states):
+    """The folders of the runs that are left."""
+    return [folder for folder, state in states.items() if state in ('left', 'locked')]
+
+
+def next_runs(commands, states, places, size, alone=()):
+    """The commands to start now: a list for each process, of which there are `places`, of up to
+    `size` runs. alone: the folders of runs that turned out to go with no other."""
+    found = []
+    ready = [words for words in commands
+             if may_start(words, states) and states[save_of(words)] == 'left']
+    while ready and len(found) < places:
+        first = in_common(ready[0], alone)
+        found.append([words for words in ready if in_common(words, alone) == first][:size])
+        ready = [words for words in ready if words not in found[-1]]
+    return found
+
+
+def teacher_failed(words, states):
+    return any(states[folder] == 'failed' for folder in teachers(words, states))
+
+
+def with_students(commands, states):
+    """The states, with those failed whose teacher has failed."""
+    states = dict(states)
+    for words in commands:      # teachers first
+        if teacher_failed(words, states):
+            states[save_of(words)] = 'failed'
+    return states
+
+
+def failures(commands, states):
+    """What is said of the runs that failed."""
+    return ['(its teacher failed) ' * teacher_failed(words, states) + shlex.join(words)
+            for words in commands if states[save_of(words)] == 'failed']
+
+
+def state_of_rest(status, several, some_over, late, locked):
+    """What has become of the runs of a process, one or several, that ended before they did. The
+    others may be over; it may be late, and a run may be locked by another process."""
+    if late and (several or status == 0):
+        return 'left'       # the clock stopped them; if one failed, then it will again
+    if several:             # those that go on when others fail end; else the whole process failed
+        return 'failed' if status == 1 and some_over else 'left'
+    return 'left' if status == 2 and locked else 'failed'
+
+
+# ---- what the folders say -----------------------------------------------------------------------
 
 def locked(folder):
     """Whether a process is at work on the folder of a run."""
@@ -152,49 +246,117 @@ def done(words):
         comparable(shlex.join(words))
 
 
-def attempt(words, waiting, failed):
-    """Run a command unless there is no need or no way -> whether it needs no further attempt.
+def look(commands, states):
+    """Note which of the runs that could be started are locked, finished or left, in place."""
+    for words in commands:      # teachers first
+        folder = save_of(words)
+        if may_start(words, states):
+            states[folder] = 'locked' if locked(folder) else 'finished' if done(words) else 'left'
+            if states[folder] == 'finished':
+                print(f'{folder} is finished', flush=True)
 
-    waiting: the folders of the runs that are left for later; failed: {folder: what is said of it}
-    of the runs that failed, to which this one may be added."""
-    folder = save_of(words)
-    if failed.keys() & set(words):
-        failed[folder] = f'(its teacher failed) {shlex.join(words)}'
-    elif waiting & set(words) or locked(folder):
-        return False
-    elif done(words):
-        print(f'{folder} is finished', flush=True)
+
+def is_over(words, status, several, late):
+    """Whether a run whose process has ended is at its own end. The status is that of all runs of
+    the process; after 0, only the clock may have stopped one."""
+    if status == 0 and not late:
+        return True
+    return (several or status in (0, 2)) and done(words)
+
+
+# ---- the processes ------------------------------------------------------------------------------
+
+def start(group, one_thread, stop_at):
+    """Start the process of some commands, which ends early at the time `stop_at`."""
+    words = group[0] + [word for others in group[1:] for word in ('+', *others[1:])]
+    print('$ python', shlex.join(words), flush=True)
+    more = {'STOP_AT': str(stop_at)} | ({'OMP_NUM_THREADS': '1'} if one_thread else {})
+    return subprocess.Popen([sys.executable, README.with_name(words[0]), *words[1:]],
+                            env=os.environ | more)
+
+
+def wait(processes):
+    """Wait until one of some processes has ended, or until there may be news of others."""
+    until = time.monotonic() + WAIT
+    while all(p.poll() is None for p in processes) and time.monotonic() < until:
+        time.sleep(.1)
+
+
+def wait_for_others(left, said):
+    """Wait for other processes, if they are at work on something that is left, and say so, if that
+    is not what was said before."""
+    if left and left != said:
+        print('waiting for other processes:', ', '.join(left), flush=True)
+    if left:
+        time.sleep(WAIT)
+    return left
+
+
+def end(processes):
+    """Leave no process running: those that Ctrl-C has reached end by themselves."""
+    try:
+        for p in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                p.wait(PATIENCE)
+    finally:
+        for p in processes:
+            p.terminate()
+            p.wait()
+
+
+def settle(group, status, states, alone, stop_at):
+    """Note what has become of the runs of a process that has ended, in place."""
+    if status in (-signal.SIGINT, 130):
+        raise KeyboardInterrupt
+    several, late = len(group) > 1, time.time() >= stop_at
+    over = [save_of(w) for w in group if is_over(w, status, several, late)]
+    rest = [save_of(w) for w in group if save_of(w) not in over]
+    faster = status == 2 and any(map(locked, rest))     # another process was
+    state = state_of_rest(status, several, bool(over), late, faster)
+    states |= dict.fromkeys(over, 'finished') | dict.fromkeys(rest, state)
+    if several and not late and not faster:
+        alone.update(rest)      # refused, or stopped by the failure of one, which alone will say so
+
+
+def work(commands, places, size, stop_at):
+    """Run commands in up to `places` processes of up to `size` runs -> the states in the end. No
+    run is started after the time `stop_at`."""
+    states, alone, running, said = dict.fromkeys(map(save_of, commands), 'left'), set(), {}, []
+    try:
+        while running or left_of(states) and time.time() < stop_at:
+            if len(running) < places and time.time() < stop_at:
+                look(commands, states)
+                for group in next_runs(commands, states, places - len(running), size, alone):
+                    running[start(group, places > 1, stop_at)] = group
+                    states |= dict.fromkeys(map(save_of, group), 'running')
+            if running:
+                wait(running)
+            else:
+                said = wait_for_others(left_of(states), said)
+            for process in [p for p in running if p.poll() is not None]:
+                settle(running.pop(process), process.returncode, states, alone, stop_at)
+                states = with_students(commands, states)
+    finally:
+        end(running)
+    return states
+
+
+def run(names, root, seeds=None, only='', at_once=1, minutes=None):
+    """Run what is not finished of some tables, up to `at_once` runs together; what another process
+    is running is waited for. A failed run is named at the end and stops no other, but for its
+    students. After so many minutes nothing is started any more, and what runs ends early."""
+    # the time may be limited from outside, too
+    stop_at = min(float(os.environ.get('STOP_AT', 'inf')), time.time() + 60 * (minutes or math.inf))
+    commands = all_commands(names, root, seeds, only)
+    if torch.cuda.is_available():
+        states = work(commands, 1, at_once, stop_at)
     else:
-        print('$ python', shlex.join(words), flush=True)
-        script = README.with_name(words[0])
-        status = subprocess.run([sys.executable, script, *words[1:]]).returncode
-        if status in (-2, 130):
-            raise KeyboardInterrupt
-        if status == 2 and (locked(folder) or done(words)):     # another process was faster
-            return False
-        if status:
-            failed[folder] = shlex.join(words)
-    return True
-
-
-def run(name, root, seeds=None, only=''):
-    """Run what is not finished of a table, one after another; what another process is running is
-    waited for. A failed run is named at the end and stops no other, but for its students."""
-    left, failed, said = list(commands(name, root, seeds, only)), {}, None
-    while left:
-        later = []
-        for words in left:
-            if not attempt(words, {save_of(w) for w in later}, failed):
-                later.append(words)
-        if later == left:
-            if said != left:
-                print('waiting for other processes:', ', '.join(map(save_of, left)), flush=True)
-            said = left
-            time.sleep(WAIT)
-        left = later
-    show(name, root)
-    if failed:
-        raise training.RunError('failed: ' + '; '.join(failed.values()))
+        states = work(commands, min(at_once, os.cpu_count() or 1), 1, stop_at)
+    show_all(names, root)
+    if left_of(states):
+        print('the time is up; the same command continues')
+    if failed := failures(commands, states):
+        raise training.RunError('failed: ' + '; '.join(failed))
 
 
 # ---- the numbers --------------------------------------------------------------------------------
@@ -379,6 +541,13 @@ def show(name, root):
     draw(name, root, logs)
 
 
+def show_all(names, root):
+    for i, name in enumerate(names):
+        if i:
+            print()
+        show(name, root)
+
+
 def report(readme):
     """The README's text with the block of each table that it has a place for made anew."""
     def block(match):
@@ -390,43 +559,59 @@ def report(readme):
     return re.sub(r'(?s)<!-- table (\S+) -->.*?<!-- end of table -->', block, readme)
 
 
-def main(argv=None):
+def write_report():
+    text = README.read_text()
+    README.write_text(report(text))
+    root = README.with_name('results')
+    for name in re.findall('<!-- table (.+) -->', text):
+        draw(name, root, logs_of(name, root))
+
+
+def parse(argv):
     parser = training.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
-    parser.add_argument('table', nargs='?', help=f'{", ".join(TABLES)}; all but report need it')
+    parser.add_argument('table', nargs='*', help=f'{", ".join(TABLES)}; all but report need one or '
+                        'more')
     parser.add_argument('--root', default='results',
                         help='folder of the runs; report always takes results')
-    parser.add_argument('--epochs', type=int, metavar='N', help="the table in a schedule of N "
+    parser.add_argument('--epochs', type=int, metavar='N', help="the tables in a schedule of N "
                         "epochs instead of the paper's")
     parser.add_argument('--seeds', type=int, metavar='N',
                         help="run seeds 0 to N-1 (default: each row's)")
     parser.add_argument('--only', default='', metavar='ROW',
                         help='run this row alone, with the teachers that it needs')
-    opt = parser.parse_args(argv)
-    for flag in ('epochs', 'seeds'):
-        if getattr(opt, flag) is not None and getattr(opt, flag) < 1:
-            raise InputError(f'--{flag} is {getattr(opt, flag)}: give 1 or more')
+    parser.add_argument('--at_once', default=1, type=int, metavar='K', help='run: train up to K '
+                        'runs together. On a GPU one process trains those of the same images, '
+                        'batch size and number of epochs; on a CPU each has a process of one '
+                        'thread, and there are no more of them than cores')
+    parser.add_argument('--minutes', type=float, metavar='M', help='run: after M minutes start no '
+                        'run, and stop those that are being trained behind the epoch that they are '
+                        'in; the same command continues')
+    opt = parser.parse_intermixed_args(argv)     # `run --root logs TABLE`, too
+    training.check_numbers(opt, above_zero=[
+        k for k in ('epochs', 'seeds', 'at_once', 'minutes') if getattr(opt, k) is not None])
+    return opt
+
+
+def main(argv=None):
+    opt = parse(argv)
     if opt.what == 'report':
         if opt.table or opt.root != 'results' or opt.epochs:
             raise InputError('report takes no table and no options: it writes the tables for which '
                              'README.md has a place, from results/')
-        text = README.read_text()
-        README.write_text(report(text))
-        root = README.with_name('results')
-        for name in re.findall('<!-- table (.+) -->', text):
-            draw(name, root, logs_of(name, root))
-        return
+        return write_report()
     if not opt.table:
         raise InputError(f'name a table: {", ".join(TABLES)}')
-    name = f'{opt.table}-{opt.epochs}epochs' if opt.epochs else opt.table
-    split(name)     # an unknown table is said before anything is done
+    names = [f'{table}-{opt.epochs}epochs' if opt.epochs else table for table in opt.table]
+    for name in names:
+        split(name)     # an unknown table is said before anything is done
     if opt.what == 'commands':
-        for words in commands(name, opt.root, opt.seeds, opt.only):
+        for words in all_commands(names, opt.root, opt.seeds, opt.only):
             print('python', shlex.join(words))
     elif opt.what == 'run':
-        run(name, opt.root, opt.seeds, opt.only)
+        run(names, opt.root, opt.seeds, opt.only, opt.at_once, opt.minutes)
     else:
-        show(name, opt.root)
+        show_all(names, opt.root)
 
 
 if __name__ == '__main__':

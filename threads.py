@@ -12,7 +12,8 @@ import torch
 
 SLOWER = 1.4    # times the best step of late: then fewer threads are tried
 FASTER = .9     # of the usual step: then what was tried is better
-AGAIN = 10.     # seconds until more threads are tried again
+AGAIN = 2.      # seconds until more threads are tried again, doubled whenever they are no better,
+LATEST = 30.    # up to this
 TRIAL = 2       # steps
 
 
@@ -28,7 +29,8 @@ class Pace:
         while self.numbers[-1] > 1 and not fixed:
             self.numbers.append(self.numbers[-1] // 2)
         self.now, self.trial, self.tried = 0, None, []
-        self.times, self.best, self.since = collections.deque(maxlen=3), None, clock()
+        self.times, self.best = collections.deque(maxlen=3), None
+        self.since, self.patience = clock(), AGAIN
         self.steps, self.used = 0, collections.Counter()
 
     def begin(self):
@@ -59,16 +61,16 @@ class Pace:
         self.best = min(self.best or min(self.times), *self.times)
         if slow and self.now + 1 < len(self.numbers):
             return self.now + 1
-        return self.now - 1 if self.now and self.clock() - self.since > AGAIN else None
+        return self.now - 1 if self.now and self.clock() - self.since > self.patience else None
 
     def decide(self):
         usual = statistics.median(self.times)
         if min(self.tried) < FASTER * usual:
-            self.now = self.trial
+            self.now, self.patience, self.best = self.trial, AGAIN, None
             self.times.clear()
-            self.best = None
         else:
             self.best = usual       # this is what a step takes, for now
+            self.patience = min(2 * self.patience, LATEST)
         self.trial, self.tried, self.since = None, [], self.clock()
 
     def most_used(self):

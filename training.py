@@ -212,10 +212,10 @@ def train(opts, device, prepare, exported, afterwards):
     """Lock the folders of runs, find what there is to go on from, train what is missing, finish."""
     found = [prepare(opt, device) for opt in opts]
     with contextlib.ExitStack() as stack:
+        for opt in opts if parallel.is_first() else ():
+            stack.enter_context(runs.lock(opt.save))
         trainings = {}
         for opt, make in zip(opts, found, strict=True):
-            if parallel.is_first():
-                stack.enter_context(runs.lock(opt.save))
             checkpoint, lines = parallel.from_first(lambda opt=opt: runs.previous(opt))
             if not checkpoint or checkpoint['epoch'] < opt.epochs:
                 trainings[opt.save] = make(checkpoint, lines)

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import pytest
+import torch
 from conftest import ROOT, SMALL
 
 import cifar
@@ -30,18 +32,19 @@ QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
 SCRIPT = f'''
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-import cifar, datasets, runs, training
+import cifar, datasets, loop, runs, training
 datasets.SHAPES_COUNTS = {SMALL}
-fit, save_epoch = training.fit, runs.save_epoch
-def fit_and_tell(opt, *rest):
-    print(opt.save, file=open('trained', 'a'))
-    fit(opt, *rest)
-training.fit = fit_and_tell
-def save_and_die(folder, opt, lines, *rest):
-    save_epoch(folder, opt, lines, *rest)
-    if str(folder).endswith('t/killed/seed0') and len(lines) == 2:
+fit, save = loop.fit, runs.save_checkpoint
+def fit_and_tell(trainings, device):
+    for t in trainings:
+        print(t.opt.save, file=open('trained', 'a'))
+    fit(trainings, device)
+loop.fit = fit_and_tell
+def save_and_die(folder, opt, epoch, *rest):
+    save(folder, opt, epoch, *rest)
+    if str(folder).endswith('t/killed/seed0') and epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-runs.save_epoch = save_and_die
+runs.save_checkpoint = save_and_die
 training.run(cifar.main)
 '''
 
@@ -304,7 +307,7 @@ def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, 
             'killed': papers.row('killed after an epoch', seeds=1),
             'taught': papers.choice('taught by none', '--teacher_id @teacher --beta 1'),
             'taught_by_killed': papers.choice('taught', '--teacher_id @killed --beta 1')}
-    common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2'
+    common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2 --save_every 0'
     rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '')})
     assert call_run('t', '--root', 'logs') == 1
@@ -327,7 +330,7 @@ def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, 
     assert re.search(r'^killed after an epoch +\d+\.\d\d +1', capfd.readouterr().out, re.M)
     assert pathlib.Path('logs/t/curves.png').exists()
 
-    monkeypatch.setattr(subprocess, 'run', None)
+    monkeypatch.setattr(subprocess, 'Popen', None)
     assert call_run('t', '--root', 'logs', '--only', 'killed') == 0
     assert 'logs/t/killed/seed0 is finished' in capfd.readouterr().out
 
@@ -338,13 +341,23 @@ def fake(monkeypatch):
     started = []
 
     def replace(process):
-        def start(command):
+        def start(command, env):
             started.append(command[3])
-            return types.SimpleNamespace(returncode=process(['cifar.py', *command[2:]]))
-        monkeypatch.setattr(tables, 'subprocess', types.SimpleNamespace(run=start))
+            status = process(['cifar.py', *command[2:]])
+            return mock.Mock(returncode=status, poll=lambda: status)
+        monkeypatch.setattr(tables, 'subprocess', types.SimpleNamespace(Popen=start))
         return started
 
     monkeypatch.setattr(tables, 'show', lambda *a: None)
+    return replace
+
+
+@pytest.fixture
+def sleep(monkeypatch):
+    """Instead of sleeping, `run` calls a function of the seconds."""
+    def replace(function):
+        monkeypatch.setattr(tables, 'time', types.SimpleNamespace(
+            sleep=function, time=time.time, monotonic=time.monotonic))
     return replace
 
 
@@ -353,26 +366,43 @@ def finish(words):
     return 0
 
 
-def test_two_runs_share_the_work(two_tables, fake, monkeypatch):
+def plus(words):
+    """The command lines that stand side by side in one."""
+    return [[words[0], *part.split()] for part in ' '.join(words[1:]).split(' + ')]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+
+
+@pytest.mark.parametrize('at_once', [1, 3])
+def test_two_runs_share_the_work(two_tables, fake, gpu, monkeypatch, at_once):
     """Each folder is trained once, a student after its teacher. What is run is a short sleep."""
+    def train(words):
+        if not tables.done(words):
+            teachers = [w for w in words[3:] if w.startswith('r/')]
+            assert all(pathlib.Path(t, 'model.pt7').exists() for t in teachers)
+            print(words[2], file=open('trained', 'a'))
+            finish(words)
+            time.sleep(.05)
+            pathlib.Path(words[2], 'model.pt7').write_text('')
+
     def process(words):
-        try:
-            with runs.lock(words[2]):
-                if not tables.done(words):
-                    teachers = [w for w in words[3:] if w.startswith('r/')]
-                    assert all(pathlib.Path(t, 'model.pt7').exists() for t in teachers)
-                    print(words[2], file=open('trained', 'a'))
-                    finish(words)
-                    time.sleep(.05)
-                    pathlib.Path(words[2], 'model.pt7').write_text('')
-            return 0
-        except tables.InputError:
-            return 2
+        with contextlib.ExitStack() as stack:
+            try:
+                for part in plus(words):
+                    stack.enter_context(runs.lock(part[2]))
+            except tables.InputError:
+                return 2
+            for part in plus(words):
+                train(part)
+        return 0
 
     fake(process)
     monkeypatch.setattr(tables, 'WAIT', .02)
     context = multiprocessing.get_context('fork')
-    both = [context.Process(target=tables.run, args=('t', 'r', 8)) for _ in range(2)]
+    both = [context.Process(target=tables.run, args=(['t'], 'r', 8, '', at_once)) for _ in range(2)]
     for p in both:
         p.start()
     for p in both:
@@ -383,23 +413,23 @@ def test_two_runs_share_the_work(two_tables, fake, monkeypatch):
     assert not list(pathlib.Path('r').rglob('lock'))
 
 
-def test_what_another_process_runs_is_left_for_later(two_tables, fake, monkeypatch, capsys):
+def test_what_another_process_runs_is_left_for_later(two_tables, fake, sleep, capsys):
     """The teacher is being trained elsewhere; its student waits, the other rows do not."""
     started, elsewhere = fake(finish), contextlib.ExitStack()
     elsewhere.enter_context(runs.lock('r/t/teacher/seed0'))
     finish(['cifar.py', '--save', 'r/t/teacher/seed0'])     # its last checkpoint is still missing
 
-    def sleep(seconds):
+    def let_go(seconds):
         finish(next(tables.commands('t', 'r')))
         elsewhere.close()
 
-    monkeypatch.setattr(tables, 'time', types.SimpleNamespace(sleep=sleep))
-    tables.run('t', 'r', 1)
+    sleep(let_go)
+    tables.run(['t'], 'r', 1)
     assert started == ['r/t/student/seed0', 'r/t/at/seed0']
     assert 'waiting for other processes: r/t/teacher/seed0, r/t/at/seed0' in capsys.readouterr().out
 
 
-def test_lock_that_another_process_was_faster_to_take_is_no_failure(two_tables, fake, monkeypatch):
+def test_lock_that_another_process_was_faster_to_take_is_no_failure(two_tables, fake, sleep):
     elsewhere, slept = contextlib.ExitStack(), []
 
     def process(words):
@@ -408,13 +438,13 @@ def test_lock_that_another_process_was_faster_to_take_is_no_failure(two_tables, 
         elsewhere.enter_context(runs.lock(words[2]))
         return 2
 
-    def sleep(seconds):
+    def let_go(seconds):
         slept.append(seconds)
         elsewhere.close()
 
     started = fake(process)
-    monkeypatch.setattr(tables, 'time', types.SimpleNamespace(sleep=sleep))
-    tables.run('t', 'r', 1, 'student')
+    sleep(let_go)
+    tables.run(['t'], 'r', 1, 'student')
     assert started == ['r/t/student/seed0'] * 2 and slept == [tables.WAIT]
 
 
@@ -437,6 +467,253 @@ def test_finished_means_this_command_and_its_last_checkpoint(two_tables, fake):
     assert not tables.done(words)
     log.write_text('json_stats: [')
     assert not tables.done(words)
+
+
+# ---- several runs at once -----------------------------------------------------------------------
+
+def folders(groups):
+    return [saves(group) for group in groups]
+
+
+def run_of(folder, *options):
+    return ['cifar.py', '--save', folder, *options]
+
+
+def test_what_is_next_waits_for_teachers_and_fills_the_places():
+    commands = [run_of('a'), run_of('b'), run_of('c', '--teacher_id', 'a'), run_of('d')]
+    states = dict.fromkeys('abcd', 'left')
+    assert folders(tables.next_runs(commands, states, 2, 1)) == [['a'], ['b']]
+    assert folders(tables.next_runs(commands, states, 1, 2)) == [['a', 'b']]
+    assert folders(tables.next_runs(commands, states, 1, 9)) == [['a', 'b', 'd']]
+    assert tables.next_runs(commands, states, 0, 9) == []
+    states = dict(a='running', b='locked', c='left', d='left')
+    assert folders(tables.next_runs(commands, states, 9, 9)) == [['d']]
+    assert tables.left_of(states) == ['b', 'c', 'd']
+    states = dict(a='finished', b='finished', c='left', d='failed')
+    assert folders(tables.next_runs(commands, states, 9, 9)) == [['c']]
+
+
+def test_one_process_takes_runs_that_share_what_the_scripts_demand():
+    shapes, few = ('--dataset', 'shapes', '--lr', '1'), ('--dataset', 'shapes', '--epochs', '1')
+    commands = [run_of('a', *shapes), run_of('b', *few), run_of('c', '--evaluate', 'x'),
+                run_of('d', '--lr', '2', *shapes), run_of('e', *shapes, '--deterministic'),
+                run_of('f', *few, '--epochs', '2'), run_of('g', '--epochs', '2', *few),
+                run_of('h', '--evaluate', 'x'), ['imagenet.py', *run_of('i', *shapes)[1:]],
+                run_of('j', *shapes), run_of('k', '--deterministic', *shapes, '--seed', '3')]
+    states = dict.fromkeys('abcdefghijk', 'left')
+    assert folders(tables.next_runs(commands, states, 99, 99, {'j'})) == [
+        ['a', 'd'], ['b', 'g'], ['c'], ['e', 'k'], ['f'], ['h'], ['i'], ['j']]
+
+
+def test_failure_is_that_of_students_and_their_students():
+    commands = [run_of('a'), run_of('b', '--teacher_id', 'a'), run_of('c', '--teacher_id', 'b'),
+                run_of('d')]
+    states = tables.with_students(commands, dict(a='failed', b='left', c='left', d='left'))
+    assert states == dict(a='failed', b='failed', c='failed', d='left')
+    assert tables.failures(commands, states) == [
+        'cifar.py --save a', '(its teacher failed) cifar.py --save b --teacher_id a',
+        '(its teacher failed) cifar.py --save c --teacher_id b']
+
+
+@pytest.mark.parametrize('case, state', [
+    # exit status, several runs, some of them over, late, another process has a lock
+    ((0, False, False, True, False), 'left'), ((0, True, True, True, False), 'left'),
+    ((1, False, False, False, False), 'failed'), ((1, False, False, True, False), 'failed'),
+    ((2, False, False, False, True), 'left'), ((2, False, False, False, False), 'failed'),
+    ((1, True, True, False, False), 'failed'), ((1, True, True, True, False), 'left'),
+    ((1, True, False, False, False), 'left'), ((-9, True, True, False, False), 'left'),
+    ((2, True, False, False, False), 'left'), ((2, True, False, False, True), 'left'),
+])
+def test_what_has_become_of_runs_that_are_not_over(case, state):
+    status, several, some_over, late, locked = case
+    assert tables.state_of_rest(status, several, some_over, late, locked) == state
+
+
+def test_cpu_has_as_many_processes_as_asked_and_as_cores(two_tables, fake, sleep, monkeypatch):
+    alive, most, threads = [], [], []
+
+    def start(command, env):
+        words, polls = ['cifar.py', *command[2:]], iter([None] * 3 * (len(most) + 1))
+        alive.append(words[2])
+        most.append(len(alive))
+        threads.append(env['OMP_NUM_THREADS'])
+
+        def poll():
+            status = next(polls, 0)
+            if status == 0 and words[2] in alive:
+                alive.remove(words[2])
+                finish(words)
+            return status
+        return mock.Mock(returncode=0, poll=poll)
+
+    fake(None)
+    sleep(lambda seconds: None)
+    monkeypatch.setattr(tables, 'subprocess', types.SimpleNamespace(Popen=start))
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    monkeypatch.setenv('OMP_NUM_THREADS', '5')
+    tables.run(['t'], 'r', 2, '', 3)
+    assert most == [1, 2, 2, 2, 2, 2] and threads == ['1'] * 6 and not alive
+    assert all(map(tables.done, tables.commands('t', 'r', 2)))
+    most.clear()
+    tables.run(['u'], 'r', 3)       # one at a time has all threads
+    assert most == [1] * 5 and threads[6:] == ['5'] * 5
+
+
+def test_runs_of_two_tables_two_at_once_on_a_cpu(two_tables, small, monkeypatch, capfd):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    flags = '--root', 'logs', '--seeds', '1', '--at_once', '2'
+    assert call_run('t', 'u', *flags) == 0
+    trained = [s.removeprefix('logs/') for s in pathlib.Path('trained').read_text().split()]
+    assert set(trained[:2]) == {'t/teacher/seed0', 't/student/seed0'}
+    assert set(trained[2:]) == {'t/at/seed0', 'u/own/seed0'} and len(trained) == 4
+    assert all(runs.read_log(f'logs/{k}/log.txt')[0]['threads'] == 1 for k in trained)
+    out = capfd.readouterr().out
+    assert out.count('A table\n') == 2 and re.search(r'^own +\d.* 1 ', out, re.M)
+    tables.main(['show', 'u', 't', '--root', 'logs'])
+    assert '\n\nA table\ntest error, %' in capfd.readouterr().out
+
+
+def test_time_that_is_up_ends_a_run_early_and_starts_none(two_tables, small, capfd):
+    tables.TABLES['t']['common'] = QUICK.replace('--epochs 1', '--epochs 3')
+    flags = 't', '--root', 'logs', '--seeds', '1', '--only', 'at'
+    assert call_run(*flags, '--minutes', '0.001') == 0
+    out, log = capfd.readouterr().out, pathlib.Path('logs/t/teacher/seed0/log.txt')
+    assert out.endswith('the time is up; the same command continues\n') and out.count('$') == 1
+    assert [z['epoch'] for z in runs.read_log(log)[1:]] == [1]
+    assert re.search(r'^WRN-10-1 +0$', out, re.M) and not pathlib.Path('logs/t/at').exists()
+    assert call_run(*flags) == 0
+    out = capfd.readouterr().out
+    lines = runs.read_log(log)
+    assert [z['epoch'] for z in lines[1:]] == [1, 2, 3] and 'continued' in lines[2]
+    assert 'time is up' not in out and re.search(r'^WRN-10-1, AT .* 1 ', out, re.M)
+
+
+def test_time_may_be_limited_from_outside(two_tables, fake, monkeypatch, capsys):
+    monkeypatch.setenv('STOP_AT', '1')
+    started = fake(finish)
+    tables.run(['t'], 'r', 1, '', 1, 5.)
+    assert not started and 'the time is up' in capsys.readouterr().out
+
+
+def test_gpu_has_runs_side_by_side_in_one_process(two_tables, fake, gpu, capsys):
+    lines = []
+
+    def process(words):
+        lines.append(words)
+        return max(map(finish, plus(words)))
+
+    fake(process)
+    tables.run(['t', 'u'], 'r', 2, '', 3)
+    commands = tables.all_commands(['t', 'u'], 'r', 2)
+    assert [saves(plus(words)) for words in lines] == [
+        ['r/t/teacher/seed0', 'r/t/student/seed0', 'r/t/teacher/seed1'],
+        ['r/t/at/seed0', 'r/t/student/seed1', 'r/t/at/seed1'],
+        ['r/u/own/seed0', 'r/u/own/seed1']]
+    assert sorted(words for line in lines for words in plus(line)) == sorted(commands)
+    assert f'$ python {shlex.join(lines[2])}\n' in capsys.readouterr().out
+    assert lines[2].count('+') == 1 and lines[2].count('cifar.py') == 1
+
+
+def test_runs_that_are_refused_together_run_one_by_one(two_tables, fake, gpu):
+    started = fake(lambda words: 2 if '+' in words else finish(words))
+    tables.run(['t'], 'r', 1, '', 2)
+    assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
+                       'r/t/at/seed0']
+
+
+def test_run_that_fails_beside_others_is_named_and_they_are_done(two_tables, fake, gpu):
+    def process(words):
+        for part in plus(words):
+            if 't/student' not in part[2]:
+                finish(part)
+        return int('t/student' in ' '.join(words))
+
+    started = fake(process)
+    with pytest.raises(training.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
+        tables.run(['t'], 'r', 1, '', 2)
+    assert started == ['r/t/teacher/seed0', 'r/t/at/seed0']
+    with pytest.raises(training.RunError, match='t/student/seed0'):
+        tables.run(['t'], 'r', 1, '', 2)
+    assert started[2:] == ['r/t/student/seed0']
+
+
+def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, small, gpu, capfd):
+    """As a GPU would have it; what is started here trains on the CPU, one run after another."""
+    rows = {'teacher': papers.row('teacher', seeds=1),
+            'wild': papers.choice('a loss that is not finite', '--lr 1e30'),
+            'at': papers.choice('taught', '--teacher_id @teacher --beta 1'),
+            'none': papers.choice('taught by none', '--teacher_id @wild --beta 1')}
+    monkeypatch.setattr(tables, 'TABLES', {'t': table(rows)})
+    assert call_run('t', '--root', 'logs', '--at_once', '4') == 1
+    out, err = capfd.readouterr()
+    assert err.splitlines()[-1].startswith('error: failed: cifar.py --save logs/t/wild/seed0 ')
+    assert '; (its teacher failed) cifar.py --save logs/t/none/seed0 ' in err.splitlines()[-1]
+    assert 'error: logs/t/wild/seed0: the loss is not finite' in err and 'Traceback' not in err
+    assert pathlib.Path('trained').read_text().split() == [
+        f'logs/t/{row}/seed0' for row in ('teacher', 'wild', 'at')]
+    for label in ('teacher', 'taught'):
+        assert re.search(rf'^{label} +\d+\.\d\d .* 1 ', out, re.M)
+
+
+def test_process_that_breaks_down_takes_none_of_its_runs_with_it(two_tables, fake, gpu):
+    """As for want of memory: each has a process of its own then."""
+    started = fake(lambda words: -9 if '+' in words or 'student' in words[2] else finish(words))
+    with pytest.raises(training.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
+        tables.run(['t'], 'r', 1, '', 2)
+    assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
+                       'r/t/at/seed0']
+
+
+def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu, sleep):
+    elsewhere, lines = contextlib.ExitStack(), []
+
+    def process(words):
+        lines.append(saves(plus(words)))
+        if len(lines) == 1:
+            elsewhere.enter_context(runs.lock('r/t/teacher/seed0'))
+            return 2
+        return max(map(finish, plus(words)))
+
+    fake(process)
+    sleep(lambda seconds: elsewhere.close())
+    tables.run(['t'], 'r', 2, '', 2)
+    assert lines == [['r/t/teacher/seed0', 'r/t/student/seed0'],
+                     ['r/t/student/seed0', 'r/t/teacher/seed1'],
+                     ['r/t/student/seed1', 'r/t/at/seed1'],
+                     ['r/t/teacher/seed0'], ['r/t/at/seed0']]
+
+
+def test_interrupt_leaves_nothing_running(small):
+    """The terminal sends it to all."""
+    rows = {k: papers.row(k, seeds=1) for k in 'ab'}
+    code = f'''
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+import pathlib, tables, training
+os.cpu_count = lambda: 2
+tables.README = pathlib.Path('README.md')
+tables.TABLES = dict(t={table(rows, QUICK.replace('--epochs 1', '--epochs 100000'))})
+training.run(lambda: tables.main(['run', 't', '--at_once', '2']))
+'''
+    process = subprocess.Popen([sys.executable, '-c', code], text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    begun = set()
+    while len(begun) < 2:       # both are training
+        line = process.stdout.readline()
+        assert line
+        begun |= set(re.findall(r'^\S+(?=: epoch 1/)', line))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)    # all that write there have ended
+    assert process.returncode == 130 and 'Traceback' not in err and err.count('interrupted') == 3
+    assert not list(pathlib.Path('results').rglob('lock'))
+
+
+def test_process_that_no_interrupt_has_reached_is_ended(monkeypatch):
+    monkeypatch.setattr(tables, 'PATIENCE', .1)
+    process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+    tables.end([process])
+    assert process.returncode == -signal.SIGTERM
 
 
 # ---- the lock -----------------------------------------------------------------------------------
@@ -522,8 +799,8 @@ def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
     assert series == {'L2': [(100., 31., pytest.approx(2 ** .5))],
                       'AFS': [(50.5, 41., pytest.approx(2 ** .5))]}
     monkeypatch.undo()
-    runs.plot_points(series, 'x.png', xlabel='x')
-    assert pathlib.Path('x.png').read_bytes()[:4] == b'\x89PNG'
+    runs.plot_points(series, tmp_path / 'x.png', xlabel='x')
+    assert (tmp_path / 'x.png').read_bytes()[:4] == b'\x89PNG'
 
 
 def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_path):

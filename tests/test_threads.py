@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 import runs
-from threads import AGAIN, Pace
+from threads import LATEST, Pace
 
 FREE, BUSY = {4: .2, 2: .35, 1: .6}, {4: 8., 2: 3., 1: .7}
 
@@ -48,7 +48,7 @@ def test_beside_a_busy_neighbour_the_threads_become_fewer_and_come_back():
     assert sum(BUSY[n] for n in found) < 3 * 60 * FREE[1]
     assert machine.pace.most_used() in (4, 1)
     machine.takes = FREE
-    machine.steps(round(5 * AGAIN))
+    machine.steps(round(5 * LATEST))
     assert machine.steps(1) == [4]
 
 
