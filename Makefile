@@ -6,7 +6,7 @@ ROWS = teacher student at kd at_kd
 .PHONY: demo test slow gpu lint revision
 
 demo: .venv/installed
-	$(RUN) tables.py run demo --root logs
+	$(RUN) tables.py run demo --root logs --at_once 2
 	$(RUN) visualize.py --model $(ROWS:%=logs/demo/%/seed0) --save logs/demo/attention.png
 
 test: .venv/installed lint

@@ -464,6 +464,12 @@ def schedule(z):
     return f'{z["epochs"]} epochs of {z["steps"]} steps, {decay}'
 
 
+def threads(z):
+    """Of the epochs of a log, the numbers of threads that most steps had."""
+    numbers = sorted({e.get('threads', z[0]['threads']) for e in z[1:]})
+    return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
+
+
 def note(name, logs):
     """What the rows share: schedules, machines, precisions; with numbers of runs where they differ.
     """
@@ -472,7 +478,7 @@ def note(name, logs):
         return 'No run is finished yet.'
     texts = [(schedule(z[-1]),
               f'{z[0]["device"]}, torch {z[0]["torch"]}',
-              f'{z[0]["dtype"]}, threads: {z[0]["threads"]}') for z in lines]
+              f'{z[0]["dtype"]}, threads: {threads(z)}') for z in lines]
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]

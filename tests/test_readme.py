@@ -1,4 +1,5 @@
 """Every command of the README runs, shortened, on shapes."""
+import itertools
 import pathlib
 import re
 import shlex
@@ -46,11 +47,12 @@ def test_cifar_commands(capsys):
     for options in readme_commands('cifar.py'):
         if '--help' in options:
             continue
-        held_out = ['--validate', '32'] if '--validate' in options else []
-        cifar.main([*options, *QUICK, *held_out])
-        save = options[options.index('--save') + 1]
-        assert runs.read_log(f'{save}/log.txt')[-1]['epoch'] == 1
-        saved.add(save)
+        quick = [*QUICK, *(['--validate', '32'] if '--validate' in options else [])]
+        cifar.main([word for w in options for word in ((*quick, '+') if w == '+' else (w,))] + quick)
+        for flag, save in itertools.pairwise(options):
+            if flag == '--save':
+                assert runs.read_log(f'{save}/log.txt')[-1]['epoch'] == 1
+                saved.add(save)
     assert len(saved) >= 5
 
 
