@@ -48,7 +48,8 @@ def test_cifar_commands(capsys):
         if '--help' in options:
             continue
         quick = [*QUICK, *(['--validate', '32'] if '--validate' in options else [])]
-        cifar.main([word for w in options for word in ((*quick, '+') if w == '+' else (w,))] + quick)
+        words = [word for w in options for word in ((*quick, '+') if w == '+' else (w,))]
+        cifar.main([*words, *quick])
         for flag, save in itertools.pairwise(options):
             if flag == '--save':
                 assert runs.read_log(f'{save}/log.txt')[-1]['epoch'] == 1
