@@ -7,31 +7,32 @@
 Both ways train the same nets on random images; in float, their losses and gradients are equal
 (tests/test_bench.py). 'published' does what the paper's code does: float in NCHW, each image
 augmented by itself in 4 DataLoader workers, every loss read off the device at each step, errors
-counted on the CPU. 'ours' is what training.fit does by default. Each way has a process, memory and
-allocator of its own; they take turns, and medians over the turns are printed, because machines
-drift.
+counted on the CPU. 'ours' is what cifar.py does by default; on a GPU a step is a CUDA graph, and is
+measured without ('not captured'), compiled, and with 4 and 8 runs at once, too. Each way has a
+process, memory and allocator of its own; they take turns, and medians over the turns are printed,
+because machines drift.
 
-    images/s   of whole steps, data included; ratio: to the published way in the same round
+    images/s   of whole steps, data included, of all runs; ratio: to the published way in the same
+               round
     no data    the same of steps on one batch that stays where it is
     GFLOP      of products and convolutions in a step; of peak: these per second, against the best
                of a large product and a large convolution in the same dtype, with and without data
     MB         peak memory of the process (less its DataLoader workers), or of the GPU
     idle       part of a whole step's time in which no kernel runs on the GPU
+    ms         (on a GPU) per run and whole step
 """
-import multiprocessing
+import dataclasses
 import random
 import re
 import warnings
-from contextlib import suppress
+from functools import partial
 from itertools import chain
-from operator import truediv
 from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, default_collate
-from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter, ClassErrorMeter
 
 import bench_finetune
@@ -39,36 +40,44 @@ import bench_imagenet
 import cifar
 import data
 import datasets
-import distill
 import runs
+import step
+import timing
 import training
-from timing import CUDA, DEVICE, ask, flop, idle, peak, peak_memory, seconds
+import utils
+from timing import CUDA, DEVICE
 from utils import InputError
 
-PAD, CLASSES = 4, 10
+PAD, SIZE, CLASSES = 4, 32, 10
 BATCHES = {'cifar': 128, 'imagenet': 32, 'finetune': 16}
-OURS = dict(keep_memory=True, layout=torch.channels_last, whole_batch=True, dtype='', compile=False)
+CASES = ['16-1', '16-1:16-2', '16-2:40-2'] + ['16-1:16-2:kd'] * CUDA
+OURS = dict(runs=1, graph=CUDA, compile=False, dtype='', layout=torch.channels_last,
+            whole_batch=True, keep_memory=True)
 ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
            'ours, in NCHW': dict(layout=torch.contiguous_format),
            'ours, in float': dict(dtype='float'),
            'ours, data per image': dict(whole_batch=False)}
+COLUMNS = [('case', '<14'), ('way', '<23'), ('images/s', '>9.0f'), ('ratio', '>7.2f'),
+           ('no data', '>9.0f'), ('ratio', '>7.2f'), ('GFLOP', '>8.1f'), ('of peak', '>13'),
+           ('MB', '>7.0f'), ('idle', '>6'), ('ms', '>8.2f')]
 
 
 def parse(argv):
     parser = training.make_parser(__doc__)
     add = parser.add_argument
     add('loop', choices=['cifar', 'imagenet', 'finetune'], help='which loop')
-    add('--cases', nargs='+', default=['16-1', '16-1:16-2', '16-2:40-2'], metavar='CASE',
-        help='student or student:teacher (AT+KD), wide residual nets of this depth-width')
-    add('--rounds', default=7, type=int, help='turns that each way takes')
-    add('--steps', default=10, type=int, help='steps measured in a turn')
+    add('--cases', nargs='+', default=CASES, metavar='CASE', help='wide residual nets of this '
+        'depth-width: student, or student:teacher (AT+KD), or student:teacher:kd (KD alone)')
+    add('--rounds', default=3 if CUDA else 7, type=int, help='turns that each way takes')
+    add('--steps', default=20 if CUDA else 10, type=int, help='steps measured in a turn')
     add('--batch_size', default=0, type=int, help='images per step; 0: ' + ', '.join(
         f'{n} of {loop}' for loop, n in BATCHES.items()))
     add('--images', default=0, type=int, help='in the training set; 0: 50000, of imagenet 256')
     add('--nthread', default=4, type=int, help='data-loading workers of the published way')
     add('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
         help='of our way; auto as in cifar.py')
-    add('--compile', action='store_true', help='our way also as cifar.py --compile does it')
+    add('--compile', action='store_true', help='our way also as cifar.py --compile does it; always '
+        'on a GPU')
     add('--ablate', action='store_true', help='our way also less each of its parts')
     add('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], help='of finetune')
     add('--round_channels', default=8, type=int, help='of finetune: where channels are removed, '
@@ -77,39 +86,59 @@ def parse(argv):
     add('--imagenetpath', default='', metavar='DIR', help='of imagenet: take images from here; '
         "'': shapes, drawn as large as ImageNet's images are on average")
     bench = parser.parse_args(argv)
-    training.check_numbers(bench, ('rounds', 'steps'), ('nthread', 'batch_size', 'images'))
-    large = bench.loop != 'cifar'
+    training.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
+                           ('nthread', 'batch_size', 'images'))
     bench.batch_size = bench.batch_size or BATCHES[bench.loop]
-    bench.images = bench.images or (256 if large else 50000)
+    bench.images = bench.images or (50000 if bench.loop == 'cifar' else 256)
     for case in bench.cases:
-        if not re.fullmatch(r'\d+-\d+(:\d+-\d+)?', case):
-            raise InputError(f'--cases {case}: give student or student:teacher such as 16-1:16-2')
+        if not re.fullmatch(r'\d+-\d+(:\d+-\d+(:kd)?)?', case):
+            raise InputError(f'--cases {case}: give student, student:teacher such as 16-1:16-2, or '
+                             f'student:teacher:kd')
         nets(case)
+    if bench.loop == 'finetune':
+        bench_finetune.check_nets(bench)
     if bench.dtype == 'auto':
         bench.dtype = 'bfloat16' if training.computes_bfloat16(DEVICE) else 'float'
     return bench
 
 
-def options(*flags):
-    """Those of AT+KD in cifar.py; with small steps, for the images mean nothing."""
-    return cifar.parse(['--teacher_id', 'none', '--alpha', '.9', '--beta', '1e3', '--lr', '1e-3',
-                        *flags])
+def options(case, *flags):
+    """Those of AT+KD, or KD, in cifar.py; with small steps, for the images mean nothing."""
+    return cifar.parse(['--teacher_id', 'none', '--alpha', '.9', '--lr', '1e-3', '--beta',
+                        '0' if case.endswith(':kd') else '1e3', *flags])
+
+
+def ways(bench, cuda):
+    """What is measured on a CPU or a GPU, by name: what our way is made of; None: the published
+    way."""
+    changes = {'ours': {}}
+    if cuda:
+        changes |= {'ours, not captured': dict(graph=False)}
+    if cuda or bench.compile:
+        changes |= {'ours, compiled': dict(compile=True)}
+    if cuda:
+        changes |= {f'ours, {k} runs at once': dict(runs=k) for k in (4, 8)}
+    changes |= ABLATED if bench.ablate else {}
+    return {'published': None} | {k: OURS | dict(graph=cuda) | v for k, v in changes.items()}
 
 
 def nets(case):
     """'16-1:16-2' -> the student's function, the teacher's or None, their parameters."""
     torch.manual_seed(0)
-    made = [cifar.resnet(*map(int, net.split('-')), CLASSES) for net in case.split(':')]
+    made = [cifar.resnet(*map(int, net.split('-')), CLASSES)
+            for net in case.removesuffix(':kd').split(':')]
     params = {prefix + k: v.detach().requires_grad_(v.requires_grad and prefix == 'student.')
               for prefix, (_, p) in zip(('student.', 'teacher.'), made, strict=False)
               for k, v in p.items()}
     return made[0][0], made[1][0] if made[1:] else None, params
 
 
+# ---- the published way --------------------------------------------------------------------------
+
 def random_images(bench):
     """Whole batches of them, so that all steps are alike."""
     rng, n = np.random.default_rng(0), -(-bench.images // bench.batch_size) * bench.batch_size
-    return rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, CLASSES, n)
+    return rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8), rng.integers(0, CLASSES, n)
 
 
 def augment(image, top, left, flip):
@@ -154,14 +183,16 @@ def published_objective(opt, f_s, f_t):
 
 
 def published(bench, case):
-    """(function of an epoch's batches, step(inputs, targets)) of the published way."""
+    """A whole step of the published way, and one on a batch that stays where it is."""
     torch.backends.cudnn.benchmark = True
-    opt, (f_s, f_t, params) = options(), nets(case)
+    opt, (f_s, f_t, params) = options(case), nets(case)
     params = {k: v.detach().to(DEVICE).requires_grad_(v.requires_grad) for k, v in params.items()}
-    objective, optimizer = published_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
+    objective = published_objective(opt, f_s, f_t)
+    optimizer = torch.optim.SGD([v for v in params.values() if v.requires_grad], opt.lr,
+                                momentum=.9, weight_decay=opt.weight_decay)
     errors, meters = ClassErrorMeter(accuracy=True), [AverageValueMeter() for _ in range(4)]
 
-    def step(inputs, targets):
+    def train(inputs, targets):
         targets = targets.to(DEVICE)
         optimizer.zero_grad()
         loss, logits, parts = objective(params, inputs.to(DEVICE), targets)
@@ -171,91 +202,86 @@ def published(bench, case):
             meter.add(value.item())
         optimizer.step()
 
-    return image_batches(bench), step
+    batches = chain.from_iterable(iter(image_batches(bench), None))
+    fixed = [x.to(DEVICE) for x in next(batches)]
+    return {'whole': lambda: train(*next(batches)), 'single': lambda: train(*fixed)}
+
+
+# ---- our way ------------------------------------------------------------------------------------
+
+def training_images(bench, way):
+    """The `data.Images` of each run of a way."""
+    if not way['whole_batch']:
+        epoch = image_batches(bench)
+        return [data.Images(bench.images, lambda generator: ((len(y), x, y) for x, y in epoch()),
+                            lambda size, x, y: (x.to(DEVICE), y.to(DEVICE)), [])]
+    images, labels = random_images(bench)
+    held = [torch.from_numpy(v).to(DEVICE) for v in (data.pad_reflect(images, PAD), labels)]
+    return [data.held_images(*held, bench.batch_size, datasets.MEAN, datasets.STD, pad=PAD,
+                             train=True) for _ in range(way['runs'])]
+
+
+def trainings(bench, case, way):
+    """The runs of a way, which differ in the order of their images."""
+    if not way['keep_memory']:
+        training.keep_memory = lambda: None
+    f_s, f_t, params = nets(case)
+    student, teacher = (utils.without_prefix(params, k) for k in ('student.', 'teacher.'))
+    made = []
+    for seed, images in enumerate(training_images(bench, way)):
+        opt = options(case, '--dtype', way['dtype'] or bench.dtype, '--seed', str(seed))
+        opt.compile = way['compile']
+        training.set_up(opt)
+        made.append(timing.new_training(opt, (f_s, student), f_t and (f_t, teacher), images, SIZE,
+                                        way['layout']))
+    return made
 
 
 def ours(bench, case, way):
-    """The same of our way; `way` says which of OURS' parts."""
-    if not way['keep_memory']:
-        training.keep_memory = lambda: None
-    opt = options('--dtype', way['dtype'] or bench.dtype)
-    training.set_up(opt)
-    f_s, f_t, params = nets(case)
-    params = {k: v.detach().contiguous(memory_format=way['layout']).requires_grad_(v.requires_grad)
-              if v.ndim == 4 else v for k, v in training.on_device(params, opt, DEVICE).items()}
-    objective, optimizer = distill.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
+    """A whole step of all runs of our way, and one on batches that stay where they are."""
+    def on_one_batch(t):
+        batch = next(iter(t.train.epoch(t.generator)))
+        return dataclasses.replace(t, train=timing.one_batch(*t.train.make(*batch)))
+
+    made, take = trainings(bench, case, way), timing.taker(way['graph'])
+    whole = timing.steps(made, take)
     if way['compile']:
-        objective = training.compiled(objective, params, DEVICE)
-    engine, beta = Engine(), torch.tensor(opt.beta, device=DEVICE)
-    training.add_up(engine, DEVICE, lambda *bar: None)[0]()
-
-    def step(inputs, targets):
-        inputs = inputs.to(DEVICE).contiguous(memory_format=way['layout'])
-        state = {'sample': (inputs, targets.to(DEVICE)), 'train': True}
-        engine.hook('on_sample', state)
-        optimizer.zero_grad()
-        with training.precision(opt, DEVICE):
-            state['loss'], *state['output'] = objective(params, *state['sample'], beta)
-        state['loss'].backward()
-        engine.hook('on_forward', state)
-        optimizer.step()
-
-    if not way['whole_batch']:
-        return image_batches(bench), step
-    images, labels = random_images(bench)
-    return data.epoch_batches(torch.from_numpy(data.pad_reflect(images, PAD)).to(DEVICE),
-                              torch.from_numpy(labels).to(DEVICE), bench.batch_size,
-                              datasets.MEAN, datasets.STD, pad=PAD, shuffle=True)[1], step
+        whole()     # here, where the other ways are being prepared, not in their turns
+    return {'whole': whole, 'single': timing.steps([*map(on_one_batch, made)], take)}
 
 
-def child(conn, bench, case, way):
-    """Answer what the parent asks of one way, until it hangs up."""
-    epoch, step = ours(bench, case, way) if way else published(bench, case)
-    batches = chain.from_iterable(iter(epoch, None))
-    fixed = [x.to(DEVICE) for x in next(batches)]
-    whole, single = (lambda: step(*next(batches))), (lambda: step(*fixed))
-    answers = {'whole': lambda n: seconds(whole, n, 2 * bench.nthread + 1),
-               'single': lambda n: seconds(single, n), 'flop': lambda n: flop(single),
-               'memory': lambda n: peak_memory(), 'idle': lambda n: idle(whole, n)}
-    with suppress(EOFError, KeyboardInterrupt):
-        while True:
-            what, n = conn.recv()
-            conn.send(answers[what](n))
+# ---- the measurement ----------------------------------------------------------------------------
+
+def functions(bench, case, way):
+    """What a process measures: {'whole': a step, data included; 'single': one without}."""
+    return ours(bench, case, way) if way else published(bench, case)
 
 
-def measure(bench, case):
-    """Rounds in which all ways take their turns -> for each way, its name and columns."""
-    changes = {'ours, compiled': dict(compile=True)} if bench.compile else {}
-    changes |= ABLATED if bench.ablate else {}
-    ways = {'published': None, 'ours': OURS} | {k: OURS | v for k, v in changes.items()}
-    context, conns = multiprocessing.get_context('spawn'), {}
-    turns = {name: {'whole': [], 'single': []} for name in ways}
-    peaks = {'float': 0, bench.dtype: 0}
-    try:
-        for name, way in ways.items():
-            conns[name], other = context.Pipe()
-            context.Process(target=child, args=(other, bench, case, way)).start()
-            other.close()
-            ask(conns[name], 'whole')       # first calls, compilation
-        for _ in range(bench.rounds):
-            for name, conn in conns.items():
-                for what, times in turns[name].items():
-                    times.append(ask(conn, what, bench.steps))
-            peaks = {k: max(v, peak(training.DTYPES[k])) for k, v in peaks.items()}
-        n = ask(conns['published'], 'flop')
-        for name, way in ways.items():
-            idle, z = ask(conns[name], 'idle', bench.steps), {'memory': ask(conns[name], 'memory')}
-            dtype = (way['dtype'] or bench.dtype) if way else 'float'
-            for what, times in turns[name].items():
-                z[what] = bench.batch_size / median(times)
-                z[what + '_ratio'] = median(map(truediv, turns['published'][what], times))
-                z[what + '_share'] = 100 * n / median(times) / peaks[dtype]
-            yield dict(z, case=case, way=name, flop=n / 1e9, idle=idle or '-')
-    finally:
-        for conn in conns.values():
-            conn.close()
-        for process in multiprocessing.active_children():
-            process.join()
+def measure(bench, cases):
+    """Rounds in which all ways of all cases take their turns -> rows of the table."""
+    jobs = {(case, name): (bench, case, way) for case in cases
+            for name, way in ways(bench, CUDA).items()}
+    discard = {'whole': 2 * bench.nthread + 1, 'single': 1}     # workers prefetch
+    with timing.children(functions, jobs) as ask:
+        clocks = {(*job, what): partial(ask, job, timing.seconds, what, bench.steps, n)
+                  for job in jobs for what, n in discard.items()}
+        clocks |= {k: partial(timing.peak, step.DTYPES[k]) for k in ('float', bench.dtype)}
+        found = timing.turns(clocks, bench.rounds, 0, lambda clock, _: clock())
+        for (case, name), (_, _, way) in jobs.items():
+            yield row(bench, case, name, way or OURS | dict(dtype='float'), found, ask)
+
+
+def row(bench, case, name, way, found, ask):
+    """Of the table, of what all processes have found."""
+    n, values, of_peak = ask((case, 'published'), timing.flop, 'single'), [], ''
+    for what in ('whole', 'single'):
+        times = [t / way['runs'] for t in found[case, name, what]]
+        values += timing.compared(times, found[case, 'published', what], bench.batch_size)
+        best = max(found[way['dtype'] or bench.dtype])
+        of_peak += f'{100 * n / median(times) / best:.1f} '
+    return [case, name, *values, n / 1e9, of_peak + '%',
+            ask((case, name), timing.peak_memory), ask((case, name), timing.idle, 'whole', 5),
+            1e3 * bench.batch_size / values[0]]
 
 
 def main(argv=None):
@@ -264,13 +290,10 @@ def main(argv=None):
         return {'imagenet': bench_imagenet, 'finetune': bench_finetune}[bench.loop].run(bench)
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; ours in {bench.dtype}; batch '
           f'{bench.batch_size}, {bench.rounds} rounds of {bench.steps} steps')
-    print('case       way                     images/s  ratio  no data  ratio   GFLOP      of peak'
-          '     MB  idle')
-    for case in bench.cases:
-        for z in measure(bench, case):
-            print('{case:<11}{way:<24}{whole:8.0f}{whole_ratio:7.2f}{single:9.0f}'
-                  '{single_ratio:7.2f}{flop:8.1f}{whole_share:6.1f}{single_share:5.1f} %'
-                  '{memory:7.0f}{idle:>6}'.format(**z), flush=True)
+    # on a GPU all cases at once, so that they are compiled at the same time
+    groups = [bench.cases] if CUDA else [[case] for case in bench.cases]
+    timing.table(COLUMNS if CUDA else COLUMNS[:-1],
+                 chain.from_iterable(measure(bench, cases) for cases in groups))
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ Each method has a process of its own, with its source, attention and weights; th
 medians over the turns are printed. Channel weights of DELTA are uniform; to compute them is work of
 once.
 
-    images/s   of steps on one batch
+    images/s   of steps on one batch, on a GPU as CUDA graphs
     times      what a step takes, in steps of plain fine-tuning (l2) in the same round
     MB         peak memory of the process, or of the GPU
 
@@ -16,8 +16,7 @@ random, and the same with multiples of --round_channels; turns of one process.
     times      images/s, in those of the whole net in the same round
     narrow     sets of channels of which fewer than 8 are left, of how many
 """
-import multiprocessing
-from contextlib import suppress
+from functools import partial
 from operator import truediv
 from statistics import median
 
@@ -25,78 +24,68 @@ import torch
 
 import channels
 import finetune
+import loop
 import nets
 import prune
 import runs
+import step
+import timing
 import training
 import transfer
-from timing import DEVICE, ask, peak_memory, seconds
+from timing import DEVICE
 from utils import InputError
 
 CLASSES = 31
 METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
+STEPS = [('net', '<13'), ('method', '<12'), ('images/s', '>11.1f'), ('times', '>7.2f'),
+         ('MB', '>8.0f')]
+INFERENCE = [('net', '<13'), ('multiply-adds', '>14.3f'), ('multiples of', '>14'),
+             ('images/s', '>10.1f'), ('times', '>7.2f'), ('narrow', '>9')]
 
 
-def step(bench, net, method):
-    """One step of training.fit, on one batch."""
+def check_nets(bench):
+    """Refuse names of no net."""
+    for net in bench.nets:
+        try:
+            nets.new_net(net, CLASSES)
+        except InputError as e:
+            raise InputError(f'--nets {net}: {str(e).split(": ")[-1]}') from None
+
+
+def step_of(bench, net, method):
+    """{'step': one of finetune.py, on one batch}."""
     flags = ['--channel_weights', 'uniform'] if method == 'delta' else []
     opt = finetune.parse(['--source', 'none', '--method', method, '--dtype', bench.dtype, '--lr',
                           '1e-6', *flags])
     training.set_up(opt)
     f, start = nets.new_net(net, CLASSES)
-    head = nets.head_of(start)
-    f_t, layers, params = finetune.assemble(opt, f, start, head, bench.size, 'torchvision', DEVICE)
+    head, generator = nets.head_of(start), torch.Generator()
+    f_t, layers, params = finetune.assemble(opt, f, start, head, bench.size, 'torchvision', DEVICE,
+                                            generator)
     if method == 'delta':
         counts = {k: len(params.get(f'student.{k}', params.get(f'student.{k}.weight')))
                   for k in layers}
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, device=DEVICE)
                    for k, n in counts.items()}
-    objective = transfer.make_objective(opt, f, f_t, layers)
-    optimizer = finetune.optimizer_of(head)(opt, params, 1)
+    state = step.new_state(transfer.make_objective(opt, f, f_t, layers), params, opt.dtype,
+                           groups=finetune.groups_of(opt, params, head))
     x = torch.randn(bench.batch_size, 3, bench.size, bench.size, device=DEVICE)
-    x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.randint(CLASSES, (bench.batch_size,), device=DEVICE)
-    alpha = torch.tensor(opt.alpha, device=DEVICE)
-
-    def train():
-        optimizer.zero_grad()
-        with training.precision(opt, DEVICE):
-            loss, _, _ = objective(params, x, y, True, alpha)
-        loss.backward()
-        optimizer.step()
-
-    return train
+    images = timing.one_batch(x.contiguous(memory_format=torch.channels_last),
+                              torch.randint(CLASSES, (bench.batch_size,), device=DEVICE))
+    t = loop.Training(opt, state, images, images, CLASSES, generator,
+                      weight=lambda epoch: opt.alpha, rate=lambda epoch, step: opt.lr)
+    return {'step': timing.steps([t], timing.taker())}
 
 
-def child(conn, *what):
-    """Answer what the parent asks of one method, until it hangs up."""
-    f = step(*what)
-    answers = {'time': lambda n: seconds(f, n), 'memory': lambda n: peak_memory()}
-    with suppress(EOFError, KeyboardInterrupt):
-        while True:
-            what, n = conn.recv()
-            conn.send(answers[what](n))
-
-
-def measure(bench, net):
-    """Rounds in which all methods take their turns -> {method: (seconds of a turn's steps, MB)}."""
-    context, conns = multiprocessing.get_context('spawn'), {}
-    turns = {method: [] for method in METHODS}
-    try:
-        for method in METHODS:
-            conns[method], other = context.Pipe()
-            context.Process(target=child, args=(other, bench, net, method)).start()
-            other.close()
-            ask(conns[method], 'time')
-        for _ in range(bench.rounds):
-            for method, conn in conns.items():
-                turns[method].append(ask(conn, 'time', bench.steps))
-        return {k: (turns[k], ask(conn, 'memory')) for k, conn in conns.items()}
-    finally:
-        for conn in conns.values():
-            conn.close()
-        for process in multiprocessing.active_children():
-            process.join()
+def step_rows(bench):
+    """Of the steps of all methods, which take turns."""
+    for net in bench.nets:
+        with timing.children(step_of, {method: (bench, net, method) for method in METHODS}) as ask:
+            found = timing.turns({k: partial(ask, k, timing.seconds, 'step') for k in METHODS},
+                                 bench.rounds, bench.steps, lambda clock, n: clock(n))
+            for method, times in found.items():
+                speed, ratio = timing.compared(times, found['l2'], bench.batch_size)
+                yield net, method, speed, 1 / ratio, ask(method, timing.peak_memory)
 
 
 def smaller(bench, f, params):
@@ -112,34 +101,27 @@ def smaller(bench, f, params):
     return found
 
 
-def inference(bench, net):
-    """Print the speed of a net with fewer channels."""
-    opt = finetune.parse(['--source', 'none', '--dtype', bench.dtype])
-    training.set_up(opt)
-    f, params = nets.new_net(net, CLASSES)
-    found = smaller(bench, f, params)
-    speeds = prune.speeds(opt, DEVICE, f, found, bench.size, bench.batch_size, bench.rounds,
-                          bench.steps)
-    whole = prune.size_of(f, params, bench.size)[1]
-    for (part, multiple), v in found.items():
-        widths = [len(v[channels.weight_of(v, conv)]) for conv in channels.inner(v)]
-        times = median(map(truediv, speeds[part, multiple], speeds[1, 1]))
-        print(f'{net:<13}{prune.size_of(f, v, bench.size)[1] / whole:14.3f}{multiple:14}'
-              f'{median(speeds[part, multiple]):10.1f}{times:7.2f}'
-              f'{sum(n < 8 for n in widths):6} of {len(widths)}', flush=True)
+def inference_rows(bench):
+    """Of the speed of nets with fewer channels."""
+    for net in bench.nets:
+        opt = finetune.parse(['--source', 'none', '--dtype', bench.dtype])
+        training.set_up(opt)
+        f, params = nets.new_net(net, CLASSES)
+        found = smaller(bench, f, params)
+        speeds = prune.speeds(opt, DEVICE, f, found, bench.size, bench.batch_size, bench.rounds,
+                              bench.steps)
+        whole = prune.size_of(f, params, bench.size)[1]
+        for (part, multiple), v in found.items():
+            widths = [len(v[channels.weight_of(v, conv)]) for conv in channels.inner(v)]
+            yield (net, prune.size_of(f, v, bench.size)[1] / whole, multiple,
+                   median(speeds[part, multiple]),
+                   median(map(truediv, speeds[part, multiple], speeds[1, 1])),
+                   f'{sum(n < 8 for n in widths)} of {len(widths)}')
 
 
 def run(bench):
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; {bench.dtype}; batch '
           f'{bench.batch_size} of {bench.size}x{bench.size}, {bench.rounds} rounds of '
           f'{bench.steps} steps')
-    print('net          method         images/s  times      MB')
-    for net in bench.nets:
-        found = measure(bench, net)
-        for method, (times, memory) in found.items():
-            ratio = median(map(truediv, times, found['l2'][0]))
-            print(f'{net:<13}{method:<12}{bench.batch_size / median(times):11.1f}{ratio:7.2f}'
-                  f'{memory:8.0f}', flush=True)
-    print('net            multiply-adds  multiples of  images/s  times   narrow')
-    for net in bench.nets:
-        inference(bench, net)
+    timing.table(STEPS, step_rows(bench))
+    timing.table(INFERENCE, inference_rows(bench))

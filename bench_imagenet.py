@@ -8,11 +8,10 @@ the same images in each, so that the mean difference of the pixels to PIL's can 
 
 Then steps of ResNet-18 at 224x224 on a batch that stays where it is, training alone, by AT from
 ResNet-34, and inference: in float and NCHW, as published; and ours, in bfloat16 where the hardware
-computes it, channels_last, with the BN of a net that is not trained folded away. All ways take
-turns; medians over the rounds.
+computes it, channels_last, with the BN of a net that is not trained folded away, and on a GPU
+training as CUDA graphs. All ways take turns; medians over the rounds.
 """
 import tempfile
-from operator import truediv
 from statistics import median
 
 import cv2
@@ -22,15 +21,18 @@ from PIL import Image
 
 import data
 import datasets
-import distill
 import folding
 import imagenet
 import runs
+import step
+import timing
 import training
-from timing import DEVICE, flop, peak, seconds
+from timing import CUDA, DEVICE
 
 SIZE, PIXELS = 224, imagenet.PIXELS['torchvision']
 DRAWN = 440     # pixels; ImageNet's mean image has 468x401
+COLUMNS = [('what', '<11'), ('way', '<24'), ('images/s', '>9.0f'), ('ratio', '>7.2f'),
+           ('of peak', '>9')]
 
 
 def pil_crop(path, seed):
@@ -65,9 +67,9 @@ def inputs(bench, folder):
     seeds = np.random.default_rng(1).integers(1, 2 ** 62, len(files)).tolist()
 
     def ours(files):
-        _, epoch = data.file_batches(files, labels, bench.batch_size, SIZE, *PIXELS,
+        images = data.decoded_images(files, labels, bench.batch_size, SIZE, *PIXELS,
                                      torch.device('cpu'), train=True)
-        return lambda: [None for _ in epoch()]
+        return lambda: [None for _ in images.batches()]
 
     pairs = list(zip(map(str, map(bytes.decode, files)), seeds, strict=True))[:64]
     crops, _ = data.Files(files, labels, SIZE)[torch.arange(len(pairs)), torch.tensor(seeds[:64])]
@@ -80,88 +82,58 @@ def inputs(bench, folder):
             'decoding alone': lambda: [data.read_image(f) for f in files]}, difference, len(files)
 
 
-def steps(bench):
-    """The ways to train ResNet-18, alone and by AT from ResNet-34, and to test it:
-    {task: {way: function of no arguments}}."""
-    return {task: {way: step(bench, task, dtype, layout) for way, dtype, layout in (
-        ('float, NCHW', 'float', torch.contiguous_format),
-        ('ours', bench.dtype, torch.channels_last))}
-        for task in ('training', 'AT', 'inference')}
-
-
-def step(bench, task, dtype, layout):
-    """One batch of a task; in channels_last as training.fit and imagenet.py --evaluate do it."""
-    ours = layout == torch.channels_last
+def step_of(bench, task, dtype, ours):
+    """A function of no arguments: a step of training ResNet-18, alone or by AT from ResNet-34, or
+    of inference, on one batch; of ours as imagenet.py does it."""
     opt = imagenet.parse(['--imagenetpath', '-', '--dtype', dtype, '--lr', '1e-3', '--beta', '1e3',
                           '--teacher_params', '-'])
+    training.set_up(opt)
+    layout = torch.channels_last if ours else torch.contiguous_format
     x = torch.randn(bench.batch_size, 3, SIZE, SIZE, device=DEVICE).contiguous(memory_format=layout)
     targets = torch.randint(1000, (bench.batch_size,), device=DEVICE)
+    f, params = imagenet.define_student(18, 1)
+    fold = folding.fold if ours else dict       # of what is not trained
+    if task != 'inference':
+        f_t, teacher = imagenet.define_student(34, 1)
+        t = timing.new_training(opt, (f, params), (f_t, fold(teacher)) if task == 'AT' else None,
+                                timing.one_batch(x, targets), SIZE, layout)
+        return timing.steps([t], timing.taker(ours and CUDA))
+    params = step.on_device(fold(params), dtype, DEVICE, fixed=True)
+    params = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v
+              for k, v in params.items()}
 
-    def net(depth, prefix, fixed):
-        f, params = imagenet.define_student(depth, 1)
-        params = training.on_device(folding.fold(params) if ours and fixed else params, opt, DEVICE,
-                                    fixed)
-        return f, {prefix + k: v.detach().contiguous(memory_format=layout)
-                   .requires_grad_(v.requires_grad) if v.ndim == 4 else v
-                   for k, v in params.items()}
+    def test():
+        with torch.no_grad(), step.precision(dtype, DEVICE):
+            return f(x, params, False)[0]
 
-    if task == 'inference':
-        f, params = net(18, '', True)
-
-        def test():
-            with torch.no_grad(), training.precision(opt, DEVICE):
-                return f(x, params, False)[0]
-
-        return test
-    f_s, params = net(18, 'student.', False)
-    f_t, teacher = net(34, 'teacher.', True) if task == 'AT' else (None, {})
-    params |= teacher
-    objective, optimizer = distill.make_objective(opt, f_s, f_t), training.sgd(opt, params, 1)
-
-    def train():
-        optimizer.zero_grad()
-        with training.precision(opt, DEVICE):
-            loss, _, _ = objective(params, x, targets, True, opt.beta)
-        loss.backward()
-        optimizer.step()
-
-    return train
+    return test
 
 
-def take_turns(bench, ways, n):
-    """Seconds per call of each way's function, of n calls in each round."""
-    turns = {name: [] for name in ways}
-    for _ in range(bench.rounds):
-        for name, f in ways.items():
-            turns[name].append(seconds(f, n))
-    return turns
-
-
-def rows(title, turns, images, more=lambda name, t: ''):
-    """Print images/s of each way, and the ratio to the first in the same round."""
-    first = next(iter(turns.values()))
-    for name, times in turns.items():
-        print(f'{title:<11}{name:<24}{images / median(times):9.0f}'
-              f'{median(map(truediv, first, times)):7.2f}{more(name, median(times))}', flush=True)
+def rows(bench):
+    """Of input, and of the steps of each task."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        ways, difference, n = inputs(bench, folder)
+        found = timing.turns(ways, bench.rounds, 1)
+    for name, times in found.items():
+        yield 'input', name, *timing.compared(times, found['PIL, as torchvision'], n), ''
+    print(f'mean difference of the pixels to PIL: {difference:.3f} grey levels')
+    torch.set_num_threads(threads)
+    for task in ('training', 'AT', 'inference'):
+        dtypes = {'float, NCHW': 'float', 'ours': bench.dtype}
+        ways = {name: step_of(bench, task, dtype, name == 'ours')
+                for name, dtype in dtypes.items()}
+        n, found = timing.flop(ways['float, NCHW']), timing.turns(ways, bench.rounds, bench.steps)
+        for name, times in found.items():
+            of_peak = n / median(times) / timing.peak(step.DTYPES[dtypes[name]])
+            yield (task, name, *timing.compared(times, found['float, NCHW'], bench.batch_size),
+                   f'{100 * of_peak:.1f} %')
 
 
 def run(bench):
     training.keep_memory()
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}, OpenCV {cv2.__version__}; ours '
           f'in {bench.dtype}; {bench.rounds} rounds')
-    print('what       way                     images/s  ratio')
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        ways, difference, n = inputs(bench, folder)
-        rows('input', take_turns(bench, ways, 1), n)
-    print(f'mean difference of the pixels to PIL: {difference:.3f} grey levels')
-    torch.set_num_threads(threads)
-    for task, ways in steps(bench).items():
-        n = flop(ways['float, NCHW'])
-        turns = take_turns(bench, ways, bench.steps)
-        dtypes = {'float, NCHW': 'float', 'ours': bench.dtype}
-        peaks = {name: peak(training.DTYPES[dtype]) for name, dtype in dtypes.items()}
-        rows(task, turns, bench.batch_size,
-             lambda name, t, n=n, peaks=peaks: f'{100 * n / t / peaks[name]:6.1f} % of peak')
+    timing.table(COLUMNS, rows(bench))

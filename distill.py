@@ -174,7 +174,9 @@ def make_objective(opt, f_s, f_t=None):
                 y_t, g_t = f_t(inputs, params, False, 'teacher.')
             loss = utils.distillation(y_s, utils.at_least_float(y_t.detach()), targets,
                                       opt.temperature, opt.alpha)
-        losses = METHODS[opt.method](opt, f_s, params, inputs, targets, (y_s, g_s), (y_t, g_t))
+        losses = []
+        if opt.beta:
+            losses = METHODS[opt.method](opt, f_s, params, inputs, targets, (y_s, g_s), (y_t, g_t))
         return loss + beta * sum(losses), y_s, losses
 
     return objective

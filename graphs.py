@@ -26,15 +26,19 @@ def in_turn(sample):
 
 
 def captured(device):
-    """A function like `in_turn` that replays graphs, which share their memory: none of them leaves
-    anything in it."""
-    made, pool = {}, torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
+    """A function like `in_turn` that replays graphs, which share streams and memory: none of them
+    leaves anything in it."""
+    made, pool, streams = {}, None, []
+    if device.type == 'cuda':
+        pool = torch.cuda.graph_pool_handle()
 
     def replay(sample):
         key = tuple((id(task.take), size, *((t.shape, t.dtype) for t in tensors))
                     for task, (size, *tensors) in sample)
         if key not in made:
-            made[key] = prepared(sample, device, pool)
+            if device.type == 'cuda':
+                streams.extend(torch.cuda.Stream() for _ in sample[len(streams):])
+            made[key] = prepared(sample, device, pool, streams)
         buffers, graph, _ = made[key]
         for own, (_, (_, *tensors)) in zip(buffers, sample, strict=True):
             for buffer, t in zip(own, tensors, strict=True):
@@ -44,7 +48,7 @@ def captured(device):
     return replay
 
 
-def prepared(sample, device, pool):
+def prepared(sample, device, pool, streams):
     """A sample's tensors copied to where its graph reads them; the graph, as a function; the tasks,
     so that they live as long. All that the steps change, and the state of the device's random
     numbers, is afterwards as before."""
@@ -59,7 +63,7 @@ def prepared(sample, device, pool):
         undo(before)
     if random is not None:
         torch.cuda.set_rng_state(random, device)
-    return buffers, capture(works, pool), [task for task, _ in sample]
+    return buffers, capture(works, pool, streams), [task for task, _ in sample]
 
 
 @torch.no_grad()
@@ -69,17 +73,19 @@ def undo(before):
         t.copy_(value)
 
 
-def capture(works, pool):
+def capture(works, pool, streams):
     """The functions `works`, which keep to tensors on the device and were called before, as one
-    CUDA graph -> a function that replays it. `pool`: the memory that graphs share."""
-    streams, graph = [torch.cuda.Stream() for _ in works], torch.cuda.CUDAGraph()
+    CUDA graph, each on one of the `streams` -> a function that replays it. `pool`: the memory that
+    graphs share."""
+    graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph, pool):
-        here = torch.cuda.current_stream()
-        for work, stream in zip(works, streams, strict=True):
+    # the threads of a DataLoader, which pin memory, go on meanwhile
+    with torch.cuda.graph(graph, pool, capture_error_mode='thread_local'):
+        here, used = torch.cuda.current_stream(), streams[:len(works)]
+        for work, stream in zip(works, used, strict=True):
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
                 work()
-        for stream in streams:
+        for stream in used:
             here.wait_stream(stream)
     return graph.replay

@@ -58,8 +58,9 @@ class Draws(TorchDispatchMode):
 
 def draws(f, params, size):
     """Whether the net draws random numbers in training, for dropout."""
+    image, params = on_meta(params, size)
     with torch.no_grad(), Draws() as found:
-        f(*on_meta(params, size), True)
+        f(image.expand(2, -1, -1, -1), params, True)        # batch normalisation wants two values
     return found.seen
 
 
