@@ -38,14 +38,10 @@ from torchnet.meter import AverageValueMeter, ClassErrorMeter
 import bench_finetune
 import bench_imagenet
 import cifar
-import data
-import datasets
-import runs
-import step
-import timing
-import training
 import utils
-from timing import CUDA, DEVICE
+from data import arrays, cifar_sets
+from engine import clock, measuring, runs, script, step
+from engine.clock import CUDA, DEVICE
 from utils import InputError
 
 PAD, SIZE, CLASSES = 4, 32, 10
@@ -63,7 +59,7 @@ COLUMNS = [('case', '<14'), ('way', '<23'), ('images/s', '>9.0f'), ('ratio', '>7
 
 
 def parse(argv):
-    parser = training.make_parser(__doc__)
+    parser = script.make_parser(__doc__)
     add = parser.add_argument
     add('loop', choices=['cifar', 'imagenet', 'finetune'], help='which loop')
     add('--cases', nargs='+', default=CASES, metavar='CASE', help='wide residual nets of this '
@@ -86,8 +82,8 @@ def parse(argv):
     add('--imagenetpath', default='', metavar='DIR', help='of imagenet: take images from here; '
         "'': shapes, drawn as large as ImageNet's images are on average")
     bench = parser.parse_args(argv)
-    training.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
-                           ('nthread', 'batch_size', 'images'))
+    script.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
+                         ('nthread', 'batch_size', 'images'))
     bench.batch_size = bench.batch_size or BATCHES[bench.loop]
     bench.images = bench.images or (50000 if bench.loop == 'cifar' else 256)
     for case in bench.cases:
@@ -98,7 +94,7 @@ def parse(argv):
     if bench.loop == 'finetune':
         bench_finetune.check_nets(bench)
     if bench.dtype == 'auto':
-        bench.dtype = 'bfloat16' if training.computes_bfloat16(DEVICE) else 'float'
+        bench.dtype = 'bfloat16' if script.computes_bfloat16(DEVICE) else 'float'
     return bench
 
 
@@ -145,7 +141,7 @@ def augment(image, top, left, flip):
     """uint8 (H, W, 3) -> float (3, H, W): padded, cropped, mirrored where `flip`, normalised."""
     x = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode='reflect')
     x = x[top:top + image.shape[0], left:left + image.shape[1]]
-    x = (x.astype(np.float32) - np.float32(datasets.MEAN)) / np.float32(datasets.STD)
+    x = (x.astype(np.float32) - np.float32(cifar_sets.MEAN)) / np.float32(cifar_sets.STD)
     return np.ascontiguousarray((x[:, ::-1] if flip else x).transpose(2, 0, 1))
 
 
@@ -213,27 +209,27 @@ def training_images(bench, way):
     """The `data.Images` of each run of a way."""
     if not way['whole_batch']:
         epoch = image_batches(bench)
-        return [data.Images(bench.images, lambda generator: ((len(y), x, y) for x, y in epoch()),
-                            lambda size, x, y: (x.to(DEVICE), y.to(DEVICE)), [])]
+        return [arrays.Images(bench.images, lambda generator: ((len(y), x, y) for x, y in epoch()),
+                              lambda size, x, y: (x.to(DEVICE), y.to(DEVICE)), [])]
     images, labels = random_images(bench)
-    held = [torch.from_numpy(v).to(DEVICE) for v in (data.pad_reflect(images, PAD), labels)]
-    return [data.held_images(*held, bench.batch_size, datasets.MEAN, datasets.STD, pad=PAD,
-                             train=True) for _ in range(way['runs'])]
+    held = [torch.from_numpy(v).to(DEVICE) for v in (arrays.pad_reflect(images, PAD), labels)]
+    return [arrays.held_images(*held, bench.batch_size, cifar_sets.MEAN, cifar_sets.STD, pad=PAD,
+                               train=True) for _ in range(way['runs'])]
 
 
 def trainings(bench, case, way):
     """The runs of a way, which differ in the order of their images."""
     if not way['keep_memory']:
-        training.keep_memory = lambda: None
+        script.keep_memory = lambda: None
     f_s, f_t, params = nets(case)
     student, teacher = (utils.without_prefix(params, k) for k in ('student.', 'teacher.'))
     made = []
     for seed, images in enumerate(training_images(bench, way)):
         opt = options(case, '--dtype', way['dtype'] or bench.dtype, '--seed', str(seed))
         opt.compile = way['compile']
-        training.set_up(opt)
-        made.append(timing.new_training(opt, (f_s, student), f_t and (f_t, teacher), images, SIZE,
-                                        way['layout']))
+        script.set_up(opt)
+        made.append(measuring.new_training(opt, (f_s, student), f_t and (f_t, teacher), images,
+                                           SIZE, way['layout']))
     return made
 
 
@@ -241,13 +237,13 @@ def ours(bench, case, way):
     """A whole step of all runs of our way, and one on batches that stay where they are."""
     def on_one_batch(t):
         batch = next(iter(t.train.epoch(t.generator)))
-        return dataclasses.replace(t, train=timing.one_batch(*t.train.make(*batch)))
+        return dataclasses.replace(t, train=measuring.one_batch(*t.train.make(*batch)))
 
-    made, take = trainings(bench, case, way), timing.taker(way['graph'])
-    whole = timing.steps(made, take)
+    made, take = trainings(bench, case, way), measuring.taker(way['graph'])
+    whole = measuring.steps(made, take)
     if way['compile']:
         whole()     # here, where the other ways are being prepared, not in their turns
-    return {'whole': whole, 'single': timing.steps([*map(on_one_batch, made)], take)}
+    return {'whole': whole, 'single': measuring.steps([*map(on_one_batch, made)], take)}
 
 
 # ---- the measurement ----------------------------------------------------------------------------
@@ -262,25 +258,25 @@ def measure(bench, cases):
     jobs = {(case, name): (bench, case, way) for case in cases
             for name, way in ways(bench, CUDA).items()}
     discard = {'whole': 2 * bench.nthread + 1, 'single': 1}     # workers prefetch
-    with timing.children(functions, jobs) as ask:
-        clocks = {(*job, what): partial(ask, job, timing.seconds, what, bench.steps, n)
+    with measuring.children(functions, jobs) as ask:
+        clocks = {(*job, what): partial(ask, job, clock.seconds, what, bench.steps, n)
                   for job in jobs for what, n in discard.items()}
-        clocks |= {k: partial(timing.peak, step.DTYPES[k]) for k in ('float', bench.dtype)}
-        found = timing.turns(clocks, bench.rounds, 0, lambda clock, _: clock())
+        clocks |= {k: partial(clock.peak, step.DTYPES[k]) for k in ('float', bench.dtype)}
+        found = clock.turns(clocks, bench.rounds, 0, lambda clock, _: clock())
         for (case, name), (_, _, way) in jobs.items():
             yield row(bench, case, name, way or OURS | dict(dtype='float'), found, ask)
 
 
 def row(bench, case, name, way, found, ask):
     """Of the table, of what all processes have found."""
-    n, values, of_peak = ask((case, 'published'), timing.flop, 'single'), [], ''
+    n, values, of_peak = ask((case, 'published'), clock.flop, 'single'), [], ''
     for what in ('whole', 'single'):
         times = [t / way['runs'] for t in found[case, name, what]]
-        values += timing.compared(times, found[case, 'published', what], bench.batch_size)
+        values += measuring.compared(times, found[case, 'published', what], bench.batch_size)
         best = max(found[way['dtype'] or bench.dtype])
         of_peak += f'{100 * n / median(times) / best:.1f} '
     return [case, name, *values, n / 1e9, of_peak + '%',
-            ask((case, name), timing.peak_memory), ask((case, name), timing.idle, 'whole', 5),
+            ask((case, name), clock.peak_memory), ask((case, name), clock.idle, 'whole', 5),
             1e3 * bench.batch_size / values[0]]
 
 
@@ -292,9 +288,9 @@ def main(argv=None):
           f'{bench.batch_size}, {bench.rounds} rounds of {bench.steps} steps')
     # on a GPU all cases at once, so that they are compiled at the same time
     groups = [bench.cases] if CUDA else [[case] for case in bench.cases]
-    timing.table(COLUMNS if CUDA else COLUMNS[:-1],
-                 chain.from_iterable(measure(bench, cases) for cases in groups))
+    measuring.table(COLUMNS if CUDA else COLUMNS[:-1],
+                    chain.from_iterable(measure(bench, cases) for cases in groups))
 
 
 if __name__ == '__main__':
-    training.run(main)
+    script.run(main)

@@ -22,17 +22,11 @@ from statistics import median
 
 import torch
 
-import channels
 import finetune
-import loop
 import nets
-import prune
-import runs
-import step
-import timing
-import training
-import transfer
-from timing import DEVICE
+from engine import clock, loop, measuring, runs, script, step
+from engine.clock import DEVICE
+from methods import channels, from_source, pruning
 from utils import InputError
 
 CLASSES = 31
@@ -57,7 +51,7 @@ def step_of(bench, net, method):
     flags = ['--channel_weights', 'uniform'] if method == 'delta' else []
     opt = finetune.parse(['--source', 'none', '--method', method, '--dtype', bench.dtype, '--lr',
                           '1e-6', *flags])
-    training.set_up(opt)
+    script.set_up(opt)
     f, start = nets.new_net(net, CLASSES)
     head, generator = nets.head_of(start), torch.Generator()
     f_t, layers, params = finetune.assemble(opt, f, start, head, bench.size, 'torchvision', DEVICE,
@@ -67,25 +61,26 @@ def step_of(bench, net, method):
                   for k in layers}
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, device=DEVICE)
                    for k, n in counts.items()}
-    state = step.new_state(transfer.make_objective(opt, f, f_t, layers), params, opt.dtype,
+    state = step.new_state(from_source.make_objective(opt, f, f_t, layers), params, opt.dtype,
                            groups=finetune.groups_of(opt, params, head))
     x = torch.randn(bench.batch_size, 3, bench.size, bench.size, device=DEVICE)
-    images = timing.one_batch(x.contiguous(memory_format=torch.channels_last),
-                              torch.randint(CLASSES, (bench.batch_size,), device=DEVICE))
+    images = measuring.one_batch(x.contiguous(memory_format=torch.channels_last),
+                                 torch.randint(CLASSES, (bench.batch_size,), device=DEVICE))
     t = loop.Training(opt, state, images, images, CLASSES, generator,
                       weight=lambda epoch: opt.alpha, rate=lambda epoch, step: opt.lr)
-    return {'step': timing.steps([t], timing.taker())}
+    return {'step': measuring.steps([t], measuring.taker())}
 
 
 def step_rows(bench):
     """Of the steps of all methods, which take turns."""
     for net in bench.nets:
-        with timing.children(step_of, {method: (bench, net, method) for method in METHODS}) as ask:
-            found = timing.turns({k: partial(ask, k, timing.seconds, 'step') for k in METHODS},
-                                 bench.rounds, bench.steps, lambda clock, n: clock(n))
+        jobs = {method: (bench, net, method) for method in METHODS}
+        with measuring.children(step_of, jobs) as ask:
+            found = clock.turns({k: partial(ask, k, clock.seconds, 'step') for k in METHODS},
+                                bench.rounds, bench.steps, lambda clock, n: clock(n))
             for method, times in found.items():
-                speed, ratio = timing.compared(times, found['l2'], bench.batch_size)
-                yield net, method, speed, 1 / ratio, ask(method, timing.peak_memory)
+                speed, ratio = measuring.compared(times, found['l2'], bench.batch_size)
+                yield net, method, speed, 1 / ratio, ask(method, clock.peak_memory)
 
 
 def smaller(bench, f, params):
@@ -105,15 +100,15 @@ def inference_rows(bench):
     """Of the speed of nets with fewer channels."""
     for net in bench.nets:
         opt = finetune.parse(['--source', 'none', '--dtype', bench.dtype])
-        training.set_up(opt)
+        script.set_up(opt)
         f, params = nets.new_net(net, CLASSES)
         found = smaller(bench, f, params)
-        speeds = prune.speeds(opt, DEVICE, f, found, bench.size, bench.batch_size, bench.rounds,
-                              bench.steps)
-        whole = prune.size_of(f, params, bench.size)[1]
+        speeds = pruning.speeds(opt, DEVICE, f, found, bench.size, bench.batch_size, bench.rounds,
+                                bench.steps)
+        whole = pruning.size_of(f, params, bench.size)[1]
         for (part, multiple), v in found.items():
             widths = [len(v[channels.weight_of(v, conv)]) for conv in channels.inner(v)]
-            yield (net, prune.size_of(f, v, bench.size)[1] / whole, multiple,
+            yield (net, pruning.size_of(f, v, bench.size)[1] / whole, multiple,
                    median(speeds[part, multiple]),
                    median(map(truediv, speeds[part, multiple], speeds[1, 1])),
                    f'{sum(n < 8 for n in widths)} of {len(widths)}')
@@ -123,5 +118,5 @@ def run(bench):
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; {bench.dtype}; batch '
           f'{bench.batch_size} of {bench.size}x{bench.size}, {bench.rounds} rounds of '
           f'{bench.steps} steps')
-    timing.table(STEPS, step_rows(bench))
-    timing.table(INFERENCE, inference_rows(bench))
+    measuring.table(STEPS, step_rows(bench))
+    measuring.table(INFERENCE, inference_rows(bench))

@@ -19,15 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-import data
-import datasets
-import folding
 import imagenet
-import runs
-import step
-import timing
-import training
-from timing import CUDA, DEVICE
+from data import decoded, folder_sets, shapes
+from engine import clock, measuring, runs, script, step
+from engine.clock import CUDA, DEVICE
+from weights import folding
 
 SIZE, PIXELS = 224, imagenet.PIXELS['torchvision']
 DRAWN = 440     # pixels; ImageNet's mean image has 468x401
@@ -39,7 +35,7 @@ def pil_crop(path, seed):
     """What torchvision's RandomResizedCrop and RandomHorizontalFlip make of a file, uint8
     (224, 224, 3)."""
     image, rng = Image.open(path).convert('RGB'), np.random.default_rng(seed)
-    top, left, h, w = data.random_box(rng, image.height, image.width)
+    top, left, h, w = decoded.random_box(rng, image.height, image.width)
     image = image.crop((left, top, left + w, top + h)).resize((SIZE, SIZE), Image.BILINEAR)
     return np.asarray(image.transpose(Image.FLIP_LEFT_RIGHT) if seed % 2 else image)
 
@@ -59,27 +55,28 @@ def inputs(bench, folder):
     root = bench.imagenetpath
     if not root:
         root = folder + '/shapes'
-        datasets.write_shapes(root, {'train': bench.images, 'test': 1}, DRAWN)
-    files, labels, _ = datasets.class_folders(root, 'train')
+        shapes.write_shapes(root, {'train': bench.images, 'test': 1}, DRAWN)
+    files, labels, _ = folder_sets.class_folders(root, 'train')
     chosen = np.random.default_rng(0).permutation(len(files))[:bench.images]
     files, labels = files[chosen], labels[chosen]
-    cached, _ = data.write_cache(files, labels, folder + '/cache', SIZE, 1)
+    cached, _ = decoded.write_cache(files, labels, folder + '/cache', SIZE, 1)
     seeds = np.random.default_rng(1).integers(1, 2 ** 62, len(files)).tolist()
 
     def ours(files):
-        images = data.decoded_images(files, labels, bench.batch_size, SIZE, *PIXELS,
-                                     torch.device('cpu'), train=True)
+        images = decoded.decoded_images(files, labels, bench.batch_size, SIZE, *PIXELS,
+                                        torch.device('cpu'), train=True)
         return lambda: [None for _ in images.batches()]
 
     pairs = list(zip(map(str, map(bytes.decode, files)), seeds, strict=True))[:64]
-    crops, _ = data.Files(files, labels, SIZE)[torch.arange(len(pairs)), torch.tensor(seeds[:64])]
-    crops = crops[:, 0]
+    index = torch.arange(len(pairs)), torch.tensor(seeds[:64])
+    crops = decoded.Files(files, labels, SIZE)[index][0][:, 0]
     difference = np.mean([np.abs(pil_crop(*pair) - x.numpy().astype(float))
                           for pair, x in zip(pairs, crops, strict=True)])
     return {'PIL, as torchvision': lambda: [None for _ in pil_batches(
                 [bytes.decode(f) for f in files], seeds, bench.batch_size)],
             'ours': ours(files), 'ours, from the cache': ours(cached),
-            'decoding alone': lambda: [data.read_image(f) for f in files]}, difference, len(files)
+            'decoding alone': lambda: [decoded.read_image(f) for f in files],
+            }, difference, len(files)
 
 
 def step_of(bench, task, dtype, ours):
@@ -87,7 +84,7 @@ def step_of(bench, task, dtype, ours):
     of inference, on one batch; of ours as imagenet.py does it."""
     opt = imagenet.parse(['--imagenetpath', '-', '--dtype', dtype, '--lr', '1e-3', '--beta', '1e3',
                           '--teacher_params', '-'])
-    training.set_up(opt)
+    script.set_up(opt)
     layout = torch.channels_last if ours else torch.contiguous_format
     x = torch.randn(bench.batch_size, 3, SIZE, SIZE, device=DEVICE).contiguous(memory_format=layout)
     targets = torch.randint(1000, (bench.batch_size,), device=DEVICE)
@@ -95,9 +92,9 @@ def step_of(bench, task, dtype, ours):
     fold = folding.fold if ours else dict       # of what is not trained
     if task != 'inference':
         f_t, teacher = imagenet.define_student(34, 1)
-        t = timing.new_training(opt, (f, params), (f_t, fold(teacher)) if task == 'AT' else None,
-                                timing.one_batch(x, targets), SIZE, layout)
-        return timing.steps([t], timing.taker(ours and CUDA))
+        t = measuring.new_training(opt, (f, params), (f_t, fold(teacher)) if task == 'AT' else None,
+                                   measuring.one_batch(x, targets), SIZE, layout)
+        return measuring.steps([t], measuring.taker(ours and CUDA))
     params = step.on_device(fold(params), dtype, DEVICE, fixed=True)
     params = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v
               for k, v in params.items()}
@@ -116,24 +113,24 @@ def rows(bench):
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         ways, difference, n = inputs(bench, folder)
-        found = timing.turns(ways, bench.rounds, 1)
+        found = clock.turns(ways, bench.rounds, 1)
     for name, times in found.items():
-        yield 'input', name, *timing.compared(times, found['PIL, as torchvision'], n), ''
+        yield 'input', name, *measuring.compared(times, found['PIL, as torchvision'], n), ''
     print(f'mean difference of the pixels to PIL: {difference:.3f} grey levels')
     torch.set_num_threads(threads)
     for task in ('training', 'AT', 'inference'):
         dtypes = {'float, NCHW': 'float', 'ours': bench.dtype}
         ways = {name: step_of(bench, task, dtype, name == 'ours')
                 for name, dtype in dtypes.items()}
-        n, found = timing.flop(ways['float, NCHW']), timing.turns(ways, bench.rounds, bench.steps)
+        n, found = clock.flop(ways['float, NCHW']), clock.turns(ways, bench.rounds, bench.steps)
         for name, times in found.items():
-            of_peak = n / median(times) / timing.peak(step.DTYPES[dtypes[name]])
-            yield (task, name, *timing.compared(times, found['float, NCHW'], bench.batch_size),
+            of_peak = n / median(times) / clock.peak(step.DTYPES[dtypes[name]])
+            yield (task, name, *measuring.compared(times, found['float, NCHW'], bench.batch_size),
                    f'{100 * of_peak:.1f} %')
 
 
 def run(bench):
-    training.keep_memory()
+    script.keep_memory()
     print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}, OpenCV {cv2.__version__}; ours '
           f'in {bench.dtype}; {bench.rounds} rounds')
-    timing.table(COLUMNS, rows(bench))
+    measuring.table(COLUMNS, rows(bench))

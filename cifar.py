@@ -16,16 +16,12 @@ import re
 import torch
 import torch.nn.functional as F
 
-import data
-import datasets
-import distill
-import meta
-import parallel
-import step
-import training
 import utils
-import weights
+from data import arrays, cifar_sets
+from engine import processes, script, step
+from methods import from_teacher
 from utils import InputError
+from weights import facts, store
 
 # options that a run's name leaves out where they are these
 USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
@@ -35,7 +31,7 @@ USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_deca
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = training.make_parser(__doc__)
+    parser = script.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--model', default='resnet', choices=['resnet', 'nin'],
                    help='resnet: WRN-depth-width; nin: network in network of nine convolutions')
@@ -45,28 +41,28 @@ def parse(argv):
     m.add_argument('--no_bn', action='store_true', help='nin without batch normalisation')
     m.add_argument('--no_pool_relu', action='store_true',
                    help='nin without the ReLU before each pooling')
-    m.add_argument('--dataset', default='CIFAR10', choices=datasets.NAMES,
+    m.add_argument('--dataset', default='CIFAR10', choices=cifar_sets.NAMES,
                    help='shapes is drawn by the program; the others are downloaded if missing')
     m.add_argument('--dataroot', default='.', help='folder that holds cifar-10-batches-py or '
                    'cifar-100-python, or into which it is downloaded')
     m.add_argument('--randomcrop_pad', default=4, type=int,
                    help='pixels mirrored around an image before a random crop; 0: flips only')
-    distill.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a file '
-                      'of parameters; the teacher, its depth and width follow from it',
-                      '[0,1,2]', 'the paper uses all')
-    training.add_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
-                       epoch_step='[60,120,160]', lr_decay_ratio=.2)
+    from_teacher.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
+                           'file of parameters; the teacher, its depth and width follow from it',
+                           '[0,1,2]', 'the paper uses all')
+    script.add_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
+                     epoch_step='[60,120,160]', lr_decay_ratio=.2)
     opt = parser.parse_args(argv)
-    training.check_flags(opt)
+    script.check_flags(opt)
     check_flags(opt)
-    training.whole_epochs(opt)
+    script.whole_epochs(opt)
     opt.save = opt.save or f'logs/{run_name(opt)}'
     return opt
 
 
 def check_flags(opt):
-    training.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
-    distill.check_flags(opt, 'teacher_id', groups=3)
+    script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
+    from_teacher.check_flags(opt, 'teacher_id', groups=3)
     if opt.model == 'resnet':
         blocks_in_group(opt.depth)
         scaled(WRN_CHANNELS, opt.width)
@@ -81,7 +77,7 @@ def run_name(opt):
     size = f'{opt.depth}_{opt.width:g}' if opt.model == 'resnet' else f'{opt.width:g}'
     parts = [opt.dataset, opt.model, size]
     parts += [name for name in ('no_bn', 'no_pool_relu') if getattr(opt, name)]
-    parts += distill.name_parts(opt, USUAL)
+    parts += from_teacher.name_parts(opt, USUAL)
     if opt.teacher_id:
         parts.append(f'from_{opt.teacher_id}')
     return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
@@ -245,13 +241,13 @@ def net_of(params, path):
     except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(f'{path} is no net of this script; its first entries are '
                          f'{", ".join(list(params)[:3])}') from None
-    return f, meta.classes_of(f, params, path)
+    return f, facts.classes_of(f, params, path)
 
 
 def load_net(name):
     """A run under logs/, a run's folder or a file of parameters -> (f, classes, params)."""
-    path = weights.locate(name)
-    params = weights.read(path)
+    path = store.locate(name)
+    params = store.read(path)
     return *net_of(params, path), params
 
 
@@ -261,9 +257,9 @@ def load_net(name):
 def images_on(device, name, root, validate, pad):
     """Training images, with `pad` pixels around them, and test images on the device, each (images,
     labels), and the number of classes. Runs side by side share them."""
-    with parallel.first_alone():        # they may have to be downloaded
-        train, test, classes = datasets.load(name, root, validate)
-    train = data.pad_reflect(train[0], pad), train[1]
+    with processes.first_alone():        # they may have to be downloaded
+        train, test, classes = cifar_sets.load(name, root, validate)
+    train = arrays.pad_reflect(train[0], pad), train[1]
     return *([torch.from_numpy(v).to(device) for v in pair] for pair in (train, test)), classes
 
 
@@ -281,17 +277,18 @@ def make_training(opt, device, checkpoint, lines):
     if teacher and teacher_classes != classes:
         raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
                          f'{opt.dataset} has {classes}')
-    how = datasets.MEAN, datasets.STD, step.parameter_dtype(opt.dtype)
+    how = cifar_sets.MEAN, cifar_sets.STD, step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
-    return distill.prepare(
+    return from_teacher.prepare(
         opt, device, checkpoint, lines, lambda: make_net(opt, classes), teacher,
-        data.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
-        data.held_images(*test, data.test_batch(opt.batch_size, size, device), *how), classes, size)
+        arrays.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
+        arrays.held_images(*test, arrays.test_batch(opt.batch_size, size, device), *how),
+        classes, size)
 
 
 def main(argv=None):
-    training.main(argv, __file__, parse, prepare)
+    script.main(argv, __file__, parse, prepare)
 
 
 if __name__ == '__main__':
-    training.run(main)
+    script.run(main)

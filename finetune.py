@@ -26,50 +26,40 @@ from statistics import median
 import numpy as np
 import torch
 
-import attentive
-import data
-import datasets
-import folding
-import image_sets
 import imagenet
-import loop
-import meta
 import nets
-import parallel
-import prune
-import runs
-import step
-import training
-import transfer
 import utils
-import weights
-from transfer import METHODS
+from data import arrays, cifar_sets, decoded, image_sets
+from engine import loop, processes, runs, script, step
+from methods import attentive, from_source, gates, pruning
+from methods.from_source import METHODS
 from utils import InputError
+from weights import facts, folding, store
 
 # options that a run's name leaves out where they are these
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
-         'prune': '', **prune.DEFAULTS}
+         'prune': '', **pruning.DEFAULTS}
 # options that mean something for these methods alone
 OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.regulariser],
               **dict.fromkeys(('positions', 'normalize_features'),
                               [k for k, m in METHODS.items() if m.positions]),
               'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
               'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
-PIXELS = {**imagenet.PIXELS, 'cifar': (datasets.MEAN, datasets.STD)}
+PIXELS = {**imagenet.PIXELS, 'cifar': (cifar_sets.MEAN, cifar_sets.STD)}
 
 
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = training.make_parser(__doc__)
+    parser = script.make_parser(__doc__)
     add_data_flags(parser)
     add_method_flags(parser)
-    prune.add_flags(parser)
-    training.add_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
-                       epoch_step='[0.67]', lr_decay_ratio=.1)
+    pruning.add_flags(parser)
+    script.add_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
+                     epoch_step='[0.67]', lr_decay_ratio=.1)
     s = parser.add_argument_group('schedule, instead of --epochs')
     s.add_argument('--iterations', default=9000, type=int, metavar='N', help='steps of training, '
                    'in whole epochs; --epochs above 0 is taken instead')
@@ -91,7 +81,7 @@ def add_data_flags(parser):
     m.add_argument('--arch', default='', help='net: resnet18, 34, 50, 101, mobilenet_v2, '
                    "alexnet, wrn-depth-width; '': that of --source")
     m.add_argument('--source', default='', metavar='WEIGHTS', help='a file of parameters, a run or '
-                   f"one of {', '.join(weights.KNOWN)}; '' starts afresh")
+                   f"one of {', '.join(store.KNOWN)}; '' starts afresh")
     m.add_argument('--dataset', default='folder', choices=image_sets.NAMES, help='folder: train/ '
                    'and test/ or val/ of class folders; list: train.txt and test.txt, a path and a '
                    'label in each line')
@@ -118,9 +108,9 @@ def add_data_flags(parser):
                    "of the source, else 224, 227 of Caffe's AlexNet, 32 of a WRN")
     p.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation to '
                    "take off the pixels; '': the source's")
-    p.add_argument('--resize', default='squash', choices=data.RESIZES, help='to 256 pixels (of '
+    p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
                    '--size 224) before the crop: height and width, or the short side')
-    p.add_argument('--crop', default='place', choices=data.CROPS, help='in training: of random '
+    p.add_argument('--crop', default='place', choices=decoded.CROPS, help='in training: of random '
                    'place, of random area and place (8 to 100 %%), both mirrored at random; centre')
     p.add_argument('--ten_crop', action='store_true', help='test on the mean of ten crops: corners '
                    'and centre, mirrored and not')
@@ -144,9 +134,9 @@ def add_method_flags(parser):
                    'before the last one (default: 256 of ddc, and of dan but for alexnet)')
     t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
                    'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
-    t.add_argument('--mmd', default='biased', choices=transfer.ESTIMATORS, help='dan: of all pairs '
-                   'of images, as in DeepDA; or unbiased, or of neighbours in the batch (linear), '
-                   'as in Transfer-Learning-Library, which takes the last one by default')
+    t.add_argument('--mmd', default='biased', choices=from_source.ESTIMATORS, help='dan: of all '
+                   'pairs of images, as in DeepDA; or unbiased, or of neighbours in the batch '
+                   '(linear), as in Transfer-Learning-Library, which takes the last one by default')
     t.add_argument('--mmd_layers', default='all', choices=['all', 'bottleneck'], help='dan: '
                    "bottleneck and logits (the last three layers of AlexNet), as in DAN's paper, "
                    'or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
@@ -185,14 +175,14 @@ def check_flags(opt, given):
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         if getattr(opt, name) is None:
             setattr(opt, name, getattr(method, name))
-    training.check_flags(opt)
-    training.check_numbers(
+    script.check_flags(opt)
+    script.check_numbers(
         opt, above_zero=('iterations', 'head_lr_mult', 'temperature', 'phases', 'round_channels'),
         zero_or_more=('alpha', 'beta', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class',
                       'fraction', 'delta_s'))
-    prune.check_flags(opt)
+    pruning.check_flags(opt)
     if opt.bottleneck is not None:
-        training.check_numbers(opt, zero_or_more=['bottleneck'])
+        script.check_numbers(opt, zero_or_more=['bottleneck'])
     if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
         raise InputError(f'--method {opt.method} compares the bottleneck: give its channels')
     if opt.bottleneck == 0 and opt.dropout:
@@ -205,7 +195,7 @@ def check_flags(opt, given):
         raise InputError('--schedule exp takes one epoch as --epoch_step: the fall up to there')
     if opt.box and opt.dataset != 'cub':
         raise InputError('--box is for --dataset cub, which has bounding boxes')
-    opt.at_groups = training.json_list(opt.at_groups, '--at_groups', '[2,3]')
+    opt.at_groups = script.json_list(opt.at_groups, '--at_groups', '[2,3]')
     if not (opt.evaluate or opt.check_data):
         check_method(opt, method)
 
@@ -233,7 +223,7 @@ def check_method(opt, method):
 def run_name(opt):
     """A folder name from the options that tell experiments apart."""
     parts = [opt.dataset, opt.domain, opt.target, opt.arch or opt.source, opt.method,
-             f'{opt.alpha:g}' if opt.alpha else '', *training.unusual(opt, USUAL),
+             f'{opt.alpha:g}' if opt.alpha else '', *script.unusual(opt, USUAL),
              f'seed{opt.seed}']
     return re.sub(r'[^\w.]+', '_', '_'.join(p for p in parts if p))
 
@@ -261,7 +251,7 @@ def read_sets(opt):
                          f'--per_class or --fraction, and the rest is tested on')
     validation = None
     if opt.validate:
-        train, validation = datasets.held_out(train, opt.validate)
+        train, validation = cifar_sets.held_out(train, opt.validate)
     return dict(train=train, validation=validation, test=test, target=target), names
 
 
@@ -269,9 +259,10 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, **ho
     """`data.Images` of a set (files, labels, boxes...)."""
     files, labels, *boxes = images
     how = {'crop': opt.crop, **how} if train else {'ten': opt.ten_crop, **how}
-    return data.decoded_images(files, labels, batch_size or opt.batch_size, size, *PIXELS[pixels],
-                               device, opt.nthread, step.parameter_dtype(opt.dtype), train,
-                               resize=opt.resize, boxes=boxes[0] if opt.box else None, **how)
+    return decoded.decoded_images(
+        files, labels, batch_size or opt.batch_size, size, *PIXELS[pixels], device, opt.nthread,
+        step.parameter_dtype(opt.dtype), train, resize=opt.resize,
+        boxes=boxes[0] if opt.box else None, **how)
 
 
 def set_epochs(opt, n):
@@ -351,7 +342,7 @@ def start_of(opt, sets, classes):
     arch = nets.arch_of(params)
     if opt.arch and opt.arch != arch:
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
-    size, pixels = input_of(opt, params, weights.options(path))
+    size, pixels = input_of(opt, params, store.options(path))
     if arch != 'alexnet' and folding.folded(f, params):
         some = some_of(sets['train'], RESTORED)
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
@@ -366,7 +357,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     compared with, or None; names of the layers to look at; params). Attention is drawn from a copy
     of the generator: the images come in the order of other methods."""
     layers, plain = tapped(opt, start), start
-    start = prune.prepared(opt, f, start, size)
+    start = pruning.prepared(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
@@ -382,7 +373,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 def check_shapes(opt, name, f, params, size):
     """Refuse images that are too small for a net, and groups that it has not."""
     try:
-        groups = len(f(*meta.on_meta(params, size), False)[1]) if f else 0
+        groups = len(f(*facts.on_meta(params, size), False)[1]) if f else 0
     except RuntimeError as e:
         raise InputError(f'{size}x{size} pixels are too few for {name} ({e}): give a larger '
                          f'--size') from None
@@ -402,7 +393,7 @@ def reference(opt, f, start, head, layers, pixels):
         if outputs != classes:
             raise InputError(f'the teacher {opt.teacher} knows {outputs} classes, the data set has '
                              f'{classes}')
-        its = weights.options(path).get('input_pixels', pixels)
+        its = store.options(path).get('input_pixels', pixels)
         if its != pixels:
             raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
                              f'{pixels}')
@@ -421,10 +412,10 @@ def weights_of_channels(opt, f, params, head, layers, batches, checkpoint):
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
     if path == made and not (checkpoint and made.exists()):
-        if parallel.world() > 1:
+        if processes.world() > 1:
             raise InputError('--channel_weights compute is work for one process: give the others '
                              'its channel_weights.json')
-        found, gain = transfer.channel_weights(f, params, head, layers, batches, opt.dtype)
+        found, gain = from_source.channel_weights(f, params, head, layers, batches, opt.dtype)
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
         runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
@@ -437,7 +428,7 @@ def read_channel_weights(path, expected):
     try:
         found = json.loads(path.read_text())
         if isinstance(found, list):
-            found = {k: transfer.from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
+            found = {k: from_source.from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
                      zip(expected, found, strict=True)}
         found = {k: torch.as_tensor(v, dtype=torch.float) for k, v in found.items()}
         shapes = {k: tuple(v.shape) for k, v in found.items()}
@@ -478,15 +469,15 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
 
     f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device, generator)
     if opt.method == 'delta':
-        its = images(sets['train'], train=True, batch_size=transfer.BATCH_SIZE)
+        its = images(sets['train'], train=True, batch_size=from_source.BATCH_SIZE)
         order = generator.clone_state()     # the images then come in the order of other methods
         found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
                                     layers, lambda: its.batches(order), checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
     learn = images(sets['train'], train=True, count=count)
     if METHODS[opt.method].needs == 'target':
-        learn = data.both(learn, images(sets['target'], train=True, count=count or learn.n))
-    objective = transfer.make_objective(opt, nets.over_crops(start_f), f_t, layers)
+        learn = arrays.both(learn, images(sets['target'], train=True, count=count or learn.n))
+    objective = from_source.make_objective(opt, nets.over_crops(start_f), f_t, layers)
     if opt.compile:
         objective = torch.compile(objective)
     state = step.new_state(objective, params, opt.dtype, groups=groups_of(opt, params, head))
@@ -495,7 +486,7 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
         opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
         validation=images(sets['validation']) if opt.validate else None,
         weight=lambda epoch: opt.alpha, rate=rate(opt, steps), notes=noted, before=before,
-        draws=meta.draws(start_f, start, size))
+        draws=facts.draws(start_f, start, size))
 
 
 def removal(opt, f, params, size, sets, images):
@@ -505,11 +496,11 @@ def removal(opt, f, params, size, sets, images):
             return notes(lines)
         student = utils.without_prefix(params, 'student.')
         tested = images(sets['test'], ten=False).batches()
-        return notes(lines) | prune.notes(f, student, size, tested)
+        return notes(lines) | pruning.notes(f, student, size, tested)
 
     def before(epoch):
         seen = images(some_of(sets['train'], SEEN), ten=False).batches()
-        return prune.begin_phase(opt, f, params, epoch, size, seen)
+        return pruning.begin_phase(opt, f, params, epoch, size, seen)
 
     return noted, before
 
@@ -520,7 +511,7 @@ def attention_of(opt, f, params, layers, size, generator):
     if opt.method not in kinds:
         return {}
     kind = attentive.squeeze if opt.channel_attention == 'se' else kinds[opt.method]
-    image, meta_params = meta.on_meta(params, size)
+    image, meta_params = facts.on_meta(params, size)
     taps = dict.fromkeys(layers)
     f(image, meta_params, False, taps=taps)
     with runs.drawing_from(generator):
@@ -563,15 +554,15 @@ def evaluate(opt, device):
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
-    made = weights.options(path)
+    made = store.options(path)
     check_drawn(opt, made, path)
     size, pixels = input_of(opt, params, made)
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
     imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
-    if prune.gates(params):
+    if gates.gates(params):
         one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
-        found = prune.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
+        found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
 
 
@@ -587,11 +578,11 @@ def report(opt, device):
 def report_removal(opt, device, last):
     """Print what the removal of channels has given; `last` is the last line of the run's log."""
     path, size = pathlib.Path(opt.save, 'model.pt7'), last['input_size']
-    params = weights.read(path)
+    params = store.read(path)
     f, _ = nets.script_of(params).net_of(params, path)
-    both = {'before': prune.plain(params), 'after': prune.removed(params)}
-    speeds = prune.speeds(opt, device, f, both, size)
-    counts = {k: prune.size_of(f, v, size) for k, v in both.items()}
+    both = {'before': gates.plain(params), 'after': gates.removed(params)}
+    speeds = pruning.speeds(opt, device, f, both, size)
+    counts = {k: pruning.size_of(f, v, size) for k, v in both.items()}
     for k, (count, macs) in counts.items():
         print(f'{k} removal: {count:,} parameters, {macs:,} multiply-adds, '
               f'{median(speeds[k]):.0f} images/s')
@@ -611,7 +602,7 @@ def check_data(opt, device):
 def instead(opt):
     """What is to be done instead of training."""
     if opt.download:
-        with parallel.first_alone():
+        with processes.first_alone():
             image_sets.download(opt.dataset, opt.dataroot)
     if opt.check_data:
         return check_data
@@ -619,9 +610,9 @@ def instead(opt):
 
 
 def main(argv=None):
-    training.main(argv, __file__, parse, prepare, instead,
-                  lambda opt, params: prune.removed(params) if opt.prune else params, report)
+    script.main(argv, __file__, parse, prepare, instead,
+                lambda opt, params: gates.removed(params) if opt.prune else params, report)
 
 
 if __name__ == '__main__':
-    training.run(main)
+    script.run(main)

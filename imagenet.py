@@ -21,19 +21,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import data
-import datasets
-import distill
-import folding
-import meta
-import parallel
-import runs
-import step
-import training
 import utils
-import weights
-from downloads import sha256_of
+from data import decoded, folder_sets
+from data.downloads import sha256_of
+from engine import processes, runs, script, step
+from methods import from_teacher
 from utils import InputError
+from weights import facts, folding, store
 
 # Of the pixels, red, green, blue, from 0 to 255: mean and deviation that a net's training took off.
 PIXELS = {
@@ -47,7 +41,7 @@ USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay':
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = training.make_parser(__doc__)
+    parser = script.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', choices=['', *ARCHS],
                    help='the net to train; \'\' is the ResNet of --depth')
@@ -66,27 +60,27 @@ def parse(argv):
                    "1), of Caffe's; '': Caffe's for its AlexNet, else torchvision's")
     e = parser.add_argument_group('evaluation')
     e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
-                   f'training: a file of parameters, a run, or one of {", ".join(weights.KNOWN)}')
+                   f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
     e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='of the evaluated net: '
                    'give batch normalisation that was folded away back first, with the statistics '
                    'of N training images; --export writes that net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
                    'that the folders of val/, in order, stand for, if they are some of its classes')
-    distill.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
-                      f'{", ".join(weights.KNOWN)}', '[2,3]', 'the paper uses the last two')
-    training.add_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
-                       epoch_step='[30,60,90]', lr_decay_ratio=.1)
+    from_teacher.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
+                           f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
+    script.add_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
+                     epoch_step='[30,60,90]', lr_decay_ratio=.1)
     opt = parser.parse_args(argv)
-    training.check_flags(opt)
+    script.check_flags(opt)
     check_flags(opt)
-    training.whole_epochs(opt)
+    script.whole_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
 
 
 def check_flags(opt):
-    training.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
-    distill.check_flags(opt, 'teacher_params', groups=4)
+    script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
+    from_teacher.check_flags(opt, 'teacher_params', groups=4)
     opt.arch = opt.arch or f'resnet{opt.depth}'
     if opt.arch not in ARCHS:
         raise InputError(f'--depth {opt.depth}: choose from {", ".join(map(str, BLOCKS))}')
@@ -95,7 +89,7 @@ def check_flags(opt):
     if not opt.imagenetpath:
         raise InputError('--imagenetpath is missing: the folder that holds train/ and val/')
     if opt.classes:
-        opt.classes = training.json_list(opt.classes, '--classes', '[0,217]')
+        opt.classes = script.json_list(opt.classes, '--classes', '[0,217]')
     if not opt.evaluate and (opt.restore_bn or opt.classes):
         raise InputError('--restore_bn and --classes are for --evaluate')
     if opt.evaluate and (opt.validate or opt.cache or opt.resume):
@@ -104,7 +98,7 @@ def check_flags(opt):
 
 def run_name(opt):
     """A folder name from the options that tell the experiments of the paper apart."""
-    parts = ['imagenet', opt.arch, f'{opt.width:g}', *distill.name_parts(opt, USUAL)]
+    parts = ['imagenet', opt.arch, f'{opt.width:g}', *from_teacher.name_parts(opt, USUAL)]
     if opt.teacher_params:
         parts.append(f'from_{opt.teacher_params}')
     return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
@@ -378,13 +372,13 @@ def net_of(params, path):
     if f is None:
         raise InputError(f'{path} is no net of this script; its first entries are '
                          f'{", ".join(list(params)[:3])}')
-    return f, meta.classes_of(f, params, path)
+    return f, facts.classes_of(f, params, path)
 
 
 def load_net(name):
     """A run, a file of parameters or a known name -> (f, number of classes, params)."""
-    path = weights.locate(name)
-    params = weights.read(path)
+    path = store.locate(name)
+    params = store.read(path)
     return *net_of(params, path), params
 
 
@@ -406,18 +400,18 @@ def input_of(opt, params, made=None):
 
 
 def images_of(opt, files, labels, size, pixels, device, **how):
-    return data.decoded_images(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
-                               opt.nthread, step.parameter_dtype(opt.dtype), **how)
+    return decoded.decoded_images(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
+                                  opt.nthread, step.parameter_dtype(opt.dtype), **how)
 
 
 def restored(opt, f, params, device, size, pixels):
     """The net with batch normalisation given back, by the statistics of training images."""
-    if parallel.world() > 1:
+    if processes.world() > 1:
         raise InputError('--restore_bn is work for one process: --export what it gives, and use '
                          'that in several')
     if not folding.folded(f, params):
         raise InputError('--restore_bn: no batch normalisation was folded away in this net')
-    files, labels, _ = datasets.class_folders(opt.imagenetpath, 'train')
+    files, labels, _ = folder_sets.class_folders(opt.imagenetpath, 'train')
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
     images = images_of(opt, files[chosen], labels[chosen], size, pixels, device)
     return folding.restore(f, params, (inputs for inputs, _ in images.batches()))
@@ -434,13 +428,13 @@ def check_classes(opt, outputs, names):
 
 def evaluate(opt, device):
     """Test a net from a file, among the classes of the folders."""
-    with parallel.first_alone():
-        path = weights.locate(opt.evaluate)
-    params = weights.read(path)
+    with processes.first_alone():
+        path = store.locate(opt.evaluate)
+    params = store.read(path)
     f, outputs = net_of(params, path)
-    files, labels, names = datasets.class_folders(opt.imagenetpath, 'val')
+    files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
     classes = check_classes(opt, outputs, names)
-    size, pixels = input_of(opt, params, weights.options(path))
+    size, pixels = input_of(opt, params, store.options(path))
     params = step.on_device(params, opt.dtype, device)
     if opt.restore_bn:
         params = restored(opt, f, params, device, size, pixels)
@@ -451,7 +445,7 @@ def evaluate(opt, device):
 
     test = images_of(opt, files, labels, size, pixels, device)
     report(opt, device, path, f, among, params, test, size, pixels)
-    for url, _, errors in weights.KNOWN.values():
+    for url, _, errors in store.KNOWN.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))
@@ -467,18 +461,18 @@ def report(opt, device, path, f, tested, params, test, size, pixels):
         tested, step.on_device(folded, opt.dtype, device, fixed=True), test, opt.dtype, device)
     taken = time.perf_counter() - start
     count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
-    macs = meta.multiply_adds(f, params, size)
+    macs = facts.multiply_adds(f, params, size)
     print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {test.n} '
           f'images; {test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
           f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
-    if parallel.is_first() and opt.save:
+    if processes.is_first() and opt.save:
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
                      train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)
         runs.write_log(pathlib.Path(opt.save, 'log.txt'), [
             {**vars(opt), **runs.environment(opt, device), 'sha256': sha256_of(path)},
             {**vars(opt), **found}])
-    if parallel.is_first() and opt.export:
-        weights.write(params, opt.export)
+    if processes.is_first() and opt.export:
+        store.write(params, opt.export)
         print(f'wrote {opt.export}')
 
 
@@ -489,29 +483,29 @@ def prepare(opt, device):
 def make_training(opt, device, checkpoint, lines):
     teacher, made = None, {}
     if opt.teacher_params:
-        with parallel.first_alone():    # it may have to be downloaded
-            path = weights.locate(opt.teacher_params)
-        params_t, made = weights.read(path), weights.options(path)
+        with processes.first_alone():    # it may have to be downloaded
+            path = store.locate(opt.teacher_params)
+        params_t, made = store.read(path), store.options(path)
         f_t, outputs = net_of(params_t, path)
         teacher = opt.teacher_params, f_t, folding.fold(params_t)
-    files, test_files, num_classes = datasets.image_folders(opt.imagenetpath, opt.validate)
+    files, test_files, num_classes = folder_sets.image_folders(opt.imagenetpath, opt.validate)
     if teacher and outputs != num_classes:
         raise InputError(f'the teacher {opt.teacher_params} knows {outputs} classes, '
                          f'{opt.imagenetpath} has {num_classes}')
     size, pixels = input_of(opt, teacher[2] if teacher else {}, made)
     opt.input_size, opt.input_pixels = size, pixels     # for those who use the net
     if opt.cache:
-        with parallel.first_alone():
-            files = data.write_cache(*files, opt.cache, size, opt.nthread)
-    return distill.prepare(
+        with processes.first_alone():
+            files = decoded.write_cache(*files, opt.cache, size, opt.nthread)
+    return from_teacher.prepare(
         opt, device, checkpoint, lines, lambda: make_net(opt.arch, opt.width, num_classes), teacher,
         images_of(opt, *files, size, pixels, device, train=True),
         images_of(opt, *test_files, size, pixels, device), num_classes, size)
 
 
 def main(argv=None):
-    training.main(argv, __file__, parse, prepare, lambda opt: evaluate if opt.evaluate else None)
+    script.main(argv, __file__, parse, prepare, lambda opt: evaluate if opt.evaluate else None)
 
 
 if __name__ == '__main__':
-    training.run(main)
+    script.run(main)

@@ -5,14 +5,12 @@ import re
 import torch
 
 import cifar
-import folding
 import imagenet
-import meta
-import parallel
-import prune
 import utils
-import weights
+from engine import processes
+from methods import gates
 from utils import InputError
+from weights import facts, folding, store
 
 # ---- from files, and by name --------------------------------------------------------------------
 
@@ -26,9 +24,9 @@ def load_net(name):
     """A run, a file of parameters or a known name -> (f, number of classes, params, path), where
     f(inputs, params, mode, base='', taps=None) gives logits and groups. Channels that a run has
     masked are cut."""
-    with parallel.first_alone():        # it may have to be downloaded
-        path = weights.locate(name)
-    params = prune.removed(weights.read(path))
+    with processes.first_alone():        # it may have to be downloaded
+        path = store.locate(name)
+    params = gates.removed(store.read(path))
     return *script_of(params).net_of(params, path), params, path
 
 
@@ -88,7 +86,7 @@ def freeze(f, params, what, head):
     one or more of FROZEN."""
     norms = [b for b in folding.normalisations(f, params) if b + '.running_mean' in params]
     of_norms = {f'{b}.{k}' for b in norms for k in ('weight', 'bias')}
-    frozen = set(meta.first_group(f, params)) if 'first_group' in what else set()
+    frozen = set(facts.first_group(f, params)) if 'first_group' in what else set()
     frozen |= of_norms if 'bn' in what else set()
     frozen |= {k for k in params if not k.startswith(head + '.')} if 'body' in what else set()
     fixed = [b for b in norms if f'{b}.weight' in frozen or {'bn', 'bn_statistics'} & set(what)]

@@ -32,9 +32,8 @@ import time
 
 import torch
 
-import runs
-import training
-from papers import TABLES
+from engine import plots, runs, script
+from papers.catalogue import TABLES
 from utils import InputError
 
 README = pathlib.Path(__file__).with_name('README.md')
@@ -146,7 +145,7 @@ def comparable(command):
 # 'left', 'locked' (left, and another process is at work on it), 'running', 'finished', 'failed'.
 
 # Flags whose values runs in one process share, as the scripts demand.
-SHARED = {f'--{name}' for name in training.SHARED}
+SHARED = {f'--{name}' for name in script.SHARED}
 # Flags of runs that are never put into one process with others: what is not trained, and what draws
 # from the random numbers of the GPU.
 ALONE = {'--evaluate', '--dropout'}
@@ -356,7 +355,7 @@ def run(names, root, seeds=None, only='', at_once=1, minutes=None):
     if left_of(states):
         print('the time is up; the same command continues')
     if failed := failures(commands, states):
-        raise training.RunError('failed: ' + '; '.join(failed))
+        raise script.RunError('failed: ' + '; '.join(failed))
 
 
 # ---- the numbers --------------------------------------------------------------------------------
@@ -509,7 +508,7 @@ def draw_curves(name, root, logs):
               for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
     if curves:
         path = pathlib.Path(root, name, 'curves.png')
-        runs.plot_curves(curves, path)
+        plots.plot_curves(curves, path)
         print(f'curves: {path}')
 
 
@@ -525,7 +524,7 @@ def draw_tradeoff(name, root, logs):
             lines[method].append((100 * left(z), statistics.mean(errors), spread))
     if lines:
         path = pathlib.Path(root, name, 'tradeoff.png')
-        runs.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')
+        plots.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')
         print(f'error against multiply-adds: {path}')
 
 
@@ -574,7 +573,7 @@ def write_report():
 
 
 def parse(argv):
-    parser = training.make_parser(__doc__)
+    parser = script.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
     parser.add_argument('table', nargs='*', help=f'{", ".join(TABLES)}; all but report need one or '
                         'more')
@@ -594,7 +593,7 @@ def parse(argv):
                         'run, and stop those that are being trained behind the epoch that they are '
                         'in; the same command continues')
     opt = parser.parse_intermixed_args(argv)     # `run --root logs TABLE`, too
-    training.check_numbers(opt, above_zero=[
+    script.check_numbers(opt, above_zero=[
         k for k in ('epochs', 'seeds', 'at_once', 'minutes') if getattr(opt, k) is not None])
     return opt
 
@@ -621,4 +620,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    training.run(main)
+    script.run(main)

@@ -21,14 +21,12 @@ import torch
 import torch.nn.functional as F
 
 import cifar
-import data
-import datasets
 import imagenet
 import nets
-import runs
 import tables
-import training
 import utils
+from data import arrays, cifar_sets, folder_sets, shapes
+from engine import runs, script
 from utils import InputError
 
 MAPS = [*utils.MAPPINGS, 'gradient']
@@ -37,11 +35,11 @@ MAPS = [*utils.MAPPINGS, 'gradient']
 # ---- maps ---------------------------------------------------------------------------------------
 
 def attention_maps(f, params, images, mapping='sum2', labels=None,
-                   stats=(datasets.MEAN, datasets.STD)):
+                   stats=(cifar_sets.MEAN, cifar_sets.STD)):
     """The maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N, h, w),
     or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given.
     The images are normalised by `stats`, means and deviations."""
-    inputs = data.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=torch.float))
+    inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=torch.float))
     if mapping == 'gradient':
         return [gradient_map(f, params, inputs, labels).numpy()]
     with torch.no_grad():
@@ -146,7 +144,7 @@ def demo_net():
 
 def split_images(opt):
     """Of `--model X image.jpg`: argparse takes all of it for models -> models, images."""
-    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in datasets.IMAGES]
+    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in folder_sets.IMAGES]
     return [m for m in opt.model if m not in images], [*opt.images, *images]
 
 
@@ -172,7 +170,7 @@ def load_nets(models):
 def stats_of(opt, params):
     """Mean and deviation that are taken off the pixels for a net."""
     if nets.script_of(params) is cifar:
-        return datasets.MEAN, datasets.STD
+        return cifar_sets.MEAN, cifar_sets.STD
     return imagenet.PIXELS[imagenet.input_of(opt, params)[1]]
 
 
@@ -183,7 +181,7 @@ def label_of(path):
 
 
 def main(argv=None):
-    parser = training.make_parser(__doc__)
+    parser = script.make_parser(__doc__)
     parser.add_argument('images', nargs='*', help='image files; none: test images of shapes')
     parser.add_argument('--model', nargs='+', default=[],
                         help='runs under logs/, or paths of runs or of files of parameters; none: '
@@ -199,7 +197,7 @@ def main(argv=None):
                         'imagenet.py')
     parser.add_argument('--save', default='attention.png', help='the figure, .png')
     opt = parser.parse_args(argv)
-    training.check_numbers(opt, zero_or_more=['size'])
+    script.check_numbers(opt, zero_or_more=['size'])
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
     models, files = split_images(opt)
@@ -212,7 +210,7 @@ def main(argv=None):
     if files:
         images, masks = read_images(files, size), None
     else:
-        images, _, masks = (a[::3] for a in datasets.shapes(10, seed=1, size=size))
+        images, _, masks = (a[::3] for a in shapes.shapes(10, seed=1, size=size))
     maps = {label: attention_maps(f, params, images, opt.map, stats=stats_of(opt, params))
             for label, (f, _, params) in trained.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
@@ -221,4 +219,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    training.run(main)
+    script.run(main)

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import cifar
-import datasets
 import imagenet
-import runs
-import training
+from data import shapes
+from engine import runs, script
 
 torch.set_num_threads(1)    # the nets are so small that a second one costs more than it gives
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,7 +28,7 @@ SMALL_IMAGENET = ['--size', '40', '--width', '0.125', '--batch_size', '20', '--e
 def in_empty_folder(tmp_path, monkeypatch):
     """Every test runs in a folder of its own, on few images of shapes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, 'SHAPES_COUNTS', SMALL)
+    monkeypatch.setattr(shapes, 'SHAPES_COUNTS', SMALL)
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def cifar_run():
 def shapes_folder(tmp_path_factory):
     """`shapes` as JPEG files in ImageNet's layout: 60 and 21 images."""
     root = tmp_path_factory.mktemp('shapes')
-    datasets.write_shapes(root, {'train': 60, 'test': 21}, 48)
+    shapes.write_shapes(root, {'train': 60, 'test': 21}, 48)
     return root
 
 
@@ -89,7 +88,7 @@ def fails(capsys):
     """Call a script's main as its command line does -> (exit status, what it says)."""
     def call(main, *flags):
         with pytest.raises(SystemExit) as e:
-            training.run(lambda: main([str(f) for f in flags]))
+            script.run(lambda: main([str(f) for f in flags]))
         return e.value.code, capsys.readouterr().err
     return call
 
@@ -98,8 +97,9 @@ def process(*flags, before=''):
     """Start cifar.py on few images of shapes in a process of its own; `before` is code to run
     first."""
     code = (f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
-            f'import cifar, datasets, training, torch\n'
-            f'torch.set_num_threads(1)\ndatasets.SHAPES_COUNTS = {SMALL}\n{before}\n'
-            f'training.run(lambda: cifar.main({[*QUICK, *map(str, flags)]!r}))')
+            f'import cifar, torch\nfrom data import shapes\n'
+            f'from engine import loop, runs, script\n'
+            f'torch.set_num_threads(1)\nshapes.SHAPES_COUNTS = {SMALL}\n{before}\n'
+            f'script.run(lambda: cifar.main({[*QUICK, *map(str, flags)]!r}))')
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)

@@ -6,15 +6,14 @@ import pytest
 import torch
 from test_finetune import FLAGS, call, objective_of, student, write_net
 
-import attentive
 import finetune
 import imagenet
 import nets
-import runs
 import tables
-import transfer
 import utils
-import weights
+from engine import runs
+from methods import attentive, from_source
+from weights import store
 
 B, C, H, W = 3, 5, 4, 6
 
@@ -82,7 +81,7 @@ def test_spatial_attention_is_a_loop():
 
 
 def outputs(x):
-    return transfer.Outputs(None, None, {'a': x})
+    return from_source.Outputs(None, None, {'a': x})
 
 
 @pytest.mark.parametrize('method', ['afd', 'ast', 'act'])
@@ -91,7 +90,8 @@ def test_regularisers_are_loops(method):
     x, y = features(0), features(1)
     params = entries(getattr(attentive, method))
     opt = finetune.parse(['--source', 'x', '--method', method])
-    got, entropy = transfer.METHODS[method].regulariser(opt, outputs(x), outputs(y), params, None)
+    regulariser = from_source.METHODS[method].regulariser
+    got, entropy = regulariser(opt, outputs(x), outputs(y), params, None)
     expected = 0
     if method == 'ast':
         a = attentive.spatial_attention(x, params, 'attention.a')
@@ -116,8 +116,9 @@ def test_uniform_attention_is_the_plain_distance(method, factor):
     x, y = features(0), features(1)
     params = {k: torch.zeros_like(v) for k, v in entries(getattr(attentive, method)).items()}
     opt = finetune.parse(['--source', 'x', '--method', method])
-    got, entropy = transfer.METHODS[method].regulariser(opt, outputs(x), outputs(y), params, None)
-    plain = transfer.feature_distance({'a': x}, {'a': y}, positions='sum')
+    regulariser = from_source.METHODS[method].regulariser
+    got, entropy = regulariser(opt, outputs(x), outputs(y), params, None)
+    plain = from_source.feature_distance({'a': x}, {'a': y}, positions='sum')
     torch.testing.assert_close(got, factor * plain)
     assert entropy.item() == pytest.approx(1)
 
@@ -132,8 +133,8 @@ def test_gradients_reach_attention_and_target_and_never_the_source(method, arch)
         f'attention.{k}' for k in layers}
     params = {k: v.detach().requires_grad_(not utils.is_statistic(k)) for k, v in params.items()}
     params |= {k: v.detach().double().requires_grad_() for k, v in attention.items()}
-    loss, _, parts = transfer.make_objective(opt, f, f, layers)(params, x, y, True,
-                                                                torch.tensor(1.))
+    loss, _, parts = from_source.make_objective(opt, f, f, layers)(params, x, y, True,
+                                                                   torch.tensor(1.))
     assert len(parts) == 1 + len(layers)
     loss.backward()
     got = {k for k, v in params.items() if v.grad is not None}
@@ -150,7 +151,7 @@ def test_attention_is_trained_and_is_no_part_of_the_net():
     assert len(z['at_losses']) == 1 and len(z['attention_entropy']) == 4
     assert all(0 < v <= 1 for v in z['attention_entropy'])
     assert any(k.startswith('attention.') for k in student('logs/a'))
-    assert not any(k.startswith('attention.') for k in weights.read('out.pth'))
+    assert not any(k.startswith('attention.') for k in store.read('out.pth'))
     momenta = torch.load('logs/a/model.pt7', weights_only=True)['momenta']
     assert sum(k.startswith('attention.') and bool(v.any()) for k, v in momenta.items()) == 16
     call('logs/s', '--method', 'afd', '--channel_attention', 'se', '--normalize_features')
@@ -162,10 +163,10 @@ def test_stage_two_starts_from_stage_one():
     normalisation in training."""
     write_net()
     call('logs/ast', '--method', 'ast', '--alpha', .001)
-    one = weights.read('logs/ast/model.pt7')
+    one = store.read('logs/ast/model.pt7')
     z = call('logs/act', '--method', 'act', '--keep_head', '--lr', 1e-9, '--freeze', 'bn',
              '--dtype', 'float', '--export', 'two.pth', source='logs/ast')[-1]
-    two = weights.read('two.pth')
+    two = store.read('two.pth')
     assert set(one) == set(two)
     for k, v in one.items():
         torch.testing.assert_close(two[k], v, rtol=1e-5, atol=1e-6)

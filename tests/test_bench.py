@@ -10,13 +10,9 @@ import torch
 import bench
 import bench_finetune
 import bench_imagenet
-import data
-import datasets
-import distill
-import graphs
-import step
-import timing
-import training
+from data import arrays, cifar_sets
+from engine import clock, graphs, measuring, script, step
+from methods import from_teacher
 
 SMALL = ['cifar', '--rounds', '1', '--steps', '1', '--images', '16', '--batch_size', '4',
          '--nthread', '1', '--dtype', 'float', '--cases']
@@ -37,7 +33,7 @@ def like_gpu(monkeypatch):
         yield lambda name, clock, *rest: clock(*(made[name].get(v, v) for v in rest))
 
     monkeypatch.setattr(graphs, 'capture', capture)
-    monkeypatch.setattr(timing, 'children', children)
+    monkeypatch.setattr(measuring, 'children', children)
     monkeypatch.setattr(torch, 'compile', lambda f: compiled.append(f) or f)
     monkeypatch.setattr(bench, 'CUDA', True)
     return compiled
@@ -58,7 +54,7 @@ def test_both_ways_give_the_same_loss_and_gradients(case):
 
     opt = bench.options(case)
     published = bench.published_objective(opt, f_s, f_t)
-    ours = distill.make_objective(opt, f_s, f_t)
+    ours = from_teacher.make_objective(opt, f_s, f_t)
     for dtype, bound in ((torch.double, 1e-9), (torch.float32, 1e-4)):
         a = gradients(published, dtype)
         b = gradients(ours, dtype, True, torch.tensor(opt.beta, dtype=dtype))
@@ -76,9 +72,10 @@ def test_both_augmentations_are_equal():
     top, left = rng.integers(0, 9, (2, 9))
     flip = rng.integers(0, 2, 9).astype(bool)
     one_by_one = [bench.augment(*draws) for draws in zip(images, top, left, flip, strict=True)]
-    whole = data.crop_flip(torch.from_numpy(data.pad_reflect(images, bench.PAD)), torch.arange(9),
-                           *map(torch.from_numpy, (top, left, flip)), 32, 32)
-    whole = data.normalise(whole, torch.tensor([datasets.MEAN, datasets.STD]))
+    padded = torch.from_numpy(arrays.pad_reflect(images, bench.PAD))
+    whole = arrays.crop_flip(padded, torch.arange(9), *map(torch.from_numpy, (top, left, flip)),
+                             32, 32)
+    whole = arrays.normalise(whole, torch.tensor([cifar_sets.MEAN, cifar_sets.STD]))
     np.testing.assert_allclose(whole.numpy(), np.stack(one_by_one), rtol=1e-6, atol=1e-6)
 
 
@@ -116,7 +113,7 @@ def test_prints_a_row_for_each_way_of_a_gpu(capfd, like_gpu):
 
 @pytest.mark.parametrize('ablated', bench.ABLATED)
 def test_a_step_less_each_part(ablated, like_gpu, monkeypatch):
-    monkeypatch.setattr(training, 'keep_memory', training.keep_memory)
+    monkeypatch.setattr(script, 'keep_memory', script.keep_memory)
     flags = bench.parse([*SMALL, '10-1', '--ablate'])
     for cuda in (False, True):
         for f in bench.functions(flags, '10-1', bench.ways(flags, cuda)[ablated]).values():
@@ -129,8 +126,8 @@ def test_runs_at_once_end_as_each_does_alone(way, like_gpu):
     flags = bench.parse([*SMALL, '10-1:10-1'])
     way = bench.ways(flags, True)[way]
     made, alone = (bench.trainings(flags, '10-1:10-1', way) for _ in range(2))
-    functions = [timing.steps(made, timing.taker(True)),
-                 *(timing.steps([t], graphs.in_turn) for t in alone)]
+    functions = [measuring.steps(made, measuring.taker(True)),
+                 *(measuring.steps([t], graphs.in_turn) for t in alone)]
     for _ in range(5):
         for f in functions:
             f()
@@ -142,7 +139,7 @@ def test_runs_at_once_end_as_each_does_alone(way, like_gpu):
 
 
 def test_time_of_kernels_that_overlap():
-    assert timing.covered([(5, 6), (0, 4), (1, 2), (3, 5)]) == 6 and not timing.covered([])
+    assert clock.covered([(5, 6), (0, 4), (1, 2), (3, 5)]) == 6 and not clock.covered([])
 
 
 @pytest.mark.parametrize('loop, flags, message', [
@@ -189,7 +186,7 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
     """In float, the losses and the parameters after a step, from the same start and images."""
     options = types.SimpleNamespace(batch_size=2)
     monkeypatch.setattr(bench_imagenet, 'SIZE', 64)
-    seen, real = [], distill.make_objective
+    seen, real = [], from_teacher.make_objective
 
     def make_objective(opt, f_s, f_t):
         objective = real(opt, f_s, f_t)
@@ -200,7 +197,7 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
             return found
         return recorded
 
-    monkeypatch.setattr(distill, 'make_objective', make_objective)
+    monkeypatch.setattr(from_teacher, 'make_objective', make_objective)
     outputs = []
     for ours in (False, True):
         torch.manual_seed(0)
@@ -218,8 +215,8 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
 @pytest.mark.parametrize('method', bench_finetune.METHODS)
 @pytest.mark.parametrize('graph', [False, True])
 def test_a_step_of_each_method(method, graph, like_gpu, monkeypatch):
-    take = timing.taker(graph)
-    monkeypatch.setattr(timing, 'taker', lambda: take)
+    take = measuring.taker(graph)
+    monkeypatch.setattr(measuring, 'taker', lambda: take)
     flags = bench.parse(['finetune', '--nets', 'wrn-10-1', '--size', '32', '--batch_size', '2',
                          '--dtype', 'float'])
     bench_finetune.step_of(flags, 'wrn-10-1', method)['step']()

@@ -7,15 +7,11 @@ import pytest
 import torch
 
 import cifar
-import data
-import datasets
-import distill
-import loop
-import runs
-import step
-import training
 import utils
-import weights
+from data import arrays, cifar_sets, shapes
+from engine import loop, runs, script, step
+from methods import from_teacher
+from weights import store
 
 
 def count_parameters(params):
@@ -88,11 +84,12 @@ def train(opt, steps, f_t=None, teacher=None, batch_size=32, seed=0, n=512):
     f, student = cifar.resnet(10, 1, 10)
     params = step.on_device({**utils.with_prefix(student, 'student.'), **(teacher or {})},
                             opt.dtype, torch.device('cpu'))
-    images, labels, _ = datasets.shapes(n)
-    images = data.held_images(torch.from_numpy(data.pad_reflect(images, 4)),
-                              torch.from_numpy(labels), batch_size, datasets.MEAN, datasets.STD,
-                              pad=4, train=True)
-    state = step.new_state(distill.make_objective(opt, f, f_t), params, opt.dtype, opt.weight_decay)
+    images, labels, _ = shapes.shapes(n)
+    images = arrays.held_images(torch.from_numpy(arrays.pad_reflect(images, 4)),
+                                torch.from_numpy(labels), batch_size, cifar_sets.MEAN,
+                                cifar_sets.STD, pad=4, train=True)
+    objective = from_teacher.make_objective(opt, f, f_t)
+    state = step.new_state(objective, params, opt.dtype, opt.weight_decay)
     state.rate.fill_(opt.lr)
     state.weight.fill_(opt.beta)
     losses, rng = [], torch.Generator().manual_seed(seed)
@@ -115,7 +112,7 @@ def test_objective_is_the_sum_of_its_terms():
     params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(teacher, 'teacher.')}
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
     opt = Options(at_groups=[1, 2])
-    loss, logits, parts = distill.make_objective(opt, f_s, f_t)(params, x, y, True, 1000.)
+    loss, logits, parts = from_teacher.make_objective(opt, f_s, f_t)(params, x, y, True, 1000.)
     y_s, g_s = f_s(x, student, True)
     y_t, g_t = f_t(x, teacher, False)
     at = [utils.at_loss(g_s[i], g_t[i]) for i in (1, 2)]
@@ -123,7 +120,7 @@ def test_objective_is_the_sum_of_its_terms():
         loss, utils.distillation(y_s, y_t, y, 4., .9) + 1000 * sum(at))
     torch.testing.assert_close(torch.stack(parts), torch.stack(at))
     torch.testing.assert_close(logits, y_s)
-    loss, _, parts = distill.make_objective(opt, f_s, f_t)(params, x, y, False, 1000.)
+    loss, _, parts = from_teacher.make_objective(opt, f_s, f_t)(params, x, y, False, 1000.)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(f_s(x, student, False)[0],
                                                                        y))
     assert parts == []
@@ -143,14 +140,14 @@ def own_gradient(f, params, base, image, label):
     return torch.autograd.grad(torch.nn.functional.cross_entropy(y, label[None]), x)[0][0]
 
 
-@pytest.mark.parametrize('method', distill.GRADIENT_METHODS)
+@pytest.mark.parametrize('method', from_teacher.GRADIENT_METHODS)
 def test_gradient_methods_image_by_image(method):
     """Eq. 4 with the square of Eq. 5, Drucker & LeCun's penalty, Eq. 6: one image at a time."""
     student, teacher = cifar.nin(.1, 10, False, False), cifar.nin(.2, 10, False, False)
     params = both(student, teacher)
     x, y = torch.randn(3, 3, 32, 32, dtype=torch.double), torch.tensor([1, 2, 3])
-    objective = distill.make_objective(Options(method=method, alpha=0.), student[0],
-                                     teacher[0] if method == 'grad_at' else None)
+    objective = from_teacher.make_objective(Options(method=method, alpha=0.), student[0],
+                                            teacher[0] if method == 'grad_at' else None)
     loss, logits, parts = objective(params, x, y, True, 7.)
     total = 0
     for image, label in zip(x, y, strict=True):
@@ -167,7 +164,7 @@ def test_gradient_methods_image_by_image(method):
     torch.testing.assert_close(again[2][0], parts[0])
 
 
-@pytest.mark.parametrize('method', distill.GRADIENT_METHODS)
+@pytest.mark.parametrize('method', from_teacher.GRADIENT_METHODS)
 def test_gradient_methods_reach_the_parameters(method):
     """The gradient of the whole objective against finite differences, along one direction; the
     images are small and the step is, so that hardly a ReLU has its kink in between."""
@@ -175,7 +172,8 @@ def test_gradient_methods_reach_the_parameters(method):
     student, teacher = cifar.nin(.1, 10, False, False), cifar.nin(.2, 10, False, False)
     params = both(student, teacher)
     x, y = torch.randn(3, 3, 8, 8, dtype=torch.double), torch.tensor([1, 2, 3])
-    objective = distill.make_objective(Options(method=method, alpha=.5), student[0], teacher[0])
+    opt = Options(method=method, alpha=.5)
+    objective = from_teacher.make_objective(opt, student[0], teacher[0])
     loss = objective(params, x, y, True, 7.)[0]
     names = [k for k in params if k.startswith('student.')]
     gradients = torch.autograd.grad(loss, [params[k] for k in names])
@@ -195,7 +193,8 @@ def test_gradient_methods_in_bfloat16(method):
     params = {k: v.float().detach().requires_grad_(v.requires_grad)
               for k, v in both(student, teacher).items()}
     x, y = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
-    objective = distill.make_objective(Options(method=method, alpha=0.), student[0], teacher[0])
+    opt = Options(method=method, alpha=0.)
+    objective = from_teacher.make_objective(opt, student[0], teacher[0])
     names, found = [k for k in params if k.startswith('student.')], {}
     for dtype in ('float', 'bfloat16'):
         with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
@@ -209,16 +208,16 @@ def test_full_activations_go_through_convolutions_where_widths_differ():
     student, teacher = cifar.resnet(10, 1, 10), cifar.resnet(10, 1, 10)
     for net in (student, teacher):
         net[1].update((k, v.detach()) for k, v in net[1].items())
-    assert distill.regressors(*student, *teacher, 32, [0, 1, 2]) == {}
+    assert from_teacher.regressors(*student, *teacher, 32, [0, 1, 2]) == {}
     teacher = cifar.resnet(16, 2, 10)
-    found = distill.regressors(*student, *teacher, 32, [0, 1, 2])
+    found = from_teacher.regressors(*student, *teacher, 32, [0, 1, 2])
     assert {k: tuple(v.shape) for k, v in found.items()} == {
         f'regressor.group{i}': (2 * c, c, 1, 1) for i, c in enumerate((16, 32, 64))}
     params = {**utils.with_prefix(student[1], 'student.'), **found,
               **utils.with_prefix(teacher[1], 'teacher.')}
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
     opt = Options(method='f_actt', alpha=0., at_groups=[1])
-    objective = distill.make_objective(opt, student[0], teacher[0])
+    objective = from_teacher.make_objective(opt, student[0], teacher[0])
     loss, logits, parts = objective(params, x, y, True, 5.)
     g_s, g_t = (net[0](x, net[1], mode)[1][1] for net, mode in ((student, True), (teacher, False)))
     expected = utils.activation_loss(
@@ -233,9 +232,9 @@ def test_regressors_are_trained_and_no_part_of_the_net(cifar_run):
     z = cifar_run('logs/whole', *flags, '--epochs', 2)[-1]
     assert z['n_parameters'] == count_parameters(cifar.resnet(10, 1, 10)[1])
     assert z['beta_now'] == .5 and z['beta_decay'] == 'linear'
-    first = weights.load('logs/whole/model.pt7')['params']
+    first = store.load('logs/whole/model.pt7')['params']
     assert [k for k in first if k.startswith('regressor.')]
-    assert set(weights.read('logs/whole/model.pt7')) == set(cifar.resnet(10, 1, 10)[1])
+    assert set(store.read('logs/whole/model.pt7')) == set(cifar.resnet(10, 1, 10)[1])
     assert cifar_run('logs/u', '--teacher_id', 'whole', '--beta', 1)[-1]['epoch'] == 1
 
 
@@ -243,10 +242,10 @@ DECAYED = {'constant': [8, 8, 8, 8], 'linear': [8, 6, 4, 2],
            'cosine': [8, 4 + 4 * math.sqrt(.5), 4, 4 - 4 * math.sqrt(.5)], 'step': [8, 4, 4, 2]}
 
 
-@pytest.mark.parametrize('decay', distill.DECAYS)
+@pytest.mark.parametrize('decay', from_teacher.DECAYS)
 def test_decay_of_beta(decay):
     opt = Options(beta=8., epochs=4, beta_decay=decay, epoch_step=[2, 4], lr_decay_ratio=.5)
-    assert [distill.beta_in(opt, k) for k in (1, 2, 3, 4)] == pytest.approx(DECAYED[decay])
+    assert [from_teacher.beta_in(opt, k) for k in (1, 2, 3, 4)] == pytest.approx(DECAYED[decay])
 
 
 @pytest.mark.parametrize('epochs, steps', [(10, [3, 6, 8]), (5, [2, 3, 4]), (3, [2, 2, 2]),
@@ -382,8 +381,8 @@ def test_published_checkpoint_is_a_teacher(cifar_run, prefix, as_zip, tmp_path):
 def test_export_is_the_student_alone(cifar_run, name):
     cifar_run('logs/t', '--width', 2)
     cifar_run('logs/s', '--teacher_id', 't', '--beta', 1, '--export', name)
-    exported = weights.read(name)
-    own = weights.read('logs/s/model.pt7')
+    exported = store.read(name)
+    own = store.read('logs/s/model.pt7')
     assert set(exported) == set(own) == set(cifar.resnet(10, 1, 10)[1])
     assert all(torch.equal(exported[k], own[k]) for k in own)
     assert cifar_run('logs/u', '--teacher_id', name, '--beta', 1)[-1]['epoch'] == 1
@@ -393,8 +392,8 @@ def test_export_of_a_finished_run(cifar_run, capsys):
     cifar_run('logs/s')
     cifar_run('logs/s', '--export', 'late.pth')
     assert 'finished' in capsys.readouterr().out
-    own = weights.read('logs/s/model.pt7')
-    assert all(torch.equal(v, own[k]) for k, v in weights.read('late.pth').items())
+    own = store.read('logs/s/model.pt7')
+    assert all(torch.equal(v, own[k]) for k, v in store.read('late.pth').items())
 
 
 def test_students_of_one_seed_start_alike(cifar_run):
@@ -403,7 +402,7 @@ def test_students_of_one_seed_start_alike(cifar_run):
     still = ['--lr', 1e-30, '--weight_decay', 0, '--seed', 4, '--dtype', 'float']
     cifar_run('logs/a', *still)
     cifar_run('logs/b', *still, '--teacher_id', 't', '--beta', 1)
-    a, b = (weights.read(f'logs/{k}/model.pt7') for k in 'ab')
+    a, b = (store.read(f'logs/{k}/model.pt7') for k in 'ab')
     for k in a:     # biases start from zero and moved by some 1e-30
         torch.testing.assert_close(a[k], b[k], rtol=0, atol=1e-20)
 
@@ -434,13 +433,13 @@ def test_random_crop_takes_effect(cifar_run):
 
 
 def test_validation_images_come_from_the_training_set():
-    (x, y), _, _ = datasets.load('shapes')
-    train, held, _ = datasets.load('shapes', validate=50)
+    (x, y), _, _ = cifar_sets.load('shapes')
+    train, held, _ = cifar_sets.load('shapes', validate=50)
     assert len(held[1]) == 50 and len(train[1]) == len(y) - 50
     known = {image.tobytes() for image in x}
     parts = [{image.tobytes() for image in part[0]} for part in (train, held)]
     assert parts[0] | parts[1] == known and not parts[0] & parts[1]
-    assert all((a == b).all() for a, b in zip(held, datasets.load('shapes', validate=50)[1],
+    assert all((a == b).all() for a, b in zip(held, cifar_sets.load('shapes', validate=50)[1],
                                               strict=True))
 
 
@@ -485,7 +484,7 @@ def test_bad_flags(fails, flags, message, tmp_path):
 
 
 def test_bad_depth_is_said_before_anything_is_downloaded(fails, monkeypatch):
-    monkeypatch.setattr(datasets, 'load', lambda *a: pytest.fail('too late'))
+    monkeypatch.setattr(cifar_sets, 'load', lambda *a: pytest.fail('too late'))
     assert fails(cifar.main, '--depth', 15)[0] == 2
 
 
@@ -496,7 +495,7 @@ def test_unknown_teacher_lists_those_there_are(fails, cifar_run):
 
 
 def test_teacher_of_another_data_set(fails):
-    weights.write(cifar.resnet(10, 1, 100)[1], 'hundred.pth')
+    store.write(cifar.resnet(10, 1, 100)[1], 'hundred.pth')
     status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', 'hundred.pth',
                          '--beta', 1)
     assert status == 2 and '100 classes' in said and '10' in said
@@ -504,9 +503,9 @@ def test_teacher_of_another_data_set(fails):
 
 def test_teacher_of_another_architecture(fails):
     params = cifar.resnet(10, 1, 10)[1]
-    weights.write({'features.0.weight': torch.ones(3)}, 'other.pth')
-    weights.write({k: v for k, v in params.items() if k != 'bn.weight'}, 'broken.pth')
-    weights.write(params | {'fc.bias': torch.tensor(1.)}, 'scalar.pth')
+    store.write({'features.0.weight': torch.ones(3)}, 'other.pth')
+    store.write({k: v for k, v in params.items() if k != 'bn.weight'}, 'broken.pth')
+    store.write(params | {'fc.bias': torch.tensor(1.)}, 'scalar.pth')
     for name, key in (('other.pth', 'features.0.weight'), ('broken.pth', 'bn.weight'),
                       ('scalar.pth', 'conv0')):
         status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', name,
@@ -515,8 +514,8 @@ def test_teacher_of_another_architecture(fails):
 
 
 def test_every_flag_has_help(monkeypatch):
-    parsers, real = [], training.make_parser
-    monkeypatch.setattr(training, 'make_parser', lambda doc: parsers.append(real(doc))
+    parsers, real = [], script.make_parser
+    monkeypatch.setattr(script, 'make_parser', lambda doc: parsers.append(real(doc))
                         or parsers[0])
     cifar.parse([])
     actions = parsers[0]._actions

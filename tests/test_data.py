@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-import data
+from data import arrays
 from utils import InputError
 
 MEAN, STD = (125.3, 123., 113.9), (63., 62.1, 66.7)
@@ -15,9 +15,9 @@ def images(n=13, height=8, width=10):
 
 def test_augmentation_equals_a_loop_over_images():
     x, pad = images(), 2
-    padded = data.pad_reflect(x, pad)
-    made = data.held_images(torch.from_numpy(padded), torch.arange(13), 5, MEAN, STD,
-                            torch.double, pad=pad, train=True)
+    padded = arrays.pad_reflect(x, pad)
+    made = arrays.held_images(torch.from_numpy(padded), torch.arange(13), 5, MEAN, STD,
+                              torch.double, pad=pad, train=True)
     batches = list(made.batches(torch.Generator().manual_seed(3)))
     rng = torch.Generator().manual_seed(3)
     order = torch.randperm(13, generator=rng)
@@ -36,9 +36,9 @@ def test_augmentation_equals_a_loop_over_images():
 def test_crops_and_mirrors_are_uniform():
     x = np.zeros((4000, 6, 6, 3), np.uint8)
     x[:, 2, 2] = 255        # where this pixel ends up tells the crop and the mirror
-    padded = torch.from_numpy(data.pad_reflect(x, 1))
-    made = data.held_images(padded, torch.zeros(4000), 4000, (0,) * 3, (255,) * 3, pad=1,
-                            train=True)
+    padded = torch.from_numpy(arrays.pad_reflect(x, 1))
+    made = arrays.held_images(padded, torch.zeros(4000), 4000, (0,) * 3, (255,) * 3, pad=1,
+                              train=True)
     (batch, _), = made.batches(torch.Generator().manual_seed(0))
     places = batch[:, 0].nonzero()[:, 1:].unique(dim=0, return_counts=True)
     assert {tuple(p) for p in places[0].tolist()} == {(i, j) for i in (1, 2, 3)
@@ -49,8 +49,8 @@ def test_crops_and_mirrors_are_uniform():
 
 def test_order_changes_from_epoch_to_epoch_and_follows_the_seed():
     """And leaves torch's own random numbers alone."""
-    made = data.held_images(torch.zeros(50, 4, 4, 3, dtype=torch.uint8), torch.arange(50), 50, MEAN,
-                            STD, train=True)
+    made = arrays.held_images(torch.zeros(50, 4, 4, 3, dtype=torch.uint8), torch.arange(50), 50,
+                              MEAN, STD, train=True)
 
     def two_epochs():
         rng = torch.Generator().manual_seed(1)
@@ -64,7 +64,7 @@ def test_order_changes_from_epoch_to_epoch_and_follows_the_seed():
 
 def test_test_batches_are_whole_in_order_and_channels_last():
     x = torch.from_numpy(images())
-    batches = list(data.held_images(x, torch.arange(13), 5, MEAN, STD).batches())
+    batches = list(arrays.held_images(x, torch.arange(13), 5, MEAN, STD).batches())
     assert torch.cat([y for _, y in batches]).tolist() == list(range(13))
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
     got = torch.cat([b for b, _ in batches]).permute(0, 2, 3, 1)
@@ -73,9 +73,9 @@ def test_test_batches_are_whole_in_order_and_channels_last():
 
 def test_padding_larger_than_the_image_is_refused():
     with pytest.raises(InputError, match='randomcrop_pad'):
-        data.pad_reflect(images(), 8)
+        arrays.pad_reflect(images(), 8)
 
 
 def test_one_image_that_is_left_over_joins_the_batch_before():
-    sizes = {n: data.sizes_of(n, 4) for n in (1, 4, 5, 6, 9)}
+    sizes = {n: arrays.sizes_of(n, 4) for n in (1, 4, 5, 6, 9)}
     assert sizes == {1: [1], 4: [4], 5: [5], 6: [4, 2], 9: [4, 5]}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import cifar
-import datasets
-import runs
+from data import cifar_sets, shapes
+from engine import runs
 from utils import InputError
 
 COUNT = 20      # images per batch in the small copies of CIFAR that these tests write
@@ -19,7 +19,7 @@ COUNT = 20      # images per batch in the small copies of CIFAR that these tests
 
 @pytest.fixture(autouse=True)
 def small_cifar(monkeypatch):
-    monkeypatch.setattr(datasets, 'COUNTS', {'train': 5 * COUNT, 'test': COUNT})
+    monkeypatch.setattr(cifar_sets, 'COUNTS', {'train': 5 * COUNT, 'test': COUNT})
 
 
 def batch(n=COUNT, classes=10, seed=0, labels=b'labels'):
@@ -31,7 +31,7 @@ def batch(n=COUNT, classes=10, seed=0, labels=b'labels'):
 def write_cifar10(root, change=lambda name, content: content):
     folder = pathlib.Path(root, 'cifar-10-batches-py')
     folder.mkdir(parents=True)
-    for k, name in enumerate([*datasets.CIFAR['CIFAR10']['train'], 'test_batch']):
+    for k, name in enumerate([*cifar_sets.CIFAR['CIFAR10']['train'], 'test_batch']):
         with open(folder / name, 'wb') as f:
             pickle.dump(change(name, batch(seed=k)), f, protocol=2)
     return folder
@@ -39,7 +39,7 @@ def write_cifar10(root, change=lambda name, content: content):
 
 def test_cifar10_from_a_folder(tmp_path):
     write_cifar10(tmp_path)
-    (x, y), (x_test, y_test), classes = datasets.load('CIFAR10', tmp_path)
+    (x, y), (x_test, y_test), classes = cifar_sets.load('CIFAR10', tmp_path)
     assert x.shape == (5 * COUNT, 32, 32, 3) and x_test.shape == (COUNT, 32, 32, 3)
     assert x.dtype == np.uint8 and y.dtype == np.int64 and classes == 10
     first = batch(seed=1)
@@ -54,7 +54,7 @@ def test_cifar100_takes_the_fine_labels(tmp_path):
     for name, n in (('train', 5 * COUNT), ('test', COUNT)):
         content = batch(n, 100, labels=b'fine_labels') | {b'coarse_labels': [0] * n}
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    train, _, classes = datasets.load('CIFAR100', tmp_path)
+    train, _, classes = cifar_sets.load('CIFAR100', tmp_path)
     assert classes == 100 and train[1].max() > 20
 
 
@@ -93,10 +93,10 @@ def test_truncated_and_missing_batches(tmp_path):
     content = (folder / 'data_batch_2').read_bytes()
     (folder / 'data_batch_2').write_bytes(content[:500])
     with pytest.raises(InputError, match='data_batch_2'):
-        datasets.load('CIFAR10', tmp_path)
+        cifar_sets.load('CIFAR10', tmp_path)
     (folder / 'data_batch_2').unlink()
     with pytest.raises(InputError, match='data_batch_2'):
-        datasets.load('CIFAR10', tmp_path)
+        cifar_sets.load('CIFAR10', tmp_path)
 
 
 def test_batches_as_numpy_1_and_2_and_python_2_write_them(tmp_path):
@@ -105,7 +105,7 @@ def test_batches_as_numpy_1_and_2_and_python_2_write_them(tmp_path):
         content = pickle.dumps(batch(), protocol=protocol)
         path.write_bytes(content.replace(b'numpy._core', b'numpy.core') if protocol < 4
                          else content)
-        got = datasets.unpickle(path)
+        got = cifar_sets.unpickle(path)
         np.testing.assert_array_equal(got[b'data'], batch()[b'data'])
 
 
@@ -119,23 +119,23 @@ def server(tmp_path, monkeypatch, http_server):
         tar.add(folder / 'cifar-10-batches-py', 'cifar-10-batches-py')
 
     url = http_server(folder)
-    spec = datasets.CIFAR['CIFAR10'] | dict(
+    spec = cifar_sets.CIFAR['CIFAR10'] | dict(
         url=f'{url}/cifar-10-python.tar.gz',
         sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setitem(datasets.CIFAR, 'CIFAR10', spec)
+    monkeypatch.setitem(cifar_sets.CIFAR, 'CIFAR10', spec)
     return archive
 
 
 def test_download(server, tmp_path, capsys):
     root = tmp_path / 'new/folder'
-    (x, _), _, _ = datasets.load('CIFAR10', root)
+    (x, _), _, _ = cifar_sets.load('CIFAR10', root)
     assert len(x) == 5 * COUNT and 'downloading' in capsys.readouterr().out
     server.unlink()
-    datasets.load('CIFAR10', root)      # from the folder
+    cifar_sets.load('CIFAR10', root)      # from the folder
     for file in (root / 'cifar-10-batches-py').iterdir():
         file.unlink()
     (root / 'cifar-10-batches-py').rmdir()
-    datasets.load('CIFAR10', root)      # from the archive beside it
+    cifar_sets.load('CIFAR10', root)      # from the archive beside it
 
 
 def test_corrupt_download(server, tmp_path, fails):
@@ -164,18 +164,18 @@ def test_download_that_fails(server, fails):
 # ---- shapes -----------------------------------------------------------------------------------
 
 def test_shapes_are_reproducible_and_balanced():
-    images, labels, masks = datasets.shapes(40)
-    again = datasets.shapes(20)
+    images, labels, masks = shapes.shapes(40)
+    again = shapes.shapes(20)
     np.testing.assert_array_equal(images[:20], again[0])
     assert np.bincount(labels).tolist() == [4] * 10
     assert images.shape == (40, 32, 32, 3) and masks.shape == (40, 32, 32)
-    other = datasets.shapes(20, seed=1)[0]
+    other = shapes.shapes(20, seed=1)[0]
     assert not any((a == b).all() for a in images for b in other)
 
 
 @pytest.mark.parametrize('size', [16, 32, 64, 224])
 def test_shapes_of_any_size(size):
-    images, _, masks = datasets.shapes(10, size=size)
+    images, _, masks = shapes.shapes(10, size=size)
     assert images.shape == (10, size, size, 3) and masks.dtype == bool
     share = masks.mean((1, 2))
     assert (share > .02).all() and (share < .6).all()
@@ -183,7 +183,7 @@ def test_shapes_of_any_size(size):
 
 def test_masks_lie_on_the_shapes():
     """The shape is brighter or darker than what surrounds it."""
-    images, _, masks = datasets.shapes(100, size=64)
+    images, _, masks = shapes.shapes(100, size=64)
     grey = images.mean(3)
     contrast = [abs(g[m].mean() - g[~m].mean()) for g, m in zip(grey, masks, strict=True)]
     assert np.median(contrast) > 40
@@ -192,7 +192,7 @@ def test_masks_lie_on_the_shapes():
 @pytest.mark.slow
 def test_capacity_matters(tmp_path, monkeypatch):
     """The plain student's error exceeds its teacher's by more than two standard errors."""
-    monkeypatch.setattr(datasets, 'SHAPES_COUNTS', {'train': 5000, 'test': 1000})
+    monkeypatch.setattr(shapes, 'SHAPES_COUNTS', {'train': 5000, 'test': 1000})
     errors = {1: [], 2: []}
     for seed in range(3):
         for width, list_ in errors.items():

@@ -11,19 +11,14 @@ import torch
 import torch.nn.functional as F
 
 import cifar
-import data
-import datasets
-import downloads
 import finetune
-import folding
-import image_sets
 import imagenet
-import loop
 import nets
-import runs
-import transfer
 import utils
-import weights
+from data import cifar_sets, decoded, downloads, image_sets, shapes
+from engine import loop, runs
+from methods import from_source
+from weights import folding, store
 
 FLAGS = ['--dataset', 'shapes', '--size', '40', '--batch_size', '16', '--iterations', '4',
          '--epoch_steps', '2', '--nthread', '0', '--fraction', '0.4', '--lr', '0.01']
@@ -39,8 +34,8 @@ def write_net(name='source.pth', arch='resnet18', classes=13):
     """A net of random parameters in a file."""
     torch.manual_seed(1)
     params = NETS[arch](classes)[1]
-    weights.write({k: v + .1 * torch.rand(v.shape) if utils.is_statistic(k) else v
-                   for k, v in params.items()}, name)
+    store.write({k: v + .1 * torch.rand(v.shape) if utils.is_statistic(k) else v
+                 for k, v in params.items()}, name)
     return name
 
 
@@ -70,7 +65,7 @@ METHODS = {
 @pytest.mark.parametrize('method', METHODS)
 def test_methods(method, capsys):
     """A few steps of each, on few images; the regulariser is there and finite."""
-    assert set(METHODS) == set(transfer.METHODS)
+    assert set(METHODS) == set(from_source.METHODS)
     write_net()
     write_net('teacher.pth', classes=10)
     first, *epochs = call('logs/a', '--method', method, *METHODS[method])
@@ -89,7 +84,7 @@ def test_methods(method, capsys):
 def test_architectures(arch):
     write_net(arch=arch)
     call('logs/a', '--method', 'feature_map', '--arch', arch, '--resize', 'keep', '--crop', 'area')
-    params = weights.read('logs/a/model.pt7')
+    params = store.read('logs/a/model.pt7')
     assert nets.arch_of(params) == arch
     f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
@@ -155,7 +150,7 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
 
 def test_distillation_is_that_of_the_attention_transfer_paper():
     opt, f, params, layers, x, y = objective_of('kd')
-    objective = transfer.make_objective(opt, f, f, layers)
+    objective = from_source.make_objective(opt, f, f, layers)
     frozen = {k: v.clone() for k, v in params.items()}
     loss, logits, _ = objective(params, x, y, True, torch.tensor(.9))
     y_t, _ = f(x, frozen, False, 'teacher.')
@@ -165,7 +160,7 @@ def test_distillation_is_that_of_the_attention_transfer_paper():
 def test_attention_is_of_the_last_two_groups():
     opt, f, params, layers, x, y = objective_of('at')
     frozen = {k: v.clone() for k, v in params.items()}
-    loss, logits, (at,) = transfer.make_objective(opt, f, f, layers)(
+    loss, logits, (at,) = from_source.make_objective(opt, f, f, layers)(
         params, x, y, True, torch.tensor(1e3))
     g_t = f(x, frozen, False, 'teacher.')[1]
     g_s = f(x, frozen, True, 'student.')[1]
@@ -180,7 +175,8 @@ def test_features_are_compared_before_normalisation_with_the_source_in_evaluatio
     source = utils.without_prefix(params, 'teacher.')
     folded |= utils.with_prefix(folding.fold(source, keep=layers), 'teacher.')
     start = {k: v.clone() for k, v in params.items()}
-    _, _, (got,) = transfer.make_objective(opt, f, f, layers)(folded, x, y, True, torch.tensor(1.))
+    objective = from_source.make_objective(opt, f, f, layers)
+    _, _, (got,) = objective(folded, x, y, True, torch.tensor(1.))
     taps = [dict.fromkeys(base + k for k in layers) for base in ('student.', 'teacher.')]
     f(x, start, True, 'student.', taps[0])
     f(x, start, False, 'teacher.', taps[1])
@@ -202,7 +198,7 @@ def test_fixed_statistics_are_folded_too():
 def test_domains_only_the_source_has_labels(method):
     opt, f, params, layers, x, y = objective_of(method, shift=True)
     assert layers == (['fc.input'] if method == 'ddc' else ['fc.bottleneck', 'fc'])
-    objective = transfer.make_objective(opt, f, None, layers)
+    objective = from_source.make_objective(opt, f, None, layers)
     loss, logits, (distance,) = objective(params, x, y, True, torch.tensor(0.))
     assert len(logits) == 3 and distance > 0
     torch.testing.assert_close(loss, F.cross_entropy(logits, y))
@@ -210,7 +206,7 @@ def test_domains_only_the_source_has_labels(method):
     assert objective(params, same, y, True, torch.tensor(0.))[2][0].abs() < 1e-12
 
 
-@pytest.mark.parametrize('estimator', transfer.ESTIMATORS)
+@pytest.mark.parametrize('estimator', from_source.ESTIMATORS)
 def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
     """As Transfer-Learning-Library has it."""
     opt, f, params, layers, x, y = objective_of('dan', '--mmd_layers', 'bottleneck', '--mmd',
@@ -219,15 +215,15 @@ def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
     params['student.fc.bottleneck.dropout'] = torch.tensor(.5)
     start = {k: v.clone() for k, v in params.items()}
     torch.manual_seed(0)
-    _, logits, (got,) = transfer.make_objective(opt, f, None, layers)(params, x, y, True,
-                                                                      torch.tensor(1.))
+    _, logits, (got,) = from_source.make_objective(opt, f, None, layers)(params, x, y, True,
+                                                                         torch.tensor(1.))
     torch.manual_seed(0)
     taps = {'student.fc.bottleneck': None}
     f(x, start, True, 'student.', taps)
     torch.manual_seed(0)
     o = taps['student.fc.bottleneck'].relu()
     o = o * (torch.rand_like(o) >= .5) * 2
-    torch.testing.assert_close(got, transfer.multi_kernel_mmd(o[:3], o[3:], estimator))
+    torch.testing.assert_close(got, from_source.multi_kernel_mmd(o[:3], o[3:], estimator))
     fc = utils.without_prefix(start, 'student.fc.')
     torch.testing.assert_close(logits, o[:3] @ fc['weight'].T + fc['bias'])
 
@@ -304,9 +300,9 @@ def test_what_a_net_is_compared_with_stays(case, arch, monkeypatch):
 @pytest.mark.parametrize('frozen', ['first_group', 'bn', 'bn_statistics', 'body'])
 def test_frozen_parts_do_not_move(frozen):
     write_net()
-    start = weights.read('source.pth')
+    start = store.read('source.pth')
     call('logs/a', '--freeze', frozen, '--export', 'out.pth', '--lr', .1)
-    end = weights.read('out.pth')
+    end = store.read('out.pth')
     assert set(end) == set(start)
     moved = {k for k, v in end.items() if v.shape != start[k].shape or not v.equal(start[k])}
     assert 'fc.weight' in moved
@@ -370,9 +366,9 @@ def test_the_rate_drops_where_it_does_in_the_published_codes(iterations, images,
 def test_an_epoch_has_as_many_images_as_its_steps():
     write_net()
     z = call('logs/a', '--dtype', 'float')[-1]
-    made = data.decoded_images(*[np.zeros((7, 50, 60, 3), np.uint8), np.arange(7)], 4, 32,
-                                 *imagenet.PIXELS['torchvision'], torch.device('cpu'), train=True,
-                                 count=20)
+    made = decoded.decoded_images(*[np.zeros((7, 50, 60, 3), np.uint8), np.arange(7)], 4, 32,
+                                  *imagenet.PIXELS['torchvision'], torch.device('cpu'), train=True,
+                                  count=20)
     found = torch.cat([y for _, y in made.batches()])
     assert made.n == len(found) == 20 and found[:7].sort().values.tolist() == list(range(7))
     assert z['train_acc'] * 32 / 100 == pytest.approx(round(z['train_acc'] * 32 / 100))
@@ -381,10 +377,10 @@ def test_an_epoch_has_as_many_images_as_its_steps():
 def test_a_folded_source_is_given_its_batch_normalisation_back(capsys):
     f, params = NETS['resnet18'](13)
     params = {k: v + .1 if k.endswith('running_mean') else v for k, v in params.items()}
-    weights.write(folding.fold(params), 'folded.pth')
+    store.write(folding.fold(params), 'folded.pth')
     call('logs/a', '--freeze', 'body', '--dtype', 'double', source='folded.pth')
     assert 'given back' in capsys.readouterr().out
-    got = weights.read('logs/a/model.pt7')
+    got = store.read('logs/a/model.pt7')
     assert {k for k in got if 'running' in k} == {k for k in params if 'running' in k}
     x, taps = torch.randn(4, 3, 40, 40).double(), [{'fc': None}, {'fc': None}]
     body = {k: v.double() for k, v in params.items()}
@@ -422,7 +418,7 @@ def test_validation_images_are_not_trained_on():
     assert len(names) == 10 and len(sets['validation'][1]) == 40
     train, held = ({x.tobytes() for x in sets[k][0]} for k in ('train', 'validation'))
     assert not train & held and len(sets['train'][1]) + 40 == len(image_sets.subset(
-        datasets.load('shapes')[0], fraction=.4)[0][1])
+        cifar_sets.load('shapes')[0], fraction=.4)[0][1])
     assert len(sets['test'][1]) == 64
 
 
@@ -464,7 +460,7 @@ def image():
 
 
 def view(image, seed, **how):
-    views, labels = data.Files(image[None], np.array([3]), 28, **how)[
+    views, labels = decoded.Files(image[None], np.array([3]), 28, **how)[
         torch.tensor([0]), torch.tensor([seed])]
     assert labels.tolist() == [3] and views.dtype == torch.uint8
     return views[0].numpy()
@@ -473,7 +469,7 @@ def view(image, seed, **how):
 @pytest.mark.parametrize('resize, shape', [('squash', (32, 32)), ('keep', (32, 48))])
 def test_views(image, resize, shape):
     """Of the resized image: the central crop, ten crops, a crop of any place."""
-    whole = data.resize(image, *shape)
+    whole = decoded.resize(image, *shape)
     top, left = (shape[0] - 28) // 2, (shape[1] - 28) // 2
     centre = whole[top:top + 28, left:left + 28]
     np.testing.assert_array_equal(view(image, -1, resize=resize), [centre])
@@ -505,7 +501,7 @@ def test_images_are_read_whatever_they_are_called(kind, tmp_path):
     from PIL import Image
     Image.fromarray(np.full((20, 30, 3), [200, 100, 50], np.uint8)).save(f'x{kind}')
     pathlib.Path(f'x{kind}').rename('image.jpg')
-    got = data.read_image('image.jpg')
+    got = decoded.read_image('image.jpg')
     assert got.shape == (20, 30, 3) and abs(got[5, 5].astype(int) - [50, 100, 200]).max() < 4
 
 
@@ -515,7 +511,7 @@ def test_images_are_read_whatever_they_are_called(kind, tmp_path):
 def office(tmp_path, monkeypatch):
     """Three classes of shapes as files in two domains."""
     monkeypatch.setattr(image_sets, 'OFFICE_CLASSES', 3)
-    images, labels, _ = datasets.shapes(120, size=40)
+    images, labels, _ = shapes.shapes(120, size=40)
     for i, (x, label) in enumerate(zip(images, labels, strict=True)):
         if label < 3:
             path = tmp_path / 'office' / ('amazon', 'webcam')[i % 7 == 0] / f'c{label}' / f'{i}.jpg'
@@ -544,7 +540,7 @@ def test_folders_and_lists(shapes_folder, tmp_path):
     write_net()
     assert call('logs/a', '--dataset', 'folder', '--dataroot', shapes_folder)[-1]['epoch'] == 2
     for part, there in (('train', 'train'), ('test', 'val')):
-        lines = [f'{p} {sorted(datasets.SHAPES).index(p.parent.name)}'
+        lines = [f'{p} {sorted(shapes.SHAPES).index(p.parent.name)}'
                  for p in sorted(pathlib.Path(shapes_folder, there).rglob('*.jpg'))]
         pathlib.Path(f'{part}.txt').write_text('\n'.join(lines))
     a, b = (call(f'logs/{name}', '--dataset', name, '--dataroot', root, '--dtype', 'float')[-1]
@@ -595,7 +591,7 @@ def test_features_with_frozen_parts(freeze):
 
 
 def test_a_nin_is_a_source():
-    weights.write(cifar.nin(.1, 13)[1], 'source.pth')
+    store.write(cifar.nin(.1, 13)[1], 'source.pth')
     assert call('logs/a', '--pixels', 'cifar')[-1]['epoch'] == 2
 
 
@@ -677,7 +673,7 @@ def test_bad_input(flags, said, fails):
     pathlib.Path('other.json').write_text('{"a": [0.5, 0.5]}')
     pathlib.Path('strange.json').write_text('{"a": {}}')
     write_net('wrn.pth', 'wrn-10-1', 10)
-    weights.write(cifar.nin(.1, 10)[1], 'nin.pth')
+    store.write(cifar.nin(.1, 10)[1], 'nin.pth')
     status, error = fails(finetune.main, *FLAGS, *flags)
     assert status == 2 and said in error and len(error.splitlines()) == 1
     assert not list(pathlib.Path('.').glob('logs/**/log.txt'))

@@ -12,9 +12,7 @@ from test_training import same_run
 import cifar
 import finetune
 import imagenet
-import loop
-import runs
-import step
+from engine import loop, runs, step
 
 pytestmark = [pytest.mark.gpu,
               pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')]

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-import datasets
-import downloads
-import image_sets
+from data import cifar_sets, downloads, image_sets, shapes
 from utils import InputError
 
 OFFICIAL = next(pathlib.Path(__file__).parents[2].glob('*/data/splits'), pathlib.Path('none'))
@@ -402,29 +400,29 @@ def test_shapes():
     assert names[:2] == ['circle', 'triangle']
     plain, moved, target, _ = image_sets.load('shapes', '.', shift=.5)
     np.testing.assert_array_equal(plain[0], train[0])
-    np.testing.assert_array_equal(target[0], datasets.shifted(train[0], .5))
+    np.testing.assert_array_equal(target[0], shapes.shifted(train[0], .5))
     np.testing.assert_array_equal(target[1], train[1])
     np.testing.assert_array_equal(moved[1], test[1])
     assert moved[0].shape == test[0].shape and (moved[0] != test[0]).mean() > .9
 
 
 def test_shifted():
-    images = datasets.shapes(20)[0]
-    np.testing.assert_array_equal(datasets.shifted(images, 0.), images)
-    moved = datasets.shifted(images, .2)
+    images = shapes.shapes(20)[0]
+    np.testing.assert_array_equal(shapes.shifted(images, 0.), images)
+    moved = shapes.shifted(images, .2)
     assert moved.dtype == np.uint8 and moved.shape == images.shape
-    np.testing.assert_array_equal(moved[:5], datasets.shifted(images[:5], .2))
-    assert (moved != datasets.shifted(images, .2, seed=1)).mean() > .9
+    np.testing.assert_array_equal(moved[:5], shapes.shifted(images[:5], .2))
+    assert (moved != shapes.shifted(images, .2, seed=1)).mean() > .9
     change = moved - (127 + .8 * (images.astype(float) - 127))
     assert abs(change.mean()) < .5 and 11 < change.std() < 12.5
-    assert 55 < datasets.shifted(images, 1.).std() < 60
+    assert 55 < shapes.shifted(images, 1.).std() < 60
     with pytest.raises(InputError, match='from 0 to 1'):
-        datasets.shifted(images, 1.5)
+        shapes.shifted(images, 1.5)
 
 
 def test_cifar(monkeypatch):
     images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
-    monkeypatch.setattr(datasets, 'load', lambda name, root: ((images, labels),) * 2 + (10,))
+    monkeypatch.setattr(cifar_sets, 'load', lambda name, root: ((images, labels),) * 2 + (10,))
     train, test, target, names = image_sets.load('CIFAR10', '.')
     assert train[0] is images and target is None and names == [str(k) for k in range(10)]
 
@@ -589,7 +587,7 @@ def test_what_cannot_be_downloaded(monkeypatch):
         with pytest.raises(InputError, match=f'no --download for {name}: .*{match}'):
             image_sets.download(name, '.')
     asked = []
-    monkeypatch.setattr(datasets, 'cifar_folder', lambda *args: asked.append(args))
+    monkeypatch.setattr(cifar_sets, 'cifar_folder', lambda *args: asked.append(args))
     image_sets.download('CIFAR10', '.')
     assert asked == [('CIFAR10', pathlib.Path('.'))]
 

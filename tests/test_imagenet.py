@@ -12,15 +12,11 @@ from conftest import SMALL_IMAGENET
 from PIL import Image
 
 import bench_imagenet
-import data
-import datasets
-import downloads
-import folding
 import imagenet
-import runs
-import training
-import weights
+from data import decoded, downloads, folder_sets, shapes
+from engine import runs, script
 from utils import InputError, RunError
+from weights import folding, store
 
 CPU = torch.device('cpu')
 
@@ -34,7 +30,7 @@ def test_students(imagenet_run, flags, losses):
     """From a teacher, pre-trained, folded, in a file: the paper's losses."""
     if flags:
         teacher = folding.fold(imagenet.define_student(34, .125, 10)[1])
-        weights.write(teacher, 'teacher.hkl')
+        store.write(teacher, 'teacher.hkl')
         flags = ['--teacher_params', 'teacher.hkl', *flags]
     z = imagenet_run('logs/a', '--depth', 18, *flags)[-1]
     assert z['epoch'] == 1 and z['n_parameters'] == 190266 and z['num_classes'] == 10
@@ -87,9 +83,9 @@ def test_evaluation_among_some_classes(shapes_folder, capsys, fails):
     """A net of 13 classes, of which 10 are those of the folders, in another order."""
     f, params = imagenet.define_student(18, .125, 13)
     outputs = [12, 3, 1, 0, 11, 7, 8, 9, 10, 2]
-    weights.write(params, 'wide.pth')
+    store.write(params, 'wide.pth')
     some = {k: v[outputs] if k.startswith('fc.') else v for k, v in params.items()}
-    weights.write(some, 'some.pth')
+    store.write(some, 'some.pth')
     flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--dtype', 'float']
     imagenet.main([*flags, '--evaluate', 'some.pth'])
     expected = capsys.readouterr().out.split('top-1')[1].split(';')[0]
@@ -105,14 +101,14 @@ def test_evaluation_among_some_classes(shapes_folder, capsys, fails):
 def test_batch_normalisation_is_given_back_and_the_net_exported(shapes_folder, capsys):
     f, params = imagenet.define_student(18, .125, 10)
     params = {k: v + .1 if k.endswith('running_mean') else v for k, v in params.items()}
-    weights.write(folding.fold(params), 'folded.pth')
+    store.write(folding.fold(params), 'folded.pth')
     flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--dtype', 'double',
              '--evaluate', 'folded.pth']
     imagenet.main(flags)
     imagenet.main([*flags, '--restore_bn', '25', '--export', 'restored.pth'])
     before, after, _ = capsys.readouterr().out.splitlines()
     assert before.split(';')[0] == after.split(';')[0]
-    restored = weights.read('restored.pth')
+    restored = store.read('restored.pth')
     assert set(restored) == set(params) and not folding.folded(f, restored)
 
 
@@ -151,7 +147,7 @@ def test_an_evaluation_does_not_overwrite_a_run(imagenet_run, shapes_folder, fai
 @pytest.fixture
 def photo():
     """A JPEG file with edges, texture and a camera's note that it lies on its side."""
-    image = datasets.shapes(1, size=300)[0][0][:200]
+    image = shapes.shapes(1, size=300)[0][0][:200]
     Image.fromarray(image).save('photo.jpg', quality=95, exif=b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01'
                                 b'\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0')
     return 'photo.jpg'
@@ -159,13 +155,13 @@ def photo():
 
 def test_crops_are_those_of_pil(photo):
     """Decoding, central and random crops: at most some tenths of a grey level apart."""
-    pil, ours = Image.open(photo), data.read_image(photo)[..., ::-1]
+    pil, ours = Image.open(photo), decoded.read_image(photo)[..., ::-1]
     assert np.abs(ours.astype(int) - np.asarray(pil)).mean() < .05
     expected = pil.resize((192, 128), Image.BILINEAR).crop((40, 8, 152, 120))
-    crop = data.central_crop(data.read_image(photo), 112)[..., ::-1]
+    crop = decoded.central_crop(decoded.read_image(photo), 112)[..., ::-1]
     assert crop.shape == (112, 112, 3)
     assert np.abs(crop.astype(int) - np.asarray(expected)).mean() < .2
-    files = data.Files([photo], np.array([3]), 224)
+    files = decoded.Files([photo], np.array([3]), 224)
     for seed in range(1, 20):
         (crop,), (label,) = files[torch.tensor([0]), torch.tensor([seed])]
         expected = bench_imagenet.pil_crop(photo, seed).astype(int)
@@ -175,7 +171,7 @@ def test_crops_are_those_of_pil(photo):
 def test_random_boxes_are_torchvisions():
     """8 to 100 % of the area, aspect ratio 3/4 to 4/3 and its inverse as likely; inside."""
     rng = np.random.default_rng(0)
-    boxes = np.array([data.random_box(rng, 400, 400) for _ in range(2000)])
+    boxes = np.array([decoded.random_box(rng, 400, 400) for _ in range(2000)])
     top, left, h, w = boxes.T
     assert (top >= 0).all() and (left >= 0).all()
     assert (top + h <= 400).all() and (left + w <= 400).all()
@@ -183,24 +179,25 @@ def test_random_boxes_are_torchvisions():
     assert .075 < area.min() < .1 and .95 < area.max() <= 1.01
     assert .73 < ratio.min() < .77 and 1.3 < ratio.max() < 1.37
     assert np.log(ratio).mean() == pytest.approx(0, abs=.02)
-    assert data.random_box(rng, 10, 1000) == (0, 493, 10, 13)       # nothing fits: the middle
+    assert decoded.random_box(rng, 10, 1000) == (0, 493, 10, 13)       # nothing fits: the middle
 
 
 def test_batches_of_files(shapes_folder):
-    files, labels, names = datasets.class_folders(shapes_folder, 'train')
-    assert names == sorted(datasets.SHAPES) and np.bincount(labels).tolist() == [6] * 10
+    files, labels, names = folder_sets.class_folders(shapes_folder, 'train')
+    assert names == sorted(shapes.SHAPES) and np.bincount(labels).tolist() == [6] * 10
     mean, std = (1., 2., 3.), (4., 5., 6.)
-    made = data.decoded_images(files, labels, 16, 32, mean, std, CPU)
+    made = decoded.decoded_images(files, labels, 16, 32, mean, std, CPU)
     inputs, targets = (torch.cat(v) for v in zip(*made.batches(), strict=True))
     assert made.n == 60 and targets.tolist() == labels.tolist()
-    crop = torch.from_numpy(data.central_crop(data.read_image(files[7]), 32)).flip(-1).double()
+    crop = decoded.central_crop(decoded.read_image(files[7]), 32)
+    crop = torch.from_numpy(crop).flip(-1).double()
     torch.testing.assert_close(inputs[7].double().permute(1, 2, 0),
                                (crop - torch.tensor(mean)) / torch.tensor(std), rtol=1e-5, atol=0)
     # in training: every image once, other crops each time, the same with workers and without
     drawn = {}
     for nthread in (0, 2):
         rng = torch.Generator().manual_seed(1)
-        made = data.decoded_images(files, labels, 16, 32, mean, std, CPU, nthread, train=True)
+        made = decoded.decoded_images(files, labels, 16, 32, mean, std, CPU, nthread, train=True)
         drawn[nthread] = [[torch.cat(v) for v in zip(*made.batches(rng), strict=True)]
                           for _ in range(2)]
     for a, b in zip(drawn[0], drawn[2], strict=True):
@@ -213,8 +210,8 @@ def test_images_are_mirrored_half_of_the_time():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, :32] = 255
     cv2.imwrite('half.png', image)
-    made = data.decoded_images(np.array([b'half.png'] * 200), np.zeros(200, np.int64), 50, 8,
-                               (0.,) * 3, (1.,) * 3, CPU, train=True)
+    made = decoded.decoded_images(np.array([b'half.png'] * 200), np.zeros(200, np.int64), 50, 8,
+                                  (0.,) * 3, (1.,) * 3, CPU, train=True)
     x = torch.cat([x for x, _ in made.batches()])
     brighter = (x[..., :4].mean((1, 2, 3)) - x[..., 4:].mean((1, 2, 3))).sign()
     assert .35 < (brighter > 0).double().mean() < .65 and (brighter < 0).double().mean() > .25
@@ -249,7 +246,7 @@ def test_cache_of_other_images_is_refused(imagenet_run, shapes_folder):
 
 
 def test_full_disk_leaves_no_broken_image_in_a_cache(shapes_folder, monkeypatch):
-    files, labels, _ = datasets.class_folders(shapes_folder, 'val')
+    files, labels, _ = folder_sets.class_folders(shapes_folder, 'val')
 
     def full(*args):
         raise OSError(28, 'No space left on device')
@@ -257,23 +254,23 @@ def test_full_disk_leaves_no_broken_image_in_a_cache(shapes_folder, monkeypatch)
     with monkeypatch.context() as m:
         m.setattr(pathlib.Path, 'write_bytes', full)
         with pytest.raises(RunError, match='No space left on device'):
-            data.write_cache(files, labels, 'cache', 32, 2)
+            decoded.write_cache(files, labels, 'cache', 32, 2)
     assert not list(pathlib.Path('cache').rglob('*.jpg'))
-    new, _ = data.write_cache(files, labels, 'cache', 32, 2)
-    assert all(data.read_image(f) is not None for f in new)
+    new, _ = decoded.write_cache(files, labels, 'cache', 32, 2)
+    assert all(decoded.read_image(f) is not None for f in new)
 
 
 def test_hidden_files_are_no_images(shapes_folder):
     shutil.copytree(shapes_folder, 'root')
     os.mkdir('root/val/.ipynb_checkpoints')
     shutil.copy('root/val/star/00005.jpg', 'root/val/star/._00005.jpg')
-    files, _, names = datasets.class_folders('root', 'val')
+    files, _, names = folder_sets.class_folders('root', 'val')
     assert len(files) == 21 and len(names) == 10
 
 
 def test_small_images_are_copied_into_the_cache(shapes_folder):
-    files, labels, _ = datasets.class_folders(shapes_folder, 'val')
-    new, same = data.write_cache(files, labels, 'cache', 224, 2)
+    files, labels, _ = folder_sets.class_folders(shapes_folder, 'val')
+    new, same = decoded.write_cache(files, labels, 'cache', 224, 2)
     assert (same == labels).all()
     for a, b in zip(files, new, strict=True):
         assert pathlib.Path(os.fsdecode(a)).read_bytes() == pathlib.Path(
@@ -355,8 +352,8 @@ def test_bad_flags(fails, shapes_folder, flags, message):
 
 def test_weights_of_another_net(fails, shapes_folder):
     import cifar
-    weights.write(cifar.resnet(10, 1, 10)[1], 'cifar.pth')
-    weights.write(imagenet.define_student(18, .125, 7)[1], 'seven.pth')
+    store.write(cifar.resnet(10, 1, 10)[1], 'cifar.pth')
+    store.write(imagenet.define_student(18, .125, 7)[1], 'seven.pth')
     for file, message in (('cifar.pth', 'no net of this script'), ('seven.pth', '7 classes'),
                           ('missing.pth', 'no net missing.pth')):
         status, said = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', shapes_folder,
@@ -365,16 +362,16 @@ def test_weights_of_another_net(fails, shapes_folder):
 
 
 def test_held_out_images_come_from_the_training_set(shapes_folder):
-    (train, labels), (test, _), classes = datasets.image_folders(shapes_folder, validate=20)
+    (train, labels), (test, _), classes = folder_sets.image_folders(shapes_folder, validate=20)
     assert len(train) == len(labels) == 40 and len(test) == 20 and classes == 10
     assert not set(train) & set(test) and all(b'/train/' in f for f in test)
     with pytest.raises(InputError, match='validate'):
-        datasets.image_folders(shapes_folder, validate=60)
+        folder_sets.image_folders(shapes_folder, validate=60)
 
 
 def test_every_flag_has_help(monkeypatch):
-    parsers, real = [], training.make_parser
-    monkeypatch.setattr(training, 'make_parser', lambda doc: parsers.append(real(doc))
+    parsers, real = [], script.make_parser
+    monkeypatch.setattr(script, 'make_parser', lambda doc: parsers.append(real(doc))
                         or parsers[0])
     imagenet.parse(['--imagenetpath', 'x'])
     actions = parsers[0]._actions

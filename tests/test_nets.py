@@ -4,12 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import folding
 import imagenet
-import meta
 import utils
-import weights
 from utils import InputError
+from weights import facts, folding, store
 
 
 def values(params):
@@ -38,7 +36,7 @@ def count(params):
 def test_parameters_and_multiply_adds_of_the_papers(arch, parameters, macs):
     f, params = imagenet.make_net(arch, 1, 1000)
     assert count(params) == parameters
-    assert meta.multiply_adds(f, params, 224) / 1e9 == pytest.approx(macs, abs=5e-4)
+    assert facts.multiply_adds(f, params, 224) / 1e9 == pytest.approx(macs, abs=5e-4)
     assert {v.requires_grad for k, v in params.items() if not utils.is_statistic(k)} == {True}
 
 
@@ -158,8 +156,8 @@ CAFFE = ((3, 96, 11, 4, 0, 1), (96, 256, 5, 1, 2, 2), (256, 384, 3, 1, 1, 1),
 def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     convs = [nn.Conv2d(*shape[:5], groups=shape[5]) for shape in CAFFE]
     linears = [nn.Linear(*n) for n in ((9216, 4096), (4096, 4096), (4096, 7))]
-    weights.write({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
-                   for k, v in layer.state_dict().items()}, 'a.hkl')     # in alphabetical order
+    store.write({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
+                 for k, v in layer.state_dict().items()}, 'a.hkl')     # in alphabetical order
     f, classes, params = imagenet.load_net('a.hkl')
     assert classes == 7 and params['features.3.weight'].shape[1] == 48
 
@@ -279,7 +277,7 @@ def test_define_teacher_reads_what_people_have():
     assert torch.equal(g(x, read, False)[0], f(x, params, False)[0])
     for name, entries in (('zoo.hkl', exported(imagenet.define_student(18, .125, 7)[1])),
                           ('at.hkl', at_export())):
-        weights.write(entries, name)
+        store.write(entries, name)
         g, read = imagenet.define_teacher(name)
         assert g(x, read, False)[0].shape == (1, 7)
 

@@ -11,27 +11,22 @@ import torch
 from conftest import QUICK, ROOT, SMALL_IMAGENET
 
 import cifar
-import data
-import distill
-import folding
 import imagenet
-import loop
-import parallel
-import runs
-import step
-import training
 import utils
-import weights
+from data import arrays
+from engine import loop, processes, runs, script, step
+from methods import from_teacher
+from weights import folding, store
 
 STEPS, BATCH = 5, 12
 # five steps of AT, of a student whose BN is trained or folded away, in double precision
 FIVE_STEPS = f'''
 import sys, torch
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
-import parallel, runs, training
+from engine import script
 from test_parallel import five_steps
 if __name__ == '__main__':
-    training.run(lambda: five_steps(sys.argv[1], sys.argv[2]))
+    script.run(lambda: five_steps(sys.argv[1], sys.argv[2]))
 '''
 
 
@@ -64,23 +59,23 @@ def images():
 def sets():
     x, y = images()
     stats = (128.,) * 3, (64.,) * 3
-    return [data.held_images(x, y, BATCH, *stats, torch.float64, train=train)
+    return [arrays.held_images(x, y, BATCH, *stats, torch.float64, train=train)
             for train in (True, False)]
 
 
 def five_steps(bn, save):
     opt = options(save)
     opt.command = ''
-    device = training.set_up(opt)
+    device = script.set_up(opt)
     loop.fit([loop.Training(opt, state_of(opt, bn, device), *sets(), 10,
                             torch.Generator().manual_seed(5), weight=lambda epoch: opt.beta)],
              device)
-    parallel.disconnect()
+    processes.disconnect()
 
 
 def state_of(opt, bn, device):
     f_s, f_t, params = nets(bn)
-    return step.new_state(distill.make_objective(opt, f_s, f_t),
+    return step.new_state(from_teacher.make_objective(opt, f_s, f_t),
                           step.on_device(params, opt.dtype, device), opt.dtype, opt.weight_decay)
 
 
@@ -110,7 +105,7 @@ def test_two_processes_with_bn_equal_averaged_gradients_of_two_shards():
     """Each shard normalised by itself; the running statistics are the first shard's."""
     two, _ = run_five_steps('trained', 'two', 2)
     opt = options('one')
-    training.set_up(opt)
+    script.set_up(opt)
     state = state_of(opt, 'trained', torch.device('cpu'))
     state.rate.fill_(opt.lr)
     state.weight.fill_(opt.beta)
@@ -137,8 +132,8 @@ def torchrun(shapes_folder):
     def call(*flags, before='', options=()):
         pathlib.Path('worker.py').write_text(
             f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
-            f'import imagenet, loop, os, runs, signal, training\n{before}\n'
-            f'training.run(imagenet.main)')
+            f'import imagenet, os, signal\nfrom engine import loop, runs, script\n{before}\n'
+            f'script.run(imagenet.main)')
         return subprocess.run(
             [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
              *options, 'worker.py', *SMALL_IMAGENET, '--imagenetpath', str(shapes_folder),
@@ -149,7 +144,7 @@ def torchrun(shapes_folder):
 
 def test_evaluation_counts_every_image_once(torchrun, imagenet_run, shapes_folder, capsys):
     """21 images over two processes, and as many as in one; rank 0 alone prints."""
-    weights.write(imagenet.define_student(18, .125, 10)[1], 'a.pth')
+    store.write(imagenet.define_student(18, .125, 10)[1], 'a.pth')
     flags = ['--evaluate', 'a.pth', '--dtype', 'float', '--batch_size', 4]
     done = torchrun(*flags)
     assert done.returncode == 0 and done.stdout.count('top-1') == 1, done.stderr
@@ -229,7 +224,7 @@ def test_ngpu_starts_processes(shapes_folder, capfd):
 def test_ngpu_of_cifar(capfd):
     """The demo's data set, all of it, since the processes draw it themselves; F-ActT, whose
     regressors have gradients too."""
-    weights.write(cifar.resnet(10, 2, 10)[1], 'teacher.pth')
+    store.write(cifar.resnet(10, 2, 10)[1], 'teacher.pth')
     cifar.main([*QUICK, '--batch_size', '500', '--ngpu', '2', '--save', 'logs/a', '--teacher_id',
                 'teacher.pth', '--method', 'f_actt', '--beta', '1', '--at_groups', '[2]'])
     z = runs.read_log('logs/a/log.txt')[-1]
@@ -259,8 +254,8 @@ def test_a_fault_of_one_process_is_said_in_a_line(torchrun, shapes_folder, tmp_p
 
 def test_bad_input_is_said_once(capfd):
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: imagenet.main([*SMALL_IMAGENET, '--ngpu', '2', '--save', 'logs/a',
-                                            '--imagenetpath', 'nowhere']))
+        script.run(lambda: imagenet.main([*SMALL_IMAGENET, '--ngpu', '2', '--save', 'logs/a',
+                                          '--imagenetpath', 'nowhere']))
     said = capfd.readouterr().err
     assert e.value.code == 2 and said.count('there is no folder nowhere/train') == 1
     assert 'Traceback' not in said and len(said.strip().splitlines()) == 1
@@ -269,23 +264,23 @@ def test_bad_input_is_said_once(capfd):
 def test_launched_needs_all_that_torchrun_sets(monkeypatch):
     """RANK alone may be another program's."""
     monkeypatch.setenv('RANK', '1')
-    assert not parallel.launched() and parallel.is_first()
+    assert not processes.launched() and processes.is_first()
 
 
 def test_few_items_are_repeated_until_all_have_some(monkeypatch):
-    monkeypatch.setattr(parallel, 'world', lambda: 4)
-    monkeypatch.setattr(parallel, 'rank', lambda: 3)
-    assert parallel.shard(torch.arange(1), even=True).tolist() == [0]
+    monkeypatch.setattr(processes, 'world', lambda: 4)
+    monkeypatch.setattr(processes, 'rank', lambda: 3)
+    assert processes.shard(torch.arange(1), even=True).tolist() == [0]
 
 
 def test_shards(monkeypatch):
     """Together every item once; with `even`, as many for each, the first ones again."""
     items = torch.arange(7)
-    monkeypatch.setattr(parallel, 'world', lambda: 3)
+    monkeypatch.setattr(processes, 'world', lambda: 3)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(parallel, 'rank', lambda rank=rank: rank)
-        parts.append((parallel.shard(items).tolist(), parallel.shard(items, even=True).tolist()))
+        monkeypatch.setattr(processes, 'rank', lambda rank=rank: rank)
+        parts.append((processes.shard(items).tolist(), processes.shard(items, even=True).tolist()))
     assert sorted(sum((a for a, _ in parts), [])) == list(range(7))
     assert [len(b) for _, b in parts] == [3, 3, 3]
     assert sorted(sum((b for _, b in parts), [])) == [0, 0, 1, 1, 2, 3, 4, 5, 6]
@@ -295,15 +290,15 @@ def test_batches_of_the_processes_make_up_the_batches_of_one(monkeypatch):
     x, y = images()
 
     def batches(shuffle):
-        made = data.held_images(x, torch.arange(len(y)), 12, (0.,) * 3, (1.,) * 3, train=shuffle)
+        made = arrays.held_images(x, torch.arange(len(y)), 12, (0.,) * 3, (1.,) * 3, train=shuffle)
         return [sorted(targets.tolist())
                 for _, targets in made.batches(torch.Generator().manual_seed(3))]
 
     whole = {shuffle: batches(shuffle) for shuffle in (True, False)}
-    monkeypatch.setattr(parallel, 'world', lambda: 2)
+    monkeypatch.setattr(processes, 'world', lambda: 2)
     parts = {True: [], False: []}
     for rank in range(2):
-        monkeypatch.setattr(parallel, 'rank', lambda rank=rank: rank)
+        monkeypatch.setattr(processes, 'rank', lambda rank=rank: rank)
         for shuffle, found in parts.items():
             found.append(batches(shuffle))
     for shuffle in (True, False):

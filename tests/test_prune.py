@@ -7,15 +7,13 @@ import torch
 import torch.nn.functional as F
 from test_nets import at_export
 
-import channels
 import cifar
-import folding
 import imagenet
-import meta
 import nets
-import prune
 import utils
+from methods import channels, gates
 from utils import InputError
+from weights import facts, folding
 
 SIZE = 40
 
@@ -62,7 +60,7 @@ def net(name):
 def gated_net(name, density=1., spread=.3):
     """A net whose gates differ from image to image."""
     f, params = net(name)
-    params = prune.with_gates(f, params, density)
+    params = gates.with_gates(f, params, density)
     for k, v in params.items():
         if k.endswith('.gate.weight'):
             params[k] = (torch.randn(v.shape).double() * spread).requires_grad_()
@@ -183,10 +181,10 @@ def blank(arch):
 @pytest.mark.parametrize('arch', ['resnet18', 'resnet50', 'mobilenet_v2', 'wrn-10-4'])
 def test_target_is_met(arch, multiple):
     f, params = blank(arch)
-    scores, whole = channels.by_chance(params, 0), meta.multiply_adds(f, params, SIZE)
+    scores, whole = channels.by_chance(params, 0), facts.multiply_adds(f, params, SIZE)
     for target in (.5, .25):
         keep = channels.to_target(f, params, scores, SIZE, target, multiple)
-        part = meta.multiply_adds(f, channels.cut(params, keep), SIZE) / whole
+        part = facts.multiply_adds(f, channels.cut(params, keep), SIZE) / whole
         assert part == pytest.approx(target, abs=.02)
         assert all(torch.equal(kept, kept.unique()) for kept in keep.values())
         counts = [len(kept) for kept in keep.values()]
@@ -198,18 +196,18 @@ def test_target_is_met(arch, multiple):
 def test_multiply_adds_of_layers_add_up(name):
     f, params = net(name)
     spent = channels.costs(params, channels.areas(f, params, SIZE))
-    assert sum(spent.values()) == meta.multiply_adds(f, params, SIZE)
+    assert sum(spent.values()) == facts.multiply_adds(f, params, SIZE)
 
 
 def test_the_lowest_score_per_multiply_add_goes_first_but_of_each_set_some_stay():
     f, params = blank('resnet18')
     scores = channels.by_chance(params, 0)
-    full = meta.multiply_adds(f, params, SIZE)
+    full = facts.multiply_adds(f, params, SIZE)
     keep = channels.to_target(f, params, scores, SIZE, .7)
     lost, left = [], []
     for conv, s in scores.items():
         two = channels.cut(params, {conv: torch.arange(len(s) - 1)})
-        ranks = s.double() / s.mean() / (full - meta.multiply_adds(f, two, SIZE))
+        ranks = s.double() / s.mean() / (full - facts.multiply_adds(f, two, SIZE))
         least = math.ceil(.35 * len(s))     # half of the target
         assert len(keep[conv]) >= least
         if len(keep[conv]) > least:
@@ -226,7 +224,7 @@ def test_targets_out_of_reach_are_refused():
     with pytest.raises(InputError, match=r'leaves 0\.\d+') as e:
         channels.to_target(f, params, scores, SIZE, .01)
     least = channels.cut(params, {k: channels.best(s, 1) for k, s in scores.items()})
-    part = meta.multiply_adds(f, least, SIZE) / meta.multiply_adds(f, params, SIZE)
+    part = facts.multiply_adds(f, least, SIZE) / facts.multiply_adds(f, params, SIZE)
     assert float(re.search(r'leaves (0\.\d+)', str(e.value))[1]) == pytest.approx(part, abs=1e-3)
     for target in (0, 1.5):
         with pytest.raises(InputError, match='above 0, at most 1'):
@@ -248,10 +246,10 @@ def test_new_gates_change_nothing(name):
     params[first + '.bias'] = torch.randn(len(params[base + '.bias'])).double()
     last = channels.norm_of(params, list(channels.inner(params))[-1])
     params = utils.fix_statistics(params, [last])
-    gated, x = prune.with_gates(f, params), images()
+    gated, x = gates.with_gates(f, params), images()
     torch.testing.assert_close(logits(f, gated, x), logits(f, params, x), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*(f(x, dict(p), True)[1] for p in (params, gated)))
-    assert prune.gates(gated) == [utils.bn_of(conv) for conv in channels.inner(params)]
+    assert gates.gates(gated) == [utils.bn_of(conv) for conv in channels.inner(params)]
     assert base + '.weight' not in gated and (gated[base + '.gate.bias'] > 0).all()
     assert nets.script_of(gated).net_of(gated, 'a gated net')[1] == 7
     flags = {k: gated[f'{base}.gate.{k}'].requires_grad for k in (
@@ -267,9 +265,9 @@ def test_new_gates_change_nothing(name):
 @pytest.mark.parametrize('name', ['wrn', 'preactivation'])
 def test_nets_without_a_place_for_gates(name):
     with pytest.raises(InputError, match='no place'):
-        prune.with_gates(*net(name))
+        gates.with_gates(*net(name))
     with pytest.raises(InputError, match='density is 0'):
-        prune.with_gates(*net('resnet18'), 0)
+        gates.with_gates(*net('resnet18'), 0)
 
 
 def one_gate(c=6, ni=3, density=.5):
@@ -354,7 +352,7 @@ def test_gradients_pass_through_gates_that_are_on():
 def test_gradients_reach_all_gates_of_a_net():
     f, params = gated_net('resnet18', .5)
     f(images(), params, True)[0].square().sum().backward()
-    assert all(params[f'{b}.gate.{k}'].grad.any() for b in prune.gates(params)
+    assert all(params[f'{b}.gate.{k}'].grad.any() for b in gates.gates(params)
                for k in ('weight', 'bias'))
 
 
@@ -363,8 +361,8 @@ def test_gradients_reach_all_gates_of_a_net():
 def test_statistics_are_those_of_all_images():
     f, params = gated_net('resnet18', .7)
     x = images(6)
-    found = prune.statistics(f, params, [x[:4], x[4:]])
-    assert list(found) == prune.gates(params)
+    found = gates.statistics(f, params, [x[:4], x[4:]])
+    assert list(found) == gates.gates(params)
     taps = dict.fromkeys(['group2.block0.bn0.gate', 'group2.block0.bn0.gate.q'])
     with torch.no_grad():
         f(x, params, False, taps=taps)
@@ -382,8 +380,8 @@ def test_what_does_not_vary_becomes_static():
     with torch.no_grad():
         params[base + '.gate.weight'][4:] = 0
         params[base + '.gate.bias'][4:8] = 2.
-    found = prune.statistics(f, params, [x])
-    static = prune.update(params, found, 0)
+    found = gates.statistics(f, params, [x])
+    static = gates.update(params, found, 0)
     scale, dynamic = (static[f'{base}.gate.{k}'] for k in ('scale', 'dynamic'))
     assert not dynamic[4:].any() and dynamic[:4].any() and (scale[4:8] == 2).all()
     assert torch.equal(dynamic > 0, found[base]['variance'] > 0)
@@ -391,10 +389,10 @@ def test_what_does_not_vary_becomes_static():
     torch.testing.assert_close(logits(f, static, x), logits(f, params, x))
     with torch.no_grad():
         scale[5] = 3.
-    again = prune.update(static, {b: {**s, 'variance': s['variance'] * 0 + 1} for b, s in
+    again = gates.update(static, {b: {**s, 'variance': s['variance'] * 0 + 1} for b, s in
                                   found.items()}, .5)
     assert torch.equal(again[f'{base}.gate.dynamic'], dynamic)
-    again = prune.update(static, found, 1e9)
+    again = gates.update(static, found, 1e9)
     assert not again[f'{base}.gate.dynamic'].any() and again[f'{base}.gate.scale'][5] == 3
 
 
@@ -404,21 +402,21 @@ def test_what_does_not_vary_becomes_static():
 def test_removed_net_computes_what_the_masked_one_does(name, density, target, spread):
     f, params = gated_net(name, density, spread)
     x = images()
-    params = prune.update(params, prune.statistics(f, params, [x]), .01)
-    params = prune.mask_to_target(f, params, prune.statistics(f, params, [x]), SIZE, target)
-    first = prune.gates(params)[0]
+    params = gates.update(params, gates.statistics(f, params, [x]), .01)
+    params = gates.mask_to_target(f, params, gates.statistics(f, params, [x]), SIZE, target)
+    first = gates.gates(params)[0]
     params[first + '.gate.dynamic'] = torch.zeros_like(params[first + '.gate.dynamic'])
     with torch.no_grad():
         on = params[first + '.gate.mask'].nonzero()[:, 0]
         params[first + '.gate.scale'][on[0]] = 0    # no shift either
         if len(on) > 1:
             params[first + '.gate.scale'][on[1]] = -.5
-    small = prune.removed(params)
+    small = gates.removed(params)
     torch.testing.assert_close(logits(f, small, x), logits(f, params, x))
-    part = meta.multiply_adds(f, small, SIZE) / meta.multiply_adds(f, params, SIZE)
+    part = facts.multiply_adds(f, small, SIZE) / facts.multiply_adds(f, params, SIZE)
     assert part == pytest.approx(target, abs=.03)
-    assert first + '.weight' in small and first not in prune.gates(small)
-    assert prune.gates(small) and all(small[f'{b}.gate.mask'].all() for b in prune.gates(small))
+    assert first + '.weight' in small and first not in gates.gates(small)
+    assert gates.gates(small) and all(small[f'{b}.gate.mask'].all() for b in gates.gates(small))
     assert small[first + '.weight'].requires_grad and small[first + '.bias'].requires_grad
     assert nets.script_of(small).net_of(small, 'a removed net')[1] == 7
 
@@ -426,15 +424,15 @@ def test_removed_net_computes_what_the_masked_one_does(name, density, target, sp
 def test_masks_only_shrink():
     f, params = gated_net('resnet18')
     x = images()
-    found = prune.statistics(f, params, [x])
+    found = gates.statistics(f, params, [x])
     masks, parts = [], []
     for target, sign in ((.8, 1), (.5, -1), (.9, 1)):
         turned = {b: {**s, 'pi': 1 / s['pi'].abs().clamp_min(.1) if sign < 0 else s['pi']}
                   for b, s in found.items()}
-        params = prune.mask_to_target(f, params, turned, SIZE, target)
-        masks.append(torch.cat([params[f'{b}.gate.mask'] for b in prune.gates(params)]))
+        params = gates.mask_to_target(f, params, turned, SIZE, target)
+        masks.append(torch.cat([params[f'{b}.gate.mask'] for b in gates.gates(params)]))
         parts.append(float(masks[-1].mean()))
-        found = prune.statistics(f, params, [x])
+        found = gates.statistics(f, params, [x])
     assert (masks[1] <= masks[0]).all() and torch.equal(masks[2], masks[1])
     assert 1 > parts[0] > parts[1] > 0
 
@@ -444,11 +442,11 @@ def test_what_is_left_is_not_masked_for_what_is_gone():
     keep = {conv: torch.tensor([2]) for conv in channels.inner(params)}
     params = channels.masked(params, keep)
     never_on = {b: {'pi': torch.zeros(len(params[f'{b}.bias'])).double()}
-                for b in prune.gates(params)}
-    least = meta.multiply_adds(f, prune.removed(params), SIZE) / meta.multiply_adds(
+                for b in gates.gates(params)}
+    least = facts.multiply_adds(f, gates.removed(params), SIZE) / facts.multiply_adds(
         f, params, SIZE)
-    params = prune.mask_to_target(f, params, never_on, SIZE, least)
-    assert all(params[f'{b}.gate.mask'].nonzero().tolist() == [[2]] for b in prune.gates(params))
+    params = gates.mask_to_target(f, params, never_on, SIZE, least)
+    assert all(params[f'{b}.gate.mask'].nonzero().tolist() == [[2]] for b in gates.gates(params))
 
 
 # ---- what gates leave ---------------------------------------------------------------------------
@@ -457,32 +455,32 @@ def test_what_is_left_is_not_masked_for_what_is_gone():
 def test_dynamic_multiply_adds(name):
     f, params = net(name)
     x = images()
-    full = prune.with_gates(f, params)
+    full = gates.with_gates(f, params)
     predictors = sum(v.numel() for k, v in full.items() if k.endswith('.gate.weight'))
-    plain = meta.multiply_adds(f, params, SIZE)
-    assert prune.dynamic_macs(f, params, [x], SIZE) == plain
-    assert prune.dynamic_macs(f, full, [x[:3], x[3:]], SIZE) == pytest.approx(plain + predictors)
+    plain = facts.multiply_adds(f, params, SIZE)
+    assert gates.dynamic_macs(f, params, [x], SIZE) == plain
+    assert gates.dynamic_macs(f, full, [x[:3], x[3:]], SIZE) == pytest.approx(plain + predictors)
     # of gates that are the same for all images: what a net without those channels has, but for the
     # predictors, which are there whole
-    half = prune.with_gates(f, params, .5)
-    left = prune.dynamic_macs(f, half, [x], SIZE)
+    half = gates.with_gates(f, params, .5)
+    left = gates.dynamic_macs(f, half, [x], SIZE)
     keep = {conv: channels.best(half[f'{base}.gate.bias'], -(-len(half[f'{base}.bias']) // 2))
-            for conv, base in prune.gated_sets(half).items()}
-    small = meta.multiply_adds(f, channels.cut(params, keep), SIZE)
+            for conv, base in gates.gated_sets(half).items()}
+    small = facts.multiply_adds(f, channels.cut(params, keep), SIZE)
     assert left == pytest.approx(small + predictors) and left < .9 * (plain + predictors)
 
 
 def test_dynamic_multiply_adds_are_means_over_images():
     f, params = gated_net('resnet18', .5, 3.)
     x = images(3)
-    single = [prune.dynamic_macs(f, params, [x[i:i + 1]], SIZE) for i in range(3)]
+    single = [gates.dynamic_macs(f, params, [x[i:i + 1]], SIZE) for i in range(3)]
     assert len(set(single)) > 1
-    assert prune.dynamic_macs(f, params, [x[:2], x[2:]], SIZE) == pytest.approx(sum(single) / 3)
+    assert gates.dynamic_macs(f, params, [x[:2], x[2:]], SIZE) == pytest.approx(sum(single) / 3)
 
 
 def test_gates_are_not_folded():
     f, params = imagenet.define_student(18, .125, 3)
     params = {k: v.detach().double() + .1 for k, v in params.items()}
-    gated = prune.with_gates(f, params, .5)
+    gated = gates.with_gates(f, params, .5)
     x = torch.randn(2, 3, 40, 40).double()
     torch.testing.assert_close(f(x, folding.fold(gated), False)[0], f(x, gated, False)[0])

@@ -11,13 +11,12 @@ from conftest import SMALL_IMAGENET
 
 import cifar
 import finetune
-import folding
 import imagenet
-import runs
 import tables
 import visualize
-import weights
+from engine import plots, runs
 from utils import InputError
+from weights import folding, store
 
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
@@ -63,7 +62,7 @@ def test_visualize_commands(monkeypatch):
     models = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
     for model in models:
         cifar.main([*QUICK, '--depth', '10', '--save', model])
-    weights.write(imagenet.define_student(18, .125, 10)[1], 'small.pth')
+    store.write(imagenet.define_student(18, .125, 10)[1], 'small.pth')
     pathlib.Path('small.pth').rename('resnet34')
     for options in readme_commands('visualize.py'):
         visualize.main(options)
@@ -79,7 +78,7 @@ def test_tables_commands(options, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(tables, 'README', copy)
     monkeypatch.chdir(README.parent)
     monkeypatch.setattr(tables, 'run', lambda *a: ran.append(a))
-    monkeypatch.setattr(runs, 'plot_curves', lambda *a: None)
+    monkeypatch.setattr(plots, 'plot_curves', lambda *a: None)
     tables.main(options)
     if options[0] == 'report':
         assert '<!-- end of table -->' in copy.read_text()
@@ -99,7 +98,7 @@ def test_imagenet_commands(options, shapes_folder, capfd):
     params = folding.fold(imagenet.define_student(34, .125, 10)[1])
     for flag, name in zip(options, options[1:], strict=False):
         if flag in ('--teacher_params', '--evaluate'):
-            weights.write(params, file := f'new{pathlib.Path(name).suffix or ".pth"}')
+            store.write(params, file := f'new{pathlib.Path(name).suffix or ".pth"}')
             pathlib.Path(name).parent.mkdir(exist_ok=True)
             pathlib.Path(file).rename(name)
     extra = ['--imagenetpath', str(shapes_folder)]
@@ -131,7 +130,7 @@ def test_finetune_commands(options, capfd):
         if flag in ('--source', '--teacher', '--evaluate'):
             params = imagenet.define_student(18, .125, 10)[1]
             pathlib.Path(name).parent.mkdir(exist_ok=True)
-            weights.write(params, 'new.pth')
+            store.write(params, 'new.pth')
             pathlib.Path('new.pth').rename(name)
     if '--check_data' in options:
         with pytest.raises(InputError, match='train_list.mat'):

@@ -6,15 +6,13 @@ import pytest
 import torch
 from test_finetune import call, student, write_net
 
-import channels
 import finetune
 import imagenet
-import meta
 import nets
-import prune
-import runs
 import utils
-import weights
+from engine import runs
+from methods import channels, gates, pruning
+from weights import facts, store
 
 # three epochs of two steps, a phase each; the small nets have large stems
 PART = .85
@@ -38,12 +36,12 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     write_net(arch=arch)
     _, *epochs = call('logs/a', *PHASES, '--prune', kind, '--export', 'cut.pth')
     last, said = epochs[-1], capsys.readouterr().out
-    whole = weights.read('source.pth')
+    whole = store.read('source.pth')
     f, _, params, _ = nets.load_net('logs/a')
     g, classes, cut, _ = nets.load_net('cut.pth')
     with_head = nets.with_new_head(whole, nets.head_of(whole), classes)
-    before = meta.multiply_adds(f, with_head, 40)
-    after = meta.multiply_adds(g, cut, 40)
+    before = facts.multiply_adds(f, with_head, 40)
+    after = facts.multiply_adds(g, cut, 40)
     assert last['multiply_adds_before'] == before and last['multiply_adds'] == after
     assert after / before == pytest.approx(PART, abs=.02)
     assert 'multiply_adds' not in epochs[0]
@@ -81,7 +79,7 @@ def test_static_gates_are_plain_normalisation_in_the_end(capsys):
     call('logs/a', *PHASES, '--prune', 'afs', '--delta_s', 1e9, '--export', 'cut.hkl')
     said = capsys.readouterr().out
     assert 'gates 0 differ' in said and 'its gates leave' not in said
-    assert prune.gates(student('logs/a')) and not prune.gates(weights.read('cut.hkl'))
+    assert gates.gates(student('logs/a')) and not gates.gates(store.read('cut.hkl'))
     last = runs.read_log('logs/a/log.txt')[-1]
     assert last['multiply_adds_dynamic'] == last['multiply_adds']
 
@@ -96,7 +94,7 @@ def test_gates_that_were_not_trained_do_not_become_static(capsys):
 def test_frozen_channels_stay():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--freeze', 'first_group')
-    whole, params = weights.read('source.pth'), student('logs/a')
+    whole, params = store.read('source.pth'), student('logs/a')
     assert all(torch.equal(params[k], whole[k]) for k in params if k.startswith('group0.')
                and not utils.is_statistic(k))
     assert channels.left(params)
@@ -116,7 +114,7 @@ def test_one_phase_removes_before_training():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--phases', 1)
     f = nets.load_net('source.pth')[0]
-    whole = nets.with_new_head(weights.read('source.pth'), 'fc', 10)
+    whole = nets.with_new_head(store.read('source.pth'), 'fc', 10)
     keep = channels.to_target(f, whole, channels.by_magnitude(whole), 40, PART)
     assert torch.equal(on_off(channels.masked(whole, keep)), on_off(student('logs/a')))
 
@@ -169,12 +167,12 @@ def test_phases_go_on_after_a_kill(epoch, flags, monkeypatch):
 def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder, capsys):
     write_net()
     call('logs/a', *AFDS, '--density', .5, '--export', 'cut.pth')
-    assert prune.gates(weights.read('cut.pth'))
+    assert gates.gates(store.read('cut.pth'))
     for method in ('kd', 'at'):
         z = call(f'logs/{method}', '--method', method, '--teacher', 'cut.pth', '--alpha', 1)[-1]
         assert z['at_losses'][0] > 0 if method == 'at' else z['train_loss'] > 0
     call('logs/b', '--method', 'feature_map', source='cut.pth')
-    assert prune.gates(student('logs/b'))
+    assert gates.gates(student('logs/b'))
     # once more, of what is left, which has gates already
     _, *epochs = call('logs/c', *PHASES, '--prune', 'afs', source='cut.pth')
     assert epochs[-1]['multiply_adds'] / epochs[-1]['multiply_adds_before'] == pytest.approx(
@@ -183,7 +181,7 @@ def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder,
     classes = str(list(range(10))).replace(' ', '')
     imagenet.main(['--imagenetpath', str(shapes_folder), '--evaluate', 'cut.pth', '--size', '40',
                    '--nthread', '0', '--classes', classes])
-    count = prune.size_of(*nets.load_net('cut.pth')[::2], 40)[0]
+    count = pruning.size_of(*nets.load_net('cut.pth')[::2], 40)[0]
     assert f'{count:,} parameters' in capsys.readouterr().out
 
 
@@ -212,7 +210,7 @@ def test_bad_input(flags, said, fails):
     write_net()
     write_net('wrn.pth', 'wrn-10-1')
     if 'alexnet.pth' in flags:
-        weights.write(imagenet.alexnet(3)[1], 'alexnet.pth')
+        store.write(imagenet.alexnet(3)[1], 'alexnet.pth')
     status, error = fails(finetune.main, '--dataset', 'shapes', '--size', 40, '--iterations', 4,
                           '--epoch_steps', 2, '--source', 'source.pth', '--nthread', 0, *flags)
     assert status == 2 and said in error and error.count('\n') == 1

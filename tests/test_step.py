@@ -5,11 +5,10 @@ from test_finetune import METHODS, objective_of
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cifar
-import distill
 import finetune
-import prune
-import step
 import utils
+from engine import step
+from methods import from_source, from_teacher, gates
 
 
 def small(rng):
@@ -116,7 +115,7 @@ def test_a_step_of_each_method_can_be_recorded(flags):
     params = {**utils.with_prefix(student, 'student.'),
               **{f'teacher.{k}': v.detach() for k, v in teacher.items()}}
     params = {k: v.detach().double().requires_grad_(v.requires_grad) for k, v in params.items()}
-    state = step.new_state(distill.make_objective(opt, f_s, f_t), params, 'double', 5e-4)
+    state = step.new_state(from_teacher.make_objective(opt, f_s, f_t), params, 'double', 5e-4)
     check_replay(state, [(torch.randn(4, 3, 32, 32, dtype=torch.double), torch.arange(4) + i)
                          for i in range(3)])
 
@@ -127,7 +126,7 @@ def test_a_step_of_each_method_of_fine_tuning_can_be_recorded(method):
     kind = 'l2' if method == 'afs' else method
     opt, f, params, layers, x, y = objective_of(kind, shift=method in ('ddc', 'dan'))
     if method == 'afs':
-        gated = prune.with_gates(f, utils.without_prefix(params, 'student.'), .5)
+        gated = gates.with_gates(f, utils.without_prefix(params, 'student.'), .5)
         params = utils.with_prefix(gated, 'student.')
     if method == 'delta':
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, dtype=torch.double)
@@ -137,6 +136,6 @@ def test_a_step_of_each_method_of_fine_tuning_can_be_recorded(method):
     params = {k: v.detach().double().clone().requires_grad_(
         not k.startswith('teacher.') and not utils.is_statistic(k)) for k, v in params.items()}
     f_t = f if any(k.startswith('teacher.') for k in params) else None
-    state = step.new_state(finetune.transfer.make_objective(opt, f, f_t, layers), params, 'double',
+    state = step.new_state(from_source.make_objective(opt, f, f_t, layers), params, 'double',
                            1e-4)
     check_replay(state, [(x, y), (x.flip(0), y), (x.flip(2), y)])

@@ -21,19 +21,20 @@ from conftest import ROOT, SMALL
 import cifar
 import finetune
 import imagenet
-import papers
-import runs
 import tables
-import training
-import weights
+from engine import plots, runs, script
+from papers import catalogue
+from weights import store
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
 # cifar.py on few images, as `run` starts it; it writes down what it trains
 SCRIPT = f'''
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-import cifar, datasets, loop, runs, training
-datasets.SHAPES_COUNTS = {SMALL}
+import cifar
+from data import shapes
+from engine import loop, runs, script
+shapes.SHAPES_COUNTS = {SMALL}
 fit, save = loop.fit, runs.save_checkpoint
 def fit_and_tell(trainings, device):
     for t in trainings:
@@ -45,7 +46,7 @@ def save_and_die(folder, opt, epoch, *rest):
     if str(folder).endswith('t/killed/seed0') and epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 runs.save_checkpoint = save_and_die
-training.run(cifar.main)
+script.run(cifar.main)
 '''
 
 
@@ -70,11 +71,11 @@ def saves(commands):
 @pytest.fixture
 def two_tables(monkeypatch):
     """`t` of three rows, `u` with two of those and one of its own."""
-    t = {'teacher': papers.row('WRN-10-1', seeds=2), 'student': papers.row('alone', seeds=2),
-         'at': papers.row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
-                          'student', 2)}
-    u = {'t/student': papers.row('none', '9.00', seeds=2),
-         'own': papers.row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
+    t = {'teacher': catalogue.row('WRN-10-1', seeds=2), 'student': catalogue.row('alone', seeds=2),
+         'at': catalogue.row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
+                             'student', 2)}
+    u = {'t/student': catalogue.row('none', '9.00', seeds=2),
+         'own': catalogue.row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
 
 
@@ -142,7 +143,7 @@ def test_commands_of_the_papers_tables_are_understood(name):
     assert all(not r['plain'] or r['plain'] in rows for r in rows.values())
     options = {words[2]: parse(words) for words in tables.commands(name, 'r', 1)}
     for opt in options.values():
-        if teacher_of(opt) and teacher_of(opt) not in weights.KNOWN:
+        if teacher_of(opt) and teacher_of(opt) not in store.KNOWN:
             assert not teacher_of(options[teacher_of(opt)])
 
 
@@ -298,15 +299,15 @@ def test_constant_beta_was_the_only_one_once():
 
 def call_run(*flags):
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: tables.main(['run', *flags]))
+        script.run(lambda: tables.main(['run', *flags]))
     return e.value.code
 
 
 def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, capfd, small):
-    rows = {'teacher': papers.row('a bad row', options='--depth 11', seeds=1),
-            'killed': papers.row('killed after an epoch', seeds=1),
-            'taught': papers.choice('taught by none', '--teacher_id @teacher --beta 1'),
-            'taught_by_killed': papers.choice('taught', '--teacher_id @killed --beta 1')}
+    rows = {'teacher': catalogue.row('a bad row', options='--depth 11', seeds=1),
+            'killed': catalogue.row('killed after an epoch', seeds=1),
+            'taught': catalogue.choice('taught by none', '--teacher_id @teacher --beta 1'),
+            'taught_by_killed': catalogue.choice('taught', '--teacher_id @killed --beta 1')}
     common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2 --save_every 0'
     rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '')})
@@ -630,20 +631,20 @@ def test_run_that_fails_beside_others_is_named_and_they_are_done(two_tables, fak
         return int('t/student' in ' '.join(words))
 
     started = fake(process)
-    with pytest.raises(training.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
+    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
         tables.run(['t'], 'r', 1, '', 2)
     assert started == ['r/t/teacher/seed0', 'r/t/at/seed0']
-    with pytest.raises(training.RunError, match='t/student/seed0'):
+    with pytest.raises(script.RunError, match='t/student/seed0'):
         tables.run(['t'], 'r', 1, '', 2)
     assert started[2:] == ['r/t/student/seed0']
 
 
 def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, small, gpu, capfd):
     """As a GPU would have it; what is started here trains on the CPU, one run after another."""
-    rows = {'teacher': papers.row('teacher', seeds=1),
-            'wild': papers.choice('a loss that is not finite', '--lr 1e30'),
-            'at': papers.choice('taught', '--teacher_id @teacher --beta 1'),
-            'none': papers.choice('taught by none', '--teacher_id @wild --beta 1')}
+    rows = {'teacher': catalogue.row('teacher', seeds=1),
+            'wild': catalogue.choice('a loss that is not finite', '--lr 1e30'),
+            'at': catalogue.choice('taught', '--teacher_id @teacher --beta 1'),
+            'none': catalogue.choice('taught by none', '--teacher_id @wild --beta 1')}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(rows)})
     assert call_run('t', '--root', 'logs', '--at_once', '4') == 1
     out, err = capfd.readouterr()
@@ -659,7 +660,7 @@ def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, 
 def test_process_that_breaks_down_takes_none_of_its_runs_with_it(two_tables, fake, gpu):
     """As for want of memory: each has a process of its own then."""
     started = fake(lambda words: -9 if '+' in words or 'student' in words[2] else finish(words))
-    with pytest.raises(training.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
+    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
         tables.run(['t'], 'r', 1, '', 2)
     assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
                        'r/t/at/seed0']
@@ -686,15 +687,16 @@ def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu
 
 def test_interrupt_leaves_nothing_running(small):
     """The terminal sends it to all."""
-    rows = {k: papers.row(k, seeds=1) for k in 'ab'}
+    rows = {k: catalogue.row(k, seeds=1) for k in 'ab'}
     code = f'''
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-import pathlib, tables, training
+import pathlib, tables
+from engine import script
 os.cpu_count = lambda: 2
 tables.README = pathlib.Path('README.md')
 tables.TABLES = dict(t={table(rows, QUICK.replace('--epochs 1', '--epochs 100000'))})
-training.run(lambda: tables.main(['run', 't', '--at_once', '2']))
+script.run(lambda: tables.main(['run', 't', '--at_once', '2']))
 '''
     process = subprocess.Popen([sys.executable, '-c', code], text=True, start_new_session=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -739,7 +741,7 @@ def test_lock_ends_with_its_process():
     code = f'''
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import runs
+from engine import runs
 with runs.lock('a'):
     print('held', flush=True)
     sys.stdin.read()
@@ -781,11 +783,11 @@ def test_second_process_is_refused(fails, tmp_path):
 
 
 def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
-    rows = {'l2': papers.row('L2, 1x', seeds=2), 'magnitude_2x': papers.row('magnitude, 2x'),
-            'afs_2x': papers.row('AFS, 2x', seeds=2), 'afs_4x': papers.row('AFS, 4x')}
+    rows = {'l2': catalogue.row('L2, 1x', seeds=2), 'magnitude_2x': catalogue.row('magnitude, 2x'),
+            'afs_2x': catalogue.row('AFS, 2x', seeds=2), 'afs_4x': catalogue.row('AFS, 4x')}
     monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, epochs=1, pruned=True)})
     drawn = []
-    monkeypatch.setattr(runs, 'plot_points', lambda *a, **labels: drawn.append(a))
+    monkeypatch.setattr(plots, 'plot_points', lambda *a, **labels: drawn.append(a))
     for seed, error in enumerate((30., 32.)):
         write_run(tmp_path / f'r/t/l2/seed{seed}', [error])
         write_run(tmp_path / f'r/t/afs_2x/seed{seed}', [error + 10], multiply_adds_before=200,
@@ -799,12 +801,12 @@ def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
     assert series == {'L2': [(100., 31., pytest.approx(2 ** .5))],
                       'AFS': [(50.5, 41., pytest.approx(2 ** .5))]}
     monkeypatch.undo()
-    runs.plot_points(series, tmp_path / 'x.png', xlabel='x')
+    plots.plot_points(series, tmp_path / 'x.png', xlabel='x')
     assert (tmp_path / 'x.png').read_bytes()[:4] == b'\x89PNG'
 
 
 def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_path):
-    rows = {'plain': papers.row('plain')}
+    rows = {'plain': catalogue.row('plain')}
     write_run(tmp_path / 'r/t/plain/seed0', [30., 20., 10.])
     for epochs, shown in ((None, 1), (3, 1), (2, 0)):
         monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '', epochs=epochs)})
@@ -818,4 +820,4 @@ def test_tables_of_fine_tuning_have_the_epochs_that_their_commands_make():
             if '--evaluate' not in words:
                 opt = finetune.parse(words[1:])
                 finetune.set_epochs(opt, {'afa': 12000}.get(name, 1))
-                assert opt.epochs == papers.TABLES[name]['epochs'], words
+                assert opt.epochs == catalogue.TABLES[name]['epochs'], words

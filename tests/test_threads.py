@@ -6,8 +6,8 @@ import time
 import pytest
 from conftest import ROOT
 
-import runs
-from threads import LATEST, Pace
+from engine import runs
+from engine.threads import LATEST, Pace
 
 FREE, BUSY = {4: .2, 2: .35, 1: .6}, {4: 8., 2: 3., 1: .7}
 

@@ -9,13 +9,10 @@ import torch
 from test_training import same_run
 
 import cifar
-import data
 import finetune
-import graphs
 import imagenet
-import loop
-import runs
-import training
+from data import arrays
+from engine import graphs, loop, runs, script
 from utils import InputError
 
 RUNS = {'plain': [], 'wide': ['--width', '2', '--seed', '1'],
@@ -78,8 +75,8 @@ def test_captured_steps_are_those_that_are_not(way):
 
 
 def test_images_lie_on_the_device_once(monkeypatch):
-    seen, real = [], data.held_images
-    monkeypatch.setattr(data, 'held_images', lambda images, *args, **how: (
+    seen, real = [], arrays.held_images
+    monkeypatch.setattr(arrays, 'held_images', lambda images, *args, **how: (
         seen.append(images.data_ptr()), real(images, *args, **how))[1])
     cifar.images_on.cache_clear()
     call(run('plain', 'a'), run('wide', 'b'))
@@ -230,4 +227,4 @@ def test_a_copy_without_git_takes_its_revision_from_a_file(tmp_path):
     assert runs.revision_of(tmp_path) == ('a' * 40, False)
     (tmp_path / 'REVISION').write_text('a' * 40 + ' changed\n')
     assert runs.revision_of(tmp_path) == ('a' * 40, True)
-    assert training.loop is loop
+    assert script.loop is loop

@@ -9,12 +9,10 @@ import torch
 from conftest import process
 
 import cifar
-import loop
-import runs
-import step
-import training
-import weights
+from data import arrays, cifar_sets
+from engine import loop, runs, script, step
 from utils import RunError
+from weights import store
 
 
 def test_log_is_valid_json_with_all_fields(cifar_run):
@@ -42,14 +40,12 @@ def test_log_is_valid_json_with_all_fields(cifar_run):
 
 def test_numbers_of_the_log_are_those_of_the_checkpoint(cifar_run):
     """Test loss and accuracy, computed again from model.pt7 in one batch."""
-    import data
-    import datasets
     z = cifar_run('logs/a', '--dtype', 'float')[-1]
-    params = weights.read('logs/a/model.pt7')
+    params = store.read('logs/a/model.pt7')
     f, _ = cifar.resnet(10, 1, 10)
-    _, (images, labels), _ = datasets.load('shapes')
-    stats = torch.tensor([datasets.MEAN, datasets.STD])
-    logits, _ = f(data.normalise(torch.from_numpy(images), stats), params, False)
+    _, (images, labels), _ = cifar_sets.load('shapes')
+    stats = torch.tensor([cifar_sets.MEAN, cifar_sets.STD])
+    logits, _ = f(arrays.normalise(torch.from_numpy(images), stats), params, False)
     labels = torch.from_numpy(labels)
     loss = torch.nn.functional.cross_entropy(logits, labels)
     assert z['test_loss'] == pytest.approx(loss.item(), rel=1e-4)
@@ -94,7 +90,7 @@ def same_run(a, b):
 
 # code that kills its own process after the second epoch
 KILL = '''
-import os, runs, signal
+import os, signal
 real = runs.save_checkpoint
 def save(folder, opt, epoch, *rest):
     real(folder, opt, epoch, *rest)
@@ -140,7 +136,7 @@ def test_resume_from_a_file(cifar_run):
 def test_resume_of_a_finished_run_elsewhere(cifar_run, tmp_path):
     cifar_run('logs/a')
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: cifar_run('logs/b', '--resume', 'logs/a/model.pt7'))
+        script.run(lambda: cifar_run('logs/b', '--resume', 'logs/a/model.pt7'))
     assert e.value.code == 2 and not (tmp_path / 'logs/b').exists()
 
 
@@ -161,7 +157,7 @@ def test_finished_run_needs_neither_teacher_nor_data(cifar_run, tmp_path, monkey
     cifar_run('logs/t')
     lines = cifar_run('logs/a', '--teacher_id', 't', '--beta', 1)
     (tmp_path / 'logs/t/model.pt7').unlink()
-    monkeypatch.setattr(cifar.datasets, 'load', None)
+    monkeypatch.setattr(cifar_sets, 'load', None)
     (tmp_path / 'logs/a/curves.png').unlink()
     assert cifar_run('logs/a', '--teacher_id', 't', '--beta', 1) == lines
     assert (tmp_path / 'logs/a/curves.png').exists()
@@ -171,14 +167,14 @@ def test_foreign_log_is_not_overwritten(cifar_run, tmp_path):
     (tmp_path / 'logs/a').mkdir(parents=True)
     (tmp_path / 'logs/a/log.txt').write_text('a note')
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: cifar_run('logs/a'))
+        script.run(lambda: cifar_run('logs/a'))
     assert e.value.code == 2 and (tmp_path / 'logs/a/log.txt').read_text() == 'a note'
 
 
 def test_other_options_after_a_failure_in_the_first_epoch(cifar_run):
     """No epoch was finished: there is nothing to lose, and a smaller --lr is what was advised."""
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: cifar_run('logs/a', '--lr', 1e38, '--dtype', 'float'))
+        script.run(lambda: cifar_run('logs/a', '--lr', 1e38, '--dtype', 'float'))
     assert e.value.code == 1
     assert cifar_run('logs/a')[0]['lr'] == .05
 
@@ -214,7 +210,7 @@ def contents(folder):
 def test_fewer_epochs_are_refused(cifar_run):
     cifar_run('logs/a', '--epochs', 2)
     with pytest.raises(SystemExit) as e:
-        training.run(lambda: cifar_run('logs/a', '--epochs', 1))
+        script.run(lambda: cifar_run('logs/a', '--epochs', 1))
     assert e.value.code == 2
 
 
@@ -234,7 +230,7 @@ def test_log_without_checkpoint(fails, cifar_run, tmp_path):
     before = contents(tmp_path)
     for flags in (['--epochs', 2], ['--export', 'net.pth']):
         with pytest.raises(SystemExit) as e:
-            training.run(lambda flags=flags: cifar_run('logs/a', *flags))
+            script.run(lambda flags=flags: cifar_run('logs/a', *flags))
         assert e.value.code == 2 and contents(tmp_path) == before
 
 
@@ -245,7 +241,7 @@ def test_damaged_log(cifar_run, tmp_path):
     for damaged in (text[:-9].encode(), b'json_stats: 3\n', b'\xff\xfe\x00'):
         log.write_bytes(damaged)
         with pytest.raises(SystemExit) as e:
-            training.run(lambda: cifar_run('logs/a', '--epochs', 2))
+            script.run(lambda: cifar_run('logs/a', '--epochs', 2))
         assert e.value.code == 2 and log.read_bytes() == damaged
 
 

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 
 import cifar
-import datasets
-import folding
 import imagenet
-import runs
 import tables
 import utils
 import visualize
-import weights
+from data import shapes
+from engine import runs
+from weights import folding, store
 
 
 def normalised(images):
@@ -79,7 +78,7 @@ def test_attention_on_object_is_that_of_a_loop(size):
 
 
 def test_attention_on_object_of_known_maps():
-    masks = datasets.shapes(10)[2]
+    masks = shapes.shapes(10)[2]
     area = visualize.area_of_object(masks)
     assert area.shape == (10,) and ((area > .02) & (area < .6)).all()
     for h in (32, 8, 7):
@@ -90,7 +89,7 @@ def test_attention_on_object_of_known_maps():
 
 
 def test_outline_is_drawn_on_the_image_alone():
-    images, _, masks = datasets.shapes(2)
+    images, _, masks = shapes.shapes(2)
     figure = visualize.figure(images, {'net': [np.ones((2, 8, 8))]}, masks, ['title'])
     top, bottom = figure.axes[:2], figure.axes[2:]
     assert [len(a.collections) for a in (*top, *bottom)] == [1, 1, 0, 0]
@@ -112,7 +111,7 @@ def test_a_map_of_zeros_can_be_drawn():
 
 def test_command_line(tmp_path, capsys):
     for name in ('a.pth', 'b.hkl'):
-        weights.write(cifar.resnet(10, 1, 10)[1], name)
+        store.write(cifar.resnet(10, 1, 10)[1], name)
     image = np.zeros((50, 70, 3), np.uint8)
     image[10:20, 30:40] = (0, 0, 255)
     cv2.imwrite('red.png', image)
@@ -179,7 +178,7 @@ def test_labels():
 
 
 def test_bad_input(fails):
-    weights.write(cifar.resnet(10, 1, 10)[1], 'a.pth')
+    store.write(cifar.resnet(10, 1, 10)[1], 'a.pth')
     with open('text.jpg', 'w') as f:
         f.write('no image')
     status, said = fails(visualize.main, 'text.jpg', '--model', 'a.pth')
@@ -193,7 +192,7 @@ def test_bad_input(fails):
 
 def test_two_models_of_one_name():
     for name in ('x/a.pth', 'y/a.pth'):
-        weights.write(cifar.resnet(10, 1, 10)[1], name)
+        store.write(cifar.resnet(10, 1, 10)[1], name)
     visualize.main(['--model', 'x/a.pth', '--save', 'new/one.png'])
     visualize.main(['--model', 'x/a.pth', 'y/a.pth', '--save', 'new/two.png'])
     one, two = (cv2.imread(f'new/{k}.png').shape[0] for k in ('one', 'two'))
@@ -204,8 +203,8 @@ def test_two_models_of_one_name():
 def test_nets_of_imagenet(mapping, capsys):
     """Their own size, pixels and number of groups; folded exports and others side by side."""
     f, params = imagenet.define_student(18, .125, 10)
-    weights.write(params, 'whole.pth')
-    weights.write(folding.fold(params), 'folded.hkl')
+    store.write(params, 'whole.pth')
+    store.write(folding.fold(params), 'folded.hkl')
     cv2.imwrite('image.jpg', np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8))
     visualize.main(['image.jpg', '--model', 'whole.pth', 'folded.hkl', '--map', mapping,
                     '--pixels', 'tensorflow'])
@@ -218,7 +217,7 @@ def test_nets_of_imagenet(mapping, capsys):
 
 
 def test_nets_of_cifar_and_imagenet_are_not_mixed(fails):
-    weights.write(imagenet.define_student(18, .125, 10)[1], 'large.pth')
-    weights.write(cifar.resnet(10, 1, 10)[1], 'small.pth')
+    store.write(imagenet.define_student(18, .125, 10)[1], 'large.pth')
+    store.write(cifar.resnet(10, 1, 10)[1], 'small.pth')
     status, said = fails(visualize.main, '--model', 'large.pth', 'small.pth')
     assert status == 2 and 'figures of their own' in said

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import cifar
-import downloads
-import weights
+from data import downloads
 from utils import InputError
+from weights import store
 
 
 class Evil:
@@ -24,8 +24,8 @@ class Evil:
 @pytest.mark.parametrize('name', ['a.pth', 'a.hkl', 'new/folder/a.pth'])
 def test_round_trip(name):
     _, params = cifar.resnet(10, 1, 10)
-    weights.write(params, name)
-    got = weights.read(name)
+    store.write(params, name)
+    got = store.read(name)
     assert list(sorted(got)) == list(sorted(params))
     assert all(torch.equal(got[k], params[k].detach()) for k in params)
 
@@ -34,7 +34,7 @@ def test_round_trip(name):
                                   lambda p: {'model': p}, lambda p: {'state_dict': p}])
 def test_parameters_are_found(wrap):
     torch.save(wrap({'a': torch.ones(2)}), 'a.pth')
-    assert list(weights.read('a.pth')) == ['a']
+    assert list(store.read('a.pth')) == ['a']
 
 
 def truncated(content):
@@ -66,14 +66,14 @@ def test_flipped_bit_is_found():
     with open('a.pth', 'wb') as f:
         f.write(content)
     with pytest.raises(InputError, match='checksum'):
-        weights.read('a.pth')
+        store.read('a.pth')
 
 
 @pytest.mark.parametrize('as_zip', [True, False])
 def test_code_is_refused(as_zip, tmp_path):
     torch.save({'params': Evil()}, 'a.pth', _use_new_zipfile_serialization=as_zip)
     with pytest.raises(InputError, match='carries code'):
-        weights.read('a.pth')
+        store.read('a.pth')
     assert not (tmp_path / 'hacked').exists()
 
 
@@ -81,7 +81,7 @@ def test_pickle_in_hickle_is_refused(tmp_path):
     with pytest.warns(match='serialized'):
         hickle.dump({'a': Evil()}, 'a.hkl')
     with pytest.raises(InputError, match='pickle'):
-        weights.read('a.hkl')
+        store.read('a.hkl')
     assert not (tmp_path / 'hacked').exists()
 
 
@@ -115,12 +115,12 @@ def hickle_4(path, params):
         table.create_dataset('0', data=np.frombuffer(b'\x80\x04a pickle', np.uint8))
 
 
-@pytest.mark.parametrize('layout', [hickle_2, hickle_3, hickle_4, weights.write])
+@pytest.mark.parametrize('layout', [hickle_2, hickle_3, hickle_4, store.write])
 def test_layouts_of_hickle(layout):
     params = {'conv0': torch.randn(4, 3, 3, 3), 'group0.block0.conv0.weight': torch.randn(2, 2),
               'fc.bias': torch.randn(5).double()}
-    layout('a.hkl', params) if layout is not weights.write else layout(params, 'a.hkl')
-    got = weights.read('a.hkl')
+    layout('a.hkl', params) if layout is not store.write else layout(params, 'a.hkl')
+    got = store.read('a.hkl')
     assert set(got) == set(params)
     assert all(torch.equal(got[k], v) and got[k].dtype == v.dtype for k, v in params.items())
 
@@ -133,47 +133,47 @@ def test_pickles_among_the_arrays_are_refused(value):
     with h5py.File('a.hkl', 'a') as f:
         f['data_0'].create_group('b').create_dataset('data_0', data=value)
     with pytest.raises(InputError, match='pickle'):
-        weights.read('a.hkl')
+        store.read('a.hkl')
 
 
 def test_safetensors():
     torch.manual_seed(0)
     params = {'a.weight': torch.randn(2, 3), 'b': torch.ones(2)}
     pytest.importorskip('safetensors.torch').save_file(params, 'a.safetensors')
-    got = weights.read('a.safetensors')
+    got = store.read('a.safetensors')
     assert set(got) == set(params) and all(torch.equal(got[k], v) for k, v in params.items())
     with open('b.safetensors', 'wb') as f:
         f.write(b'nothing of the kind')
     for name in ('b.safetensors', 'missing.safetensors'):
         with pytest.raises(InputError, match=name):
-            weights.read(name)
+            store.read(name)
 
 
 def test_safetensors_is_not_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors', None)
     with pytest.raises(InputError, match='pip install safetensors'):
-        weights.read('a.safetensors')
+        store.read('a.safetensors')
 
 
 def test_arrays_of_numpy_in_a_file_of_torch():
     """As exports of 2017 may hold them; what else numpy pickles is refused."""
     torch.save({'a': np.arange(3.), 'b': torch.ones(2)}, 'a.pth')
-    got = weights.read('a.pth')
+    got = store.read('a.pth')
     assert torch.equal(got['a'], torch.arange(3.).double()) and torch.equal(got['b'], torch.ones(2))
     torch.save({'a': np.array([Evil()])}, 'b.pth')
     with pytest.raises(InputError, match='b.pth'):
-        weights.read('b.pth')
+        store.read('b.pth')
 
 
 def test_checkpoints_of_other_training_scripts():
     """The options of torchvision's, the prefix of DataParallel."""
     torch.save({'model': {'module.a': torch.ones(2)}, 'args': argparse.Namespace(lr=.1)}, 'a.pth')
-    assert set(weights.read('a.pth')) == {'a'}
+    assert set(store.read('a.pth')) == {'a'}
 
 
 def test_counters_of_torchvisions_bn_are_left_out():
     torch.save({'bn1.weight': torch.ones(2), 'bn1.num_batches_tracked': torch.tensor(5)}, 'a.pth')
-    assert set(weights.read('a.pth')) == {'bn1.weight'}
+    assert set(store.read('a.pth')) == {'bn1.weight'}
 
 
 def test_known_weights_are_downloaded_once_and_checked(http_server, monkeypatch, tmp_path):
@@ -181,31 +181,31 @@ def test_known_weights_are_downloaded_once_and_checked(http_server, monkeypatch,
     torch.save({'a': torch.ones(2)}, 'served/small.pth')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     url, sha256 = http_server('served') + '/small.pth', downloads.sha256_of('served/small.pth')
-    monkeypatch.setitem(weights.KNOWN, 'small', (url, sha256[:8], (1., 2.)))
-    path = weights.locate('small')
-    assert torch.equal(weights.read(path)['a'], torch.ones(2)) and tmp_path / 'home' in path.parents
+    monkeypatch.setitem(store.KNOWN, 'small', (url, sha256[:8], (1., 2.)))
+    path = store.locate('small')
+    assert torch.equal(store.read(path)['a'], torch.ones(2)) and tmp_path / 'home' in path.parents
     os.remove('served/small.pth')
-    assert weights.locate('small') == path      # from the disk
+    assert store.locate('small') == path      # from the disk
     path.write_bytes(b'something else')
     with pytest.raises(InputError, match='checksum'):
-        weights.locate('small')
+        store.locate('small')
     path.unlink()
     with pytest.raises(InputError, match='404'):
-        weights.locate('small')
+        store.locate('small')
 
 
 def test_known_names():
     """The beginning of the sha256 is part of torchvision's names; files win over names."""
-    for name, (url, sha256, errors) in weights.KNOWN.items():
+    for name, (url, sha256, errors) in store.KNOWN.items():
         assert f'/{name}' in url and url.endswith(f'-{sha256}.pth' if sha256 else f'{name}.pth')
         assert len(errors) == 2 and errors[0] > errors[1]
     torch.save({'a': torch.ones(2)}, 'resnet34')
-    assert str(weights.locate('resnet34')) == 'resnet34'
+    assert str(store.locate('resnet34')) == 'resnet34'
 
 
 def test_damaged_hickle():
     """Wherever the damage is, it is either harmless or said in one line."""
-    weights.write(cifar.resnet(10, 1, 10)[1], 'a.hkl')
+    store.write(cifar.resnet(10, 1, 10)[1], 'a.hkl')
     with open('a.hkl', 'rb') as f:
         content = f.read()
     rng, refused = np.random.default_rng(0), 0
@@ -216,7 +216,7 @@ def test_damaged_hickle():
         with open('b.hkl', 'wb') as f:
             f.write(damaged)
         try:
-            weights.read('b.hkl')
+            store.read('b.hkl')
         except InputError:
             refused += 1
     assert refused > 10
@@ -235,6 +235,6 @@ def test_other_files():
     for name in ('a.pth', 'b.hkl', 'c.hkl', 'd.pth', 'e.pth', 'f.pth', 'missing.pth',
                  'missing.hkl'):
         with pytest.raises(InputError, match=name.replace('.', '[.]')):
-            weights.read(name)
+            store.read(name)
     with pytest.raises(InputError, match='x.bin'):
-        weights.write({}, 'x.bin')
+        store.write({}, 'x.bin')

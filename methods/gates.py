@@ -1,4 +1,4 @@
-"""Removal of channels while a net is fine-tuned: by gates (AFS), by magnitude, at random.
+"""Gates: scales of channels that are predicted for each image (AFS).
 
   AFS: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
   https://openreview.net/forum?id=ryxyCeHtPB
@@ -10,16 +10,11 @@ under '<normalisation>.gate'; `utils.gated` computes it.
 """
 import torch
 
-import channels
-import folding
-import meta
-import parallel
-import step
-import timing
 import utils
-from channels import inner, masked, norm_of, weight_of
-from transfer import METHODS
+from methods import channels
+from methods.channels import inner, masked, norm_of, weight_of
 from utils import InputError
+from weights import facts, folding
 
 # ---- gates --------------------------------------------------------------------------------------
 
@@ -170,7 +165,7 @@ def shares(params, taps):
 def dynamic_macs(f, params, batches, size):
     """The mean over images, batches of inputs (B, 3, H, W), of the multiply-adds that gates leave
     in an image of size x size pixels; the predictors are counted in full."""
-    full, means = meta.multiply_adds(f, params, size), []
+    full, means = facts.multiply_adds(f, params, size), []
     if not gates(params):
         return float(full)
     spent = channels.costs(params, channels.areas(f, params, size))
@@ -181,157 +176,8 @@ def dynamic_macs(f, params, batches, size):
     return float(torch.cat(means).mean())
 
 
-# ---- phases of training -------------------------------------------------------------------------
-
-KINDS = ('afs', 'magnitude', 'random')
-DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels=1)
-
-
-def add_flags(parser):
-    p = parser.add_argument_group('removal of channels')
-    p.add_argument('--prune', default='', choices=['', *KINDS], help='take channels out: those '
-                   'whose gates, which are trained too, give least (AFS; with --method afd AFDS), '
-                   'those of least magnitude, or random ones; per multiply-add')
-    p.add_argument('--macs_target', type=float, help='multiply-adds that are left, as a '
-                   "part of the net's")
-    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, '
-                   'before each but the first of which channels are taken out, each time the same '
-                   'part; 1: all of them before training')
-    p.add_argument('--density', type=float, help='afs: the part of the channels left '
-                   'that is computed for an image in the last phase; in the first one all are')
-    p.add_argument('--delta_s', type=float, help='afs: gates whose variance over the '
-                   'training images is no more than this become the same for all images')
-    p.add_argument('--round_channels', type=int, metavar='N', help='leave multiples of '
-                   'N channels')
-    parser.set_defaults(**DEFAULTS)
-
-
-def check_flags(opt):
-    given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
-    if given and not opt.prune:
-        raise InputError(f'{given[0]} belongs to --prune')
-    channels.check_part('--macs_target', opt.macs_target)
-    channels.check_part('--density', opt.density)
-    if opt.prune == 'afs' and {'bn', 'body'} & set(opt.freeze):
-        raise InputError(f'--prune afs trains gates in place of scales, which --freeze '
-                         f'{" ".join(opt.freeze)} leaves as they are')
-    if opt.prune in ('magnitude', 'random'):
-        wrong = {'--density', '--delta_s'} & set(given)
-        if wrong:
-            raise InputError(f'--prune {opt.prune} has no gates: {wrong.pop()} belongs to afs')
-        if opt.macs_target == 1:
-            raise InputError(f'--prune {opt.prune} removes nothing: give a --macs_target below 1')
-
-
-def starts(opt):
-    """The epochs with which phases begin: {epoch: the part of the way that is gone, 0 to 1}."""
-    if opt.phases == 1:
-        return {1: 1.}
-    return {1 + p * opt.epochs // opt.phases: p / (opt.phases - 1) for p in range(opt.phases)}
-
-
-def prepared(opt, f, params, size):
-    """The net as training starts from it: with gates, if those are trained. Refuses what would fail
-    in a later phase."""
-    if not opt.prune:
-        return params
-    if opt.epochs < opt.phases:
-        raise InputError(f'--phases {opt.phases}: there are {opt.epochs} epochs; give less, or a '
-                         f'smaller --epoch_steps')
-    gated = with_gates(f, params) if opt.prune == 'afs' else params
-    scores = {k: v for k, v in channels.by_chance(params, 0).items()
-              if opt.prune != 'afs' or k in gated_sets(gated)}
-    scores = channels.trained(params, scores)
-    channels.to_target(f, params, scores, size, opt.macs_target, opt.round_channels)
-    return gated
-
-
-@torch.no_grad()
-def begin_phase(opt, f, params, epoch, size, batches):
-    """Where a phase begins with the epoch, mask channels of the student in `params` (as of
-    `loop.Training`), in place -> whether it does. `batches` are of training images."""
-    way = starts(opt).get(epoch) if opt.prune else None
-    student = utils.without_prefix(params, 'student.')
-    if way:
-        student = parallel.from_first(lambda: {k: v.cpu() for k, v in pruned(
-            opt, f, student, way, epoch > 1, size, batches).items()})
-        for k, v in student.items():
-            params[f'student.{k}'].data.copy_(v)
-    if opt.prune and METHODS[opt.method].needs == 'parameters':
-        # what those are drawn to is zero too; in each epoch, since a continued run starts anew
-        compared = utils.without_prefix(params, 'teacher.')
-        whole = masked({**student, **compared}, channels.left(student))
-        for k, v in compared.items():
-            v.copy_(whole[k])
-    return bool(way)
-
-
-def pruned(opt, f, params, way, trained, size, batches):
-    """The net with the masks, and the density, that are due after a part of the way, above 0, to 1.
-    Gates that are not `trained` yet stay dynamic."""
-    positions, target = channels.areas(f, params, size), opt.macs_target ** way
-    whole = channels.macs(plain(params), positions)
-    if opt.prune != 'afs':
-        scores = channels.of_left(params, channels.by_chance(params, opt.seed) if
-                                  opt.prune == 'random' else channels.by_magnitude(params))
-        keep = channels.to_target(f, params, channels.trained(params, scores), size, target,
-                                  opt.round_channels)
-        params = masked(params, keep)
-    else:
-        found = statistics(f, params, (inputs for inputs, _ in batches))
-        params = update(params, found, opt.delta_s) if trained else params
-        now = channels.macs(settled(params), positions)     # gates cost something too
-        params = mask_to_target(f, params, found, size, min(1., target * whole / now),
-                                opt.round_channels)
-        params |= {f'{base}.gate.density': torch.full_like(
-            params[f'{base}.gate.density'], opt.density ** way) for base in gates(params)}
-    print(f'{channels.macs(removed(params), positions) / whole:.3f} of the multiply-adds are left')
-    if opt.prune == 'afs':
-        on, dynamic = (int(sum(params[f'{base}.gate.{k}'].sum() for base in gates(params)))
-                       for k in ('mask', 'dynamic'))
-        print(f'the density is {opt.density ** way:.2f}; of {on} gates {dynamic} differ from image '
-              f'to image')
-    return params
-
-
 # ---- what is left -------------------------------------------------------------------------------
 
 def plain(params):
     """The net as it was without gates and masks, but for values."""
     return settled(params, all_of_them=True)
-
-
-def size_of(f, params, pixels):
-    """Parameters, and multiply-adds of an image of pixels x pixels."""
-    return (sum(v.numel() for k, v in params.items() if not utils.is_statistic(k)),
-            meta.multiply_adds(f, params, pixels))
-
-
-def notes(f, params, size, batches):
-    """For the log, of a net with masks: multiply-adds of an image of size x size pixels in the net
-    that it was, in the cut one, and in that less what gates leave out, the mean over `batches`;
-    parameters of the cut one."""
-    small = removed(params)
-    count, macs = size_of(f, small, size)
-    return {'multiply_adds_before': size_of(f, plain(params), size)[1], 'multiply_adds': macs,
-            'multiply_adds_dynamic': dynamic_macs(f, small, (x for x, _ in batches), size),
-            'n_parameters_cut': count}
-
-
-def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
-    """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
-    pixels: {name: [in each round]}; the nets take turns of so many steps."""
-    x = torch.randn(batch, 3, size, size, device=device, dtype=step.parameter_dtype(opt.dtype))
-    x = x.contiguous(memory_format=torch.channels_last)
-
-    def forward(params):
-        folded = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
-
-        def run():
-            with torch.no_grad(), step.precision(opt.dtype, device):
-                f(x, folded, False)
-
-        return run
-
-    times = timing.turns({k: forward(v) for k, v in nets.items()}, rounds, steps)
-    return {k: [batch / t for t in v] for k, v in times.items()}

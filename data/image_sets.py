@@ -24,8 +24,7 @@ import re
 
 import numpy as np
 
-import datasets
-import downloads
+from data import cifar_sets, downloads, folder_sets, shapes
 from utils import InputError
 
 NAMES = ('dogs', 'cub', 'mit67', 'caltech256-30', 'caltech256-60', 'food101', 'office31', 'folder',
@@ -80,7 +79,7 @@ def load(name, root, domain='', target='', shift=0.):
 
     Of a data set with domains, `domain` is for training and `target`, if given, for adaptation
     without its labels and for testing: test and target_set are all of it, otherwise None. For
-    `shapes`, shift > 0 makes the target: the images of training and testing, `datasets.shifted`.
+    `shapes`, shift > 0 makes the target: the images of training and testing, `shapes.shifted`.
     """
     check_choice(name, domain, target, shift)
     root = pathlib.Path(root).expanduser()
@@ -125,11 +124,11 @@ def check_domain(name, domain):
 
 
 def arrays(name, root, shift):
-    train, test, classes = datasets.load(name, root)
-    names = list(datasets.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
+    train, test, classes = cifar_sets.load(name, root)
+    names = list(shapes.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
     if not shift:
         return train, test, None, names
-    target, test = ((datasets.shifted(images, shift, seed), labels)
+    target, test = ((shapes.shifted(images, shift, seed), labels)
                     for seed, (images, labels) in enumerate((train, test)))
     return train, test, target, names
 
@@ -388,13 +387,13 @@ def folders(root):
     has_train, tests = (root / 'train').is_dir(), [p for p in ('test', 'val')
                                                    if (root / p).is_dir()]
     if has_train and tests:
-        *train, names = datasets.class_folders(root, 'train')
-        *test, others = datasets.class_folders(root, tests[0])
+        *train, names = folder_sets.class_folders(root, 'train')
+        *test, others = folder_sets.class_folders(root, tests[0])
         same_classes(names, others, root / 'train', root / tests[0])
         return tuple(train), tuple(test), names
-    if has_train and not datasets.image_files(root / 'train'):   # else it is a class, of vehicles
+    if has_train and not folder_sets.image_files(root / 'train'):   # else a class, of vehicles
         raise InputError(f'{root} has train/, but neither test/ nor val/')
-    *train, names = datasets.class_folders(root)
+    *train, names = folder_sets.class_folders(root)
     return tuple(train), None, names
 
 
@@ -410,7 +409,7 @@ def lists(root):
 def folders_of(root, domain):
     """<domain>/<class>/<image> or <domain>/images/<class>/<image>."""
     folder, inner = root / domain, root / domain / 'images'
-    *found, names = datasets.class_folders(inner if inner.is_dir() else folder)
+    *found, names = folder_sets.class_folders(inner if inner.is_dir() else folder)
     return tuple(found), names
 
 
@@ -482,8 +481,8 @@ def report(title, root, found):
 def download(name, root):
     """Fetch what is not below the folder `root` yet, and unpack it there."""
     root = pathlib.Path(root).expanduser()
-    if name in datasets.CIFAR:
-        datasets.cifar_folder(name, root)
+    if name in cifar_sets.CIFAR:
+        cifar_sets.cifar_folder(name, root)
     elif name not in DOWNLOADS:
         raise InputError(f'there is no --download for {name}: {source(name)}')
     for url, sha256, *places in DOWNLOADS.get(name, ()):

@@ -2,7 +2,7 @@
 import torch
 
 import utils
-from meta import on_meta
+from weights.facts import on_meta
 
 EPS = 1e-5      # of F.batch_norm
 

@@ -1,11 +1,8 @@
-"""Arrays and image files -> batches on the device. Images stay uint8 until they are there; the
-augmentation of a whole batch of arrays is one gather, files are decoded and cropped in workers."""
+"""Image files -> batches: decoded and cropped in workers, uint8 until they are on the device."""
 import math
 import os
 import pathlib
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,123 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import parallel
+from data import arrays
+from engine import processes
 from utils import InputError, RunError
-
-
-def pad_reflect(images, pad):
-    """(N, H, W, 3) -> (N, H+2p, W+2p, 3), mirrored without repeating the edge."""
-    if pad >= min(images.shape[1:3]):
-        raise InputError(f'--randomcrop_pad {pad} is too large for images of '
-                         f'{images.shape[1]}x{images.shape[2]} pixels')
-    return np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode='reflect')
-
-
-def crop_flip(padded, index, top, left, flip, height, width):
-    """The images `index` of `padded` (N, H', W', 3), each cropped to (height, width) at its own
-    corner (top, left) and mirrored where `flip`: (B, height, width, 3)."""
-    rows = top[:, None] + torch.arange(height, device=padded.device)
-    cols = torch.arange(width, device=padded.device)
-    cols = left[:, None] + torch.where(flip[:, None], width - 1 - cols, cols)
-    return padded[index[:, None, None], rows[:, :, None], cols[:, None, :]]
-
-
-def normalise(images, stats):
-    """uint8 (B, H, W, 3) and [mean, deviation] (2, 3) -> (B, 3, H, W) in channels_last memory
-    format, of the statistics' dtype."""
-    # over whole rows at a time: three values at a time are no work for vector instructions
-    width = images.shape[2]
-    mean, std = stats.repeat(1, width)
-    rows = images.to(stats.dtype).flatten(2).sub_(mean).div_(std)
-    return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
-
-
-class Images(NamedTuple):
-    """A set of images as a step takes it, batch by batch.
-
-    n: the number of images in an epoch. epoch(generator): draws what an epoch needs, from a CPU
-    generator, so that it does not depend on the device -> iterator of (size, *tensors): the number
-    of images of each batch, and what it is made of, if that does not lie on the device. make(size,
-    *tensors) -> inputs (B, 3, H, W), targets (B,), on the device; it keeps to tensors, of which it
-    changes those in `state` in place.
-    """
-    n: int
-    epoch: Callable
-    make: Callable
-    state: list
-
-    def batches(self, generator=None):
-        """The inputs and targets of an epoch's batches."""
-        return (self.make(*batch) for batch in self.epoch(generator))
-
-
-def sizes_of(n, size):
-    """Of batches of n images: the last one smaller. One image that is left over goes into the batch
-    before: batch normalisation of a single image may have a single value."""
-    sizes = [size] * (n // size) + ([n % size] if n % size else [])
-    if len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [size + 1]
-    return sizes
-
-
-def test_batch(batch_size, size, device):
-    """Images of a test batch, if training takes `batch_size` of size x size pixels: on a GPU as
-    many as 2,048 small ones of CIFAR, whose kernels are too short to fill it."""
-    many = 2048 * 32 ** 2 // size ** 2 // parallel.world() * parallel.world()
-    return max(batch_size, many) if device.type == 'cuda' else batch_size
-
-
-def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0, train=False):
-    """`Images` that lie on the device: uint8 (N, H, W, 3), and labels int64 (N,).
-
-    In training, images come in random order, mirrored with probability 1/2 and, for pad > 0 (images
-    then have that many pixels around them), cropped at random. All this is drawn once per epoch. Of
-    several processes, which all draw the same, each gets its share of every batch.
-    """
-    device = images.device
-    stats = torch.tensor([mean, std], dtype=dtype, device=device)
-    n, height, width = len(images), images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
-    plan = parallel.shard(torch.arange(n), even=train)
-    sizes = sizes_of(len(plan), batch_size // parallel.world())
-    # an epoch's images, corners and flips, and how many of its images were taken
-    draws = torch.zeros(len(plan), 4, dtype=torch.long, device=device)
-    place = torch.zeros((), dtype=torch.long, device=device)
-    draws[:, 0] = plan
-
-    def epoch(generator=None):
-        if train:
-            new = torch.stack([torch.randperm(n, generator=generator),
-                               *torch.randint(2 * pad + 1, (2, n), generator=generator),
-                               torch.randint(2, (n,), generator=generator)])
-            draws.copy_(parallel.shard(new.T, even=True), non_blocking=True)
-        place.zero_()
-        return ((size,) for size in sizes)
-
-    def make(size):
-        index, top, left, flip = draws[place + torch.arange(size, device=device)].T
-        place.add_(size)
-        if train:
-            x = crop_flip(images, index, top, left, flip.bool(), height, width)
-        else:
-            x = images[index]
-        return normalise(x, stats), labels[index]
-
-    return Images(n, epoch, make, [place])
-
-
-def both(source, target):
-    """Batches of two sets, one behind the other, with the labels of the first."""
-    def epoch(generator=None):
-        pairs = zip(source.epoch(generator), target.epoch(generator), strict=True)
-        return ((n, *x, *y) for (n, *x), (_, *y) in pairs)
-
-    def make(size, *tensors):
-        half = len(tensors) // 2
-        (x, labels), (y, _) = source.make(size, *tensors[:half]), target.make(size, *tensors[half:])
-        return torch.cat([x, y]), labels
-
-    return Images(source.n, epoch, make, source.state + target.state)
-
 
 # ---- image files --------------------------------------------------------------------------------
 
@@ -273,7 +156,7 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     """
     warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
-    dataset, share = Files(images, labels, size, **views), batch_size // parallel.world()
+    dataset, share = Files(images, labels, size, **views), batch_size // processes.world()
     n = len(images)
     count = count or n
 
@@ -285,8 +168,8 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
             plan = torch.stack([order, seeds], dim=1)
         else:
             plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
-        plan = parallel.shard(plan, even=train)
-        parts = plan.split(sizes_of(len(plan), share)) if train else plan.split(share)
+        plan = processes.shard(plan, even=train)
+        parts = plan.split(arrays.sizes_of(len(plan), share)) if train else plan.split(share)
         loader = DataLoader(dataset, None, sampler=[p.T for p in parts if len(p)],
                             num_workers=nthread, pin_memory=device.type == 'cuda',
                             generator=torch.Generator())    # leaves torch's own alone
@@ -294,10 +177,10 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
 
     def make(_, images, targets):
         images, targets = (v.to(device, non_blocking=True) for v in (images, targets))
-        inputs = normalise(images.flatten(0, 1), stats)
+        inputs = arrays.normalise(images.flatten(0, 1), stats)
         return inputs if images.shape[1] == 1 else inputs.unflatten(0, images.shape[:2]), targets
 
-    return Images(count if train else n, epoch, make, [])
+    return arrays.Images(count if train else n, epoch, make, [])
 
 
 def whole_errors(loader):

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch.fx import Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import step
 import utils
-from attentive import channel_attention, entropy, spatial_attention
+from engine import step
+from methods.attentive import channel_attention, entropy, spatial_attention
 
 # ---- distances to the source --------------------------------------------------------------------
 

@@ -19,21 +19,18 @@ from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
 
-import data
-import graphs
-import parallel
-import runs
-import step
-import weights
-from threads import Pace
+from data import arrays
+from engine import graphs, processes, runs, step
+from engine.threads import Pace
 from utils import InputError, RunError
+from weights import store
 
 
 @dataclasses.dataclass(eq=False)
 class Training:
     """One run, as `fit` trains it: `state.params` has the student's entries under 'student.'.
 
-    opt: the options, those of `training.add_flags` and the script's own
+    opt: the options, those of `script.add_flags` and the script's own
     train, test, validation: sets; the last one is a further test set, if there is one
     generator: of order and augmentation; where there is dropout (`draws`), of that too
     checkpoint, lines: what `runs.previous` found to go on from
@@ -46,13 +43,13 @@ class Training:
     """
     opt: argparse.Namespace
     state: step.State
-    train: data.Images
-    test: data.Images
+    train: arrays.Images
+    test: arrays.Images
     classes: int
     generator: torch.Generator
     checkpoint: dict | None = None
     lines: list = dataclasses.field(default_factory=list)
-    validation: data.Images | None = None
+    validation: arrays.Images | None = None
     weight: Callable = lambda epoch: 0.
     rate: Callable | None = None
     notes: Callable = lambda lines: {}
@@ -98,9 +95,9 @@ def begin(t, device):
     here = runs.environment(t.opt, device)
     t.news = {'continued': here} if t.lines else {}
     t.lines = t.lines or [{**vars(t.opt), **here}]
-    fixed = t.opt.deterministic or device.type != 'cpu' or parallel.world() > 1
+    fixed = t.opt.deterministic or device.type != 'cpu' or processes.world() > 1
     t.pace = Pace(torch.get_num_threads(), fixed)
-    if parallel.is_first():
+    if processes.is_first():
         runs.write_log(t.folder / 'log.txt', t.lines)
     print(f'{t.folder}: epochs {t.epoch + 1} to {t.opt.epochs} on {runs.device_name(device)}, '
           f'{t.opt.dtype}', flush=True)
@@ -110,7 +107,7 @@ def begin(t, device):
 def restore(t, device):
     """Put a checkpoint's state into that of the run, in place."""
     its, own = t.checkpoint, t.state
-    weights.check_same(its['params'], runs.trained(own.params), its['path'])
+    store.check_same(its['params'], runs.trained(own.params), its['path'])
     for k, v in runs.trained(own.params).items():
         v.copy_(its['params'][k])
     for k, v in own.momenta.items():
@@ -144,9 +141,9 @@ def next_step(t):
 def averages(sums, where):
     """What an epoch added up in all processes, read off the device -> loss, accuracy in percent of
     one guess and of five, parts. RunError, if a loss was not finite."""
-    n, loss, right, right5, steps, finite, given, *parts = parallel.total(sums).tolist()
+    n, loss, right, right5, steps, finite, given, *parts = processes.total(sums).tolist()
     if finite < steps:
-        raise RunError(f'the loss is not finite in step {int(finite / parallel.world()) + 1} of '
+        raise RunError(f'the loss is not finite in step {int(finite / processes.world()) + 1} of '
                        f'{where}; nothing was saved since the epoch before. Try a smaller --lr, a '
                        f'smaller weight of the loss that a method adds, or --dtype float')
     parts = parts[:round(given / max(1, steps))]
@@ -184,7 +181,7 @@ def end_epoch(t, z, device, save):
                     'threads': t.pace.most_used(), **t.news})
     t.lines[-1].update(t.notes(t.lines))
     t.news = {}
-    if parallel.is_first():
+    if processes.is_first():
         runs.write_log(t.folder / 'log.txt', t.lines)
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
             random = runs.random_state(t.generator, t.draws and device.type == 'cuda')
@@ -235,7 +232,7 @@ def why_no_graph(opt, device):
     """Why steps are not captured on a device; '' if they are."""
     if device.type != 'cuda':
         return 'this is no GPU'
-    if parallel.world() > 1:
+    if processes.world() > 1:
         return 'several processes average their gradients between forward pass and update'
     return '--no_graph' if opt.no_graph else ''
 
@@ -265,7 +262,7 @@ def progress(trainings, device):
     host = torch.zeros(3, dtype=torch.float64, pin_memory=device.type == 'cuda')
     bar = tqdm(total=sum(t.train.n * (t.opt.epochs - t.epoch) for t in trainings), unit=' images',
                leave=False, dynamic_ncols=True, smoothing=.05,
-               disable=None if parallel.is_first() else True)
+               disable=None if processes.is_first() else True)
 
     def start(active):
         host.zero_()
@@ -273,7 +270,7 @@ def progress(trainings, device):
         bar.set_description(f'{several}epoch {t.epoch + 1}/{t.opt.epochs}', refresh=False)
 
     def advance(sample):
-        bar.update(sum(batch[0] for _, batch in sample) * parallel.world())
+        bar.update(sum(batch[0] for _, batch in sample) * processes.world())
         t = sample[0][0]
         if not bar.disable and t.steps % 10 == 0:
             n, loss, right = host.tolist()
@@ -328,7 +325,7 @@ def fit(trainings, device):
         for t in active:
             t.epoch += 1
             trained[t] = {'train_time': t.seconds, **end_training(t)}
-            parallel.share_statistics(t.state.params)
+            processes.share_statistics(t.state.params)
         tested = test([t for t in active if not t.failure], samples, take)
         stop = time.time() > float(os.environ.get('STOP_AT', 'inf'))
         with bar.external_write_mode():

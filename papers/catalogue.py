@@ -4,6 +4,8 @@
 source could not be checked and is printed so.
 """
 
+
+
 # Where the papers' numbers were found, beside the papers themselves.
 TEXT = "the paper's text"
 ROCKET = 'arXiv:1708.04106, table 1'    # Rocket Launching, quoting the attention transfer paper

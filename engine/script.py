@@ -17,12 +17,9 @@ import time
 
 import torch
 
-import loop
-import parallel
-import runs
-import step
-import weights
+from engine import loop, processes, runs, step
 from utils import InputError, RunError
+from weights import store
 
 # ---- the script around a run --------------------------------------------------------------------
 
@@ -103,7 +100,7 @@ def check_flags(opt):
                          f'between 0 and 1')
     opt.epoch_step = steps
     if opt.export:
-        weights.check_format(opt.export)
+        store.check_format(opt.export)
 
 
 def whole_epochs(opt):
@@ -140,10 +137,10 @@ def unusual(opt, usual):
 
 def set_up(opt):
     """Device, precision and determinism -> the device. Fills in `opt.dtype`."""
-    device = parallel.connect()
-    if opt.batch_size % parallel.world():
+    device = processes.connect()
+    if opt.batch_size % processes.world():
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by '
-                         f'{parallel.world()} processes')
+                         f'{processes.world()} processes')
     if opt.dtype == 'auto':
         opt.dtype = 'bfloat16' if computes_bfloat16(device) else 'float'
     if opt.deterministic:
@@ -172,9 +169,9 @@ def main(argv, script, parse, prepare, instead=lambda opt: None,
         opt.command = shlex.join([pathlib.Path(script).name, *part])
     check_together(opts)
     opt = opts[0]
-    parallel.choose_gpus(opt.gpu_id)
-    if opt.ngpu > 1 and not parallel.launched():
-        return parallel.launch(opt.ngpu, script, argv)
+    processes.choose_gpus(opt.gpu_id)
+    if opt.ngpu > 1 and not processes.launched():
+        return processes.launch(opt.ngpu, script, argv)
     device = [set_up(opt) for opt in opts][0]
     if do := instead(opt):
         if len(opts) > 1:
@@ -182,7 +179,7 @@ def main(argv, script, parse, prepare, instead=lambda opt: None,
         do(opt, device)
     else:
         train(opts, device, prepare, exported, afterwards)
-    parallel.disconnect()
+    processes.disconnect()
 
 
 # options that runs side by side share
@@ -200,7 +197,7 @@ def check_together(opts):
         if any(v != values[0] for v in values):
             raise InputError(f'runs side by side share --{name}; here it is '
                              f'{", ".join(map(str, dict.fromkeys(values)))}')
-    if opts[0].ngpu > 1 or parallel.launched():
+    if opts[0].ngpu > 1 or processes.launched():
         raise InputError('runs side by side share one process: leave --ngpu and torchrun out')
     folders = [os.path.realpath(opt.save) for opt in opts]
     for folder in folders:
@@ -212,11 +209,11 @@ def train(opts, device, prepare, exported, afterwards):
     """Lock the folders of runs, find what there is to go on from, train what is missing, finish."""
     found = [prepare(opt, device) for opt in opts]
     with contextlib.ExitStack() as stack:
-        for opt in opts if parallel.is_first() else ():
+        for opt in opts if processes.is_first() else ():
             stack.enter_context(runs.lock(opt.save))
         trainings = {}
         for opt, make in zip(opts, found, strict=True):
-            checkpoint, lines = parallel.from_first(lambda opt=opt: runs.previous(opt))
+            checkpoint, lines = processes.from_first(lambda opt=opt: runs.previous(opt))
             if not checkpoint or checkpoint['epoch'] < opt.epochs:
                 trainings[opt.save] = make(checkpoint, lines)
         left = list(trainings.values())
@@ -225,7 +222,7 @@ def train(opts, device, prepare, exported, afterwards):
         for opt in opts:
             if opt.save in trainings and not trainings[opt.save].is_done:
                 continue
-            if parallel.is_first():
+            if processes.is_first():
                 runs.finish(opt, lambda params, opt=opt: exported(opt, params))
                 afterwards(opt, device)
     failed = [t for t in left if t.failure]
@@ -260,20 +257,20 @@ def run(main):
     try:
         main()
     except (InputError, RunError) as e:
-        parallel.leave_it_to_the_first()
+        processes.leave_it_to_the_first()
         print(f'error: {e}', file=sys.stderr)
         status = 2 if isinstance(e, InputError) else 1
     except RuntimeError:
-        if parallel.launched():     # another process, with which this one spoke, says what is wrong
-            time.sleep(2 * parallel.PATIENCE)
+        if processes.launched():     # another one, with which this one spoke, says what is wrong
+            time.sleep(2 * processes.PATIENCE)
         raise
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        if parallel.is_first():
+        if processes.is_first():
             print('interrupted; the same command continues a training from its last checkpoint',
                   file=sys.stderr)
         status = 130
     if status in (1, 2):
-        parallel.leave()
+        processes.leave()
     sys.exit(status)

@@ -10,7 +10,7 @@ import hickle
 import numpy as np
 import torch
 
-from downloads import download
+from data.downloads import download
 from utils import InputError, RunError, without_prefix
 
 # Files that can be named instead of given: where they are, the beginning of their sha256 ('' where

@@ -13,20 +13,19 @@ import pathlib
 import platform
 import re
 import subprocess
-import textwrap
 import time
 
 import torch
 
-import parallel
-import weights
+from engine import plots, processes
 from utils import InputError, RunError
+from weights import store
 
 # options that say where and how a run runs, not what it computes: they may differ on continuing
 NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'ngpu', 'gpu_id', 'dataroot', 'compile',
            'cuda', 'imagenetpath', 'iterations', 'no_graph', 'save_every',
            'command'}
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parents[1]
 
 
 @contextlib.contextmanager
@@ -74,7 +73,7 @@ def environment(opt, device):
     revision, changed = revision_of(HERE)
     return dict(command=opt.command, git=revision, git_dirty=changed, torch=torch.__version__,
                 python=platform.python_version(), device=device_name(device),
-                threads=torch.get_num_threads(), processes=parallel.world())
+                threads=torch.get_num_threads(), processes=processes.world())
 
 
 def revision_of(folder):
@@ -171,8 +170,8 @@ def previous(opt):
     path = model if model.exists() else opt.resume
     if not path:
         return None, []
-    state = weights.load(path)
-    state = {**state, 'params': weights.parameters(state, path), 'path': path}
+    state = store.load(path)
+    state = {**state, 'params': store.parameters(state, path), 'path': path}
     if not isinstance(state.get('epoch'), int):
         raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
     if path is not model and state['epoch'] >= opt.epochs:
@@ -206,9 +205,9 @@ def finish(opt, exported):
     last = read_log(folder / 'log.txt')[-1]
     print(f'{folder} is finished: {last["epoch"]} epochs, test error '
           f'{100 - last["test_acc"]:.2f} %')
-    plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
+    plots.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
     if opt.export:
-        weights.write(exported(weights.read(folder / 'model.pt7')), opt.export)
+        store.write(exported(store.read(folder / 'model.pt7')), opt.export)
         print(f'wrote {opt.export}')
 
 
@@ -240,44 +239,3 @@ def drawing_from(generator):
     finally:
         generator.set_state(torch.get_rng_state())
         torch.set_rng_state(before)
-
-
-@contextlib.contextmanager
-def figure(path, **labels):
-    """Axes to draw on, with a legend, saved as the picture `path`."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    yield axes
-    axes.set(**labels)
-    axes.grid(alpha=.3)
-    legend = axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
-    for text in legend.get_texts():
-        text.set_text(textwrap.fill(text.get_text(), 60))
-    data = io.BytesIO()
-    figure.savefig(data, dpi=120)
-    plt.close(figure)
-    write(pathlib.Path(path), data.getvalue())
-
-
-def plot_curves(logs, path):
-    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
-    with figure(path, xlabel='epoch', ylabel='error, % (dashed: on the training images)',
-                ylim=(0, None)) as axes:
-        for i, (label, log) in enumerate(logs.items()):
-            lines = read_log(log)[1:]
-            epochs = [z['epoch'] for z in lines]
-            axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
-            axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
-
-
-def plot_points(series, path, **labels):
-    """Draw {label: [(x, y, spread of y)]}, each joined by lines, x on a logarithmic scale."""
-    with figure(path, **labels) as axes:
-        axes.set_xscale('log')
-        for label, points in series.items():
-            axes.errorbar(*zip(*sorted(points), strict=True), marker='o', capsize=3, label=label)
-        ticks = sorted({round(x) for points in series.values() for x, *_ in points})
-        axes.set_xticks(ticks, map(str, ticks))
-        axes.set_xticks([], minor=True)

@@ -10,10 +10,9 @@ import re
 
 import torch
 
-import folding
-import meta
 import utils
 from utils import InputError
+from weights import facts, folding
 
 # ---- sets of channels ---------------------------------------------------------------------------
 
@@ -161,7 +160,7 @@ def areas(f, params, size):
     """The positions that each filter bank is applied at, in an image of size x size pixels:
     {key: number}."""
     taps = dict.fromkeys(folding.convolutions(params))
-    f(*meta.on_meta(params, size), False, taps=taps)
+    f(*facts.on_meta(params, size), False, taps=taps)
     return {weight_of(params, k): x[0, 0].numel() for k, x in taps.items() if x is not None}
 
 
@@ -171,7 +170,7 @@ def costs(params, positions):
 
 
 def macs(params, positions):
-    """Multiply-adds of all layers, as `meta.multiply_adds` counts them in a run."""
+    """Multiply-adds of all layers, as `facts.multiply_adds` counts them in a run."""
     return sum(costs(params, positions).values())
 
 
@@ -219,7 +218,7 @@ def to_target(f, params, scores, size, target, multiple=1):
         raise InputError('this net has no channels that could be cut')
     positions = areas(f, params, size)
     order = ranked(params, scores, positions, target / 2)
-    whole, blank = macs(params, positions), meta.on_meta(params)[1]
+    whole, blank = macs(params, positions), facts.on_meta(params)[1]
 
     def kept(n):
         left = torch.bincount(order[n:], minlength=len(scores)).tolist()

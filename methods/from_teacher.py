@@ -10,13 +10,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-import loop
-import meta
-import runs
-import step
-import training
 import utils
+from engine import loop, runs, script, step
 from utils import InputError
+from weights import facts
 
 DECAYS = ('constant', 'linear', 'cosine', 'step')
 
@@ -50,14 +47,14 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
 def check_flags(opt, teacher, groups):
     """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list and
     --beta_decay. `teacher` is the flag that names the teacher."""
-    chosen = training.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
+    chosen = script.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
     if not chosen or not all(type(g) is int and 0 <= g < groups for g in chosen):
         raise InputError(f'--at_groups {opt.at_groups}: choose from '
                          f'{", ".join(map(str, range(groups)))}')
     opt.at_groups = chosen
     if not 0 <= opt.alpha <= 1:
         raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
-    training.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])
+    script.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])
     given = getattr(opt, teacher)
     if opt.method != 'at' and not opt.beta:
         raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
@@ -79,7 +76,7 @@ def name_parts(opt, usual):
     the `usual` ones ({name: value})."""
     parts = [f'{opt.method}{opt.beta:g}'] if opt.beta else []
     parts += [f'kd{opt.alpha:g}'] if opt.alpha else []
-    return parts + training.unusual(opt, usual)
+    return parts + script.unusual(opt, usual)
 
 
 # ---- what is minimised --------------------------------------------------------------------------
@@ -213,4 +210,4 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     return loop.Training(
         opt, step.new_state(objective, params, opt.dtype, opt.weight_decay), train, test, classes,
         generator, checkpoint, lines, weight=lambda epoch: beta_in(opt, epoch),
-        draws=meta.draws(f_s, student, size))
+        draws=facts.draws(f_s, student, size))

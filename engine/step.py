@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import parallel
+from engine import processes
 
 MOMENTUM = .9
 DTYPES = {'float': torch.float32, 'bfloat16': torch.bfloat16, 'double': torch.float64}
@@ -99,7 +99,7 @@ def train_step(state, inputs, targets):
         loss, logits, parts = state.objective(state.params, inputs, targets, True, state.weight)
     learnt = {k: state.params[k] for k in state.momenta}
     gradients = torch.autograd.grad(loss, learnt.values(), allow_unused=True)
-    update(state, parallel.averaged(dict(zip(learnt, gradients, strict=True))))
+    update(state, processes.averaged(dict(zip(learnt, gradients, strict=True))))
     add_up(state.sums, loss, logits, targets, parts)
 
 
@@ -118,7 +118,7 @@ def test_errors(f, params, images, dtype, device):
     with precision(dtype, device):
         for inputs, targets in images.batches():
             right += right_answers(f(inputs, params, False)[0], targets)
-    return [100 - 100 * v / images.n for v in parallel.total(right).tolist()]
+    return [100 - 100 * v / images.n for v in processes.total(right).tolist()]
 
 
 @torch.no_grad()

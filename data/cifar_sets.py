@@ -1,0 +1,130 @@
+"""Data sets that are held in memory, by name: CIFAR10, CIFAR100, shapes.
+
+Images are uint8 (N, H, W, 3) in RGB order, labels int64 (N,). CIFAR, from
+https://www.cs.toronto.edu/~kriz/cifar.html, is read from a folder or downloaded.
+"""
+import io
+import pathlib
+import pickle
+
+import numpy as np
+
+from data import shapes
+from data.downloads import download, unpack
+from utils import InputError
+
+# sha256 of the archives, as Keras and others publish them
+CIFAR = {
+    'CIFAR10': dict(
+        url='https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz',
+        sha256='6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce',
+        folder='cifar-10-batches-py', labels=b'labels', classes=10,
+        train=[f'data_batch_{k}' for k in range(1, 6)], test=['test_batch']),
+    'CIFAR100': dict(
+        url='https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz',
+        sha256='85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7',
+        folder='cifar-100-python', labels=b'fine_labels', classes=100,
+        train=['train'], test=['test']),
+}
+COUNTS = {'train': 50000, 'test': 10000}
+NAMES = [*CIFAR, 'shapes']
+# of CIFAR-10, grey levels; the published code uses them for CIFAR-100 too
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+
+
+def load(name, root='.', validate=0):
+    """The data set `name` below the folder `root` -> (train, test), each (images, labels), and
+    the number of classes.
+
+    `validate` > 0 takes that many training images, the same ones in every run, out of the
+    training set and returns them as the test set.
+    """
+    if name == 'shapes':
+        sets = [shapes.shapes(n, seed)[:2] for seed, n in enumerate(shapes.SHAPES_COUNTS.values())]
+        classes = len(shapes.SHAPES)
+    else:
+        folder, classes = cifar_folder(name, root), CIFAR[name]['classes']
+        sets = [cifar(name, folder, part) for part in COUNTS]
+    train, test = sets
+    return *(held_out(train, validate) if validate else (train, test)), classes
+
+
+def held_out(train, n):
+    """The training set (images, labels) without n images, the same ones in every run, and those."""
+    if not 0 < n < len(train[1]):
+        raise InputError(f'--validate {n}: give a number between 1 and {len(train[1]) - 1}, the '
+                         f'training images less one')
+    order = np.random.default_rng(0).permutation(len(train[1]))
+    return tuple(a[order[n:]] for a in train), tuple(a[order[:n]] for a in train)
+
+
+# ---- CIFAR ------------------------------------------------------------------------------------
+
+def cifar_folder(name, root):
+    """The folder of CIFAR's batches below `root`; downloaded and unpacked when it is not there."""
+    spec = CIFAR[name]
+    root = pathlib.Path(root).expanduser()
+    folder = root / spec['folder']
+    if not folder.exists():
+        archive = download(spec['url'], root, spec['sha256'])
+        unpack(archive, root)
+    return folder
+
+
+def cifar(name, folder, part):
+    """One part ('train' or 'test') of CIFAR, checked for shapes, counts and labels."""
+    spec = CIFAR[name]
+    images, labels = [], []
+    for file in spec[part]:
+        path = folder / file
+        batch = unpickle(path)
+        try:
+            data, target = batch[b'data'], np.asarray(batch[spec['labels']])
+            good = (data.shape == (len(target), 3072) and data.dtype == np.uint8
+                    and target.dtype.kind == 'i' and target.ndim == 1 and len(target) > 0
+                    and 0 <= target.min() and target.max() < spec['classes'])
+        except (KeyError, TypeError, AttributeError, ValueError):
+            good = False
+        if not good:
+            raise InputError(f'{path} is no batch of {name}: it should hold uint8 data (N, 3072) '
+                             f'and N labels from 0 to {spec["classes"] - 1}. Delete the folder to '
+                             f'have it downloaded again')
+        images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        labels.append(target)
+    images, labels = np.concatenate(images), np.concatenate(labels).astype(np.int64)
+    if len(labels) != COUNTS[part]:
+        raise InputError(f'{folder} holds {len(labels)} {part} images of {name} instead of '
+                         f'{COUNTS[part]}. Delete the folder to have it downloaded again')
+    return images, labels
+
+
+def unpickle(path):
+    """What a batch file holds, if that is arrays, lists, dicts, strings and numbers only."""
+    try:
+        return PlainUnpickler(io.BytesIO(path.read_bytes()), encoding='bytes').load()
+    except OSError as e:
+        raise InputError(f'cannot read {path}: {e.strerror}. Delete its folder to have it '
+                         f'downloaded again, or name another one with --dataroot') from None
+    except Exception as e:      # a damaged pickle raises nearly anything
+        raise InputError(f'cannot read {path}: {e}. Delete its folder to have it downloaded '
+                         f'again') from None
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Knows the few names of which pickled numpy arrays are made, and refuses all others."""
+
+    ALLOWED = {
+        '_reconstruct': np.empty(0).__reduce__()[0],
+        'scalar': np.float64(0).__reduce__()[0],
+        'ndarray': np.ndarray,
+        'dtype': np.dtype,
+        'encode': lambda text, encoding: text.encode('latin1'),
+    }
+
+    def find_class(self, module, name):
+        modules = {'numpy', 'numpy.core.multiarray', 'numpy._core.multiarray', '_codecs'}
+        if module in modules and name in self.ALLOWED:
+            return self.ALLOWED[name]
+        raise pickle.UnpicklingError(f'it carries code ({module}.{name}), which no data batch does')
+# sorts ImageNet's validation images into folders; the one that the ecosystem uses
+VALPREP = 'https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh'

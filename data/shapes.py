@@ -1,0 +1,119 @@
+"""`shapes`: images that the program draws, ten classes of shapes on textured ground."""
+import pathlib
+
+import cv2
+import numpy as np
+
+from utils import InputError
+
+# ---- shapes -----------------------------------------------------------------------------------
+
+SHAPES_COUNTS = {'train': 5000, 'test': 1000}
+
+
+def regular(n, start=0.):
+    """The n corners of a regular polygon on the unit circle, (n, 2)."""
+    angle = start + 2 * np.pi * np.arange(n) / n
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def star(n, inner):
+    points = regular(2 * n)
+    points[1::2] *= inner
+    return points
+
+
+def crescent():
+    outer = regular(40)[5:36]
+    inner = outer[::-1] * [.55, .85] + [.25, 0]
+    return np.concatenate([outer, inner])
+
+
+CIRCLE = regular(40)
+CROSS = np.array([(1, .33), (.33, .33), (.33, 1), (-.33, 1), (-.33, .33), (-1, .33), (-1, -.33),
+                  (-.33, -.33), (-.33, -1), (.33, -1), (.33, -.33), (1, -.33)])
+ARROW = np.array([(1, 0), (.1, .8), (.1, .3), (-1, .3), (-1, -.3), (.1, -.3), (.1, -.8)])
+# name -> outlines, filled by the even-odd rule
+SHAPES = {
+    'circle': [CIRCLE], 'triangle': [regular(3)], 'square': [regular(4)],
+    'pentagon': [regular(5)], 'hexagon': [regular(6)], 'star': [star(5, .45)], 'cross': [CROSS],
+    'ring': [CIRCLE, CIRCLE * .55], 'crescent': [crescent()], 'arrow': [ARROW],
+}
+
+
+def fill(outlines, size, scale=4):
+    """Coverage, 0 to 1, of each of size x size pixels by outlines given in pixels."""
+    canvas = np.zeros((size * scale, size * scale), np.uint8)
+    points = [np.round((o * scale - .5) * 16).astype(np.int32) for o in outlines]
+    cv2.fillPoly(canvas, points, 255, shift=4)
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) / np.float32(255)
+
+
+def place(outlines, rng, centre, radius):
+    """Outlines turned, squeezed a little, scaled to `radius` and moved to `centre`."""
+    turn = rng.uniform(0, 2 * np.pi)
+    squeeze = np.array([1, rng.uniform(.8, 1)])
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return [(o * squeeze) @ rotation.T * radius + centre for o in outlines]
+
+
+def texture(rng, size, grain, contrast):
+    """Smooth noise, (size, size, 3), of zero mean; `contrast` is its deviation in grey levels."""
+    noise = rng.normal(0, contrast, (grain, grain, 3)).astype(np.float32)
+    return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def draw(rng, label, size):
+    """One image, uint8 (size, size, 3), and the mask of its shape, bool (size, size)."""
+    ground = rng.uniform(30, 225, 3)
+    image = ground + texture(rng, size, int(rng.integers(3, 9)), rng.uniform(5, 30))
+    for _ in range(int(rng.integers(1, 6))):        # distractors: small polygons of no class
+        blob = [rng.uniform(-1, 1, (int(rng.integers(3, 6)), 2))]
+        blob = place(blob, rng, rng.uniform(0, size, 2), size * rng.uniform(.06, .16))
+        image += fill(blob, size)[..., None] * (rng.uniform(0, 255, 3) - image)
+    radius = size * rng.uniform(.26, .42)
+    outlines = place(list(SHAPES.values())[label], rng,
+                     rng.uniform(.8 * radius, size - .8 * radius, 2), radius)
+    alpha = fill(outlines, size)
+    colour = rng.uniform(0, 255, 3)
+    colour += (np.sign(127 - ground.mean()) * rng.uniform(50, 90) + ground.mean()
+               - colour.mean())     # so much brighter or darker than the ground
+    colour = colour + texture(rng, size, int(rng.integers(2, 6)), rng.uniform(5, 20))
+    image += alpha[..., None] * (colour - image)
+    image += rng.normal(0, rng.uniform(0, 8), image.shape)
+    return image.clip(0, 255).astype(np.uint8), alpha > .5
+
+
+def shapes(n, seed=0, size=32):
+    """`n` images of ten classes of shapes (the keys of SHAPES), in turn: random place, size,
+    rotation and colour, on textured clutter among distractors.
+
+    -> images uint8 (n, size, size, 3), labels int64 (n,), masks bool (n, size, size) of the
+    shape. Image i depends on `seed`, i and `size` alone.
+    """
+    labels = np.arange(n) % len(SHAPES)
+    drawn = [draw(np.random.default_rng([seed, i]), label, size) for i, label in enumerate(labels)]
+    images, masks = (np.stack(a) for a in zip(*drawn, strict=True))
+    return images, labels.astype(np.int64), masks
+
+
+def shifted(images, shift, seed=0):
+    """Another domain of the same images, uint8 (N, H, W, 3), the same ones in every run: contrast
+    around grey level 127 times 1 - shift, and Gaussian noise of deviation 60 * shift grey levels.
+    `shift` is 0 to 1."""
+    if not 0 <= shift <= 1:
+        raise InputError(f'--shift {shift:g}: give a number from 0 to 1')
+    x = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
+    x *= 60 * shift
+    x += 127 + (1 - shift) * (images.astype(np.float32) - 127)
+    return x.round().clip(0, 255).astype(np.uint8)
+
+
+def write_shapes(root, counts=SHAPES_COUNTS, size=64):
+    """Write `shapes` as JPEG files in ImageNet's layout, root/{train,val}/<shape>/<number>.jpg."""
+    for seed, (part, n) in enumerate(zip(('train', 'val'), counts.values(), strict=True)):
+        images, labels, _ = shapes(n, seed, size)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = pathlib.Path(root, part, list(SHAPES)[label], f'{i:05}.jpg')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image[..., ::-1])

@@ -1,0 +1,48 @@
+"""Pictures of runs: learning curves, error against cost."""
+import contextlib
+import io
+import pathlib
+import textwrap
+
+from engine import runs
+
+
+@contextlib.contextmanager
+def figure(path, **labels):
+    """Axes to draw on, with a legend, saved as the picture `path`."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    yield axes
+    axes.set(**labels)
+    axes.grid(alpha=.3)
+    legend = axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
+    for text in legend.get_texts():
+        text.set_text(textwrap.fill(text.get_text(), 60))
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120)
+    plt.close(figure)
+    runs.write(pathlib.Path(path), data.getvalue())
+
+
+def plot_curves(logs, path):
+    """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
+    with figure(path, xlabel='epoch', ylabel='error, % (dashed: on the training images)',
+                ylim=(0, None)) as axes:
+        for i, (label, log) in enumerate(logs.items()):
+            lines = runs.read_log(log)[1:]
+            epochs = [z['epoch'] for z in lines]
+            axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
+            axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
+
+
+def plot_points(series, path, **labels):
+    """Draw {label: [(x, y, spread of y)]}, each joined by lines, x on a logarithmic scale."""
+    with figure(path, **labels) as axes:
+        axes.set_xscale('log')
+        for label, points in series.items():
+            axes.errorbar(*zip(*sorted(points), strict=True), marker='o', capsize=3, label=label)
+        ticks = sorted({round(x) for points in series.values() for x, *_ in points})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.set_xticks([], minor=True)
