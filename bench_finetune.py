@@ -26,7 +26,7 @@ import finetune
 import nets
 from engine import clock, loop, measuring, runs, script, step
 from engine.clock import DEVICE
-from methods import channels, from_source, pruning
+from methods import channels, losses, pruning
 from utils import InputError
 
 CLASSES = 31
@@ -61,7 +61,8 @@ def step_of(bench, net, method):
                   for k in layers}
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, device=DEVICE)
                    for k, n in counts.items()}
-    state = step.new_state(from_source.make_objective(opt, f, f_t, layers), params, opt.dtype,
+    objective = losses.make_objective(opt, f, f_t, layers, [(opt.method, None)])
+    state = step.new_state(objective, params, opt.dtype,
                            groups=finetune.groups_of(opt, params, head))
     x = torch.randn(bench.batch_size, 3, bench.size, bench.size, device=DEVICE)
     images = measuring.one_batch(x.contiguous(memory_format=torch.channels_last),

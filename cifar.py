@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import utils
 from data import arrays, cifar_sets
 from engine import processes, script, step
-from methods import from_teacher
+from methods import teaching
 from utils import InputError
 from weights import facts, store
 
@@ -47,7 +47,7 @@ def parse(argv):
                    'cifar-100-python, or into which it is downloaded')
     m.add_argument('--randomcrop_pad', default=4, type=int,
                    help='pixels mirrored around an image before a random crop; 0: flips only')
-    from_teacher.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
+    teaching.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
                            'file of parameters; the teacher, its depth and width follow from it',
                            '[0,1,2]', 'the paper uses all')
     script.add_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
@@ -62,7 +62,7 @@ def parse(argv):
 
 def check_flags(opt):
     script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
-    from_teacher.check_flags(opt, 'teacher_id', groups=3)
+    teaching.check_flags(opt, 'teacher_id', groups=3)
     if opt.model == 'resnet':
         blocks_in_group(opt.depth)
         scaled(WRN_CHANNELS, opt.width)
@@ -77,7 +77,7 @@ def run_name(opt):
     size = f'{opt.depth}_{opt.width:g}' if opt.model == 'resnet' else f'{opt.width:g}'
     parts = [opt.dataset, opt.model, size]
     parts += [name for name in ('no_bn', 'no_pool_relu') if getattr(opt, name)]
-    parts += from_teacher.name_parts(opt, USUAL)
+    parts += teaching.name_parts(opt, USUAL)
     if opt.teacher_id:
         parts.append(f'from_{opt.teacher_id}')
     return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
@@ -279,7 +279,7 @@ def make_training(opt, device, checkpoint, lines):
                          f'{opt.dataset} has {classes}')
     how = cifar_sets.MEAN, cifar_sets.STD, step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
-    return from_teacher.prepare(
+    return teaching.prepare(
         opt, device, checkpoint, lines, lambda: make_net(opt, classes), teacher,
         arrays.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
         arrays.held_images(*test, arrays.test_batch(opt.batch_size, size, device), *how),

@@ -31,8 +31,7 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_sets
 from engine import loop, processes, runs, script, step
-from methods import attentive, from_source, gates, pruning
-from methods.from_source import METHODS
+from methods import attentive, delta, domains, gates, losses, pruning, teaching
 from utils import InputError
 from weights import facts, folding, store
 
@@ -42,8 +41,9 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
          'prune': '', **pruning.DEFAULTS}
+METHODS = {k: m for k, m in losses.METHODS.items() if k not in teaching.CHOICES or k == 'at'}
 # options that mean something for these methods alone
-OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.regulariser],
+OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
               **dict.fromkeys(('positions', 'normalize_features'),
                               [k for k, m in METHODS.items() if m.positions]),
               'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
@@ -70,6 +70,7 @@ def parse(argv):
                    'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
     s.add_argument('--lr_gamma', default=1e-3, type=float, help='of --schedule inv')
     s.add_argument('--lr_power', default=.75, type=float, help='of --schedule inv')
+    parser.set_defaults(at_map='sum2', at_mode='code')
     opt = parser.parse_args(argv)
     check_flags(opt, {k for k, v in vars(opt).items() if v != parser.get_default(k)})
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
@@ -134,7 +135,7 @@ def add_method_flags(parser):
                    'before the last one (default: 256 of ddc, and of dan but for alexnet)')
     t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
                    'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
-    t.add_argument('--mmd', default='biased', choices=from_source.ESTIMATORS, help='dan: of all '
+    t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: of all '
                    'pairs of images, as in DeepDA; or unbiased, or of neighbours in the batch '
                    '(linear), as in Transfer-Learning-Library, which takes the last one by default')
     t.add_argument('--mmd_layers', default='all', choices=['all', 'bottleneck'], help='dan: '
@@ -241,6 +242,7 @@ def input_of(opt, params, made):
 def read_sets(opt):
     """The sets that the options name -> {'train', 'validation', 'test', 'target': set or None},
     the names of the classes. A set is (files, labels, ...), arrays."""
+    fetch(opt)
     train, test, target, names = image_sets.load(opt.dataset, opt.dataroot, opt.domain, opt.target,
                                                  opt.shift)
     if opt.per_class or opt.fraction:
@@ -415,7 +417,7 @@ def weights_of_channels(opt, f, params, head, layers, batches, checkpoint):
         if processes.world() > 1:
             raise InputError('--channel_weights compute is work for one process: give the others '
                              'its channel_weights.json')
-        found, gain = from_source.channel_weights(f, params, head, layers, batches, opt.dtype)
+        found, gain = delta.channel_weights(f, params, head, layers, batches, opt.dtype)
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
         runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
@@ -428,7 +430,7 @@ def read_channel_weights(path, expected):
     try:
         found = json.loads(path.read_text())
         if isinstance(found, list):
-            found = {k: from_source.from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
+            found = {k: delta.from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
                      zip(expected, found, strict=True)}
         found = {k: torch.as_tensor(v, dtype=torch.float) for k, v in found.items()}
         shapes = {k: tuple(v.shape) for k, v in found.items()}
@@ -469,7 +471,7 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
 
     f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device, generator)
     if opt.method == 'delta':
-        its = images(sets['train'], train=True, batch_size=from_source.BATCH_SIZE)
+        its = images(sets['train'], train=True, batch_size=delta.BATCH_SIZE)
         order = generator.clone_state()     # the images then come in the order of other methods
         found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
                                     layers, lambda: its.batches(order), checkpoint)
@@ -477,7 +479,8 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
     learn = images(sets['train'], train=True, count=count)
     if METHODS[opt.method].needs == 'target':
         learn = arrays.both(learn, images(sets['target'], train=True, count=count or learn.n))
-    objective = from_source.make_objective(opt, nets.over_crops(start_f), f_t, layers)
+    objective = losses.make_objective(opt, nets.over_crops(start_f), f_t, layers,
+                                      [(opt.method, None)])
     if opt.compile:
         objective = torch.compile(objective)
     state = step.new_state(objective, params, opt.dtype, groups=groups_of(opt, params, head))
@@ -595,15 +598,20 @@ def report_removal(opt, device, last):
               f'skipped')
 
 
+def fetch(opt):
+    """Download the data set, if that is asked for."""
+    if opt.download:
+        with processes.first_alone():
+            image_sets.download(opt.dataset, opt.dataroot)
+
+
 def check_data(opt, device):
+    fetch(opt)
     return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift)
 
 
 def instead(opt):
     """What is to be done instead of training."""
-    if opt.download:
-        with processes.first_alone():
-            image_sets.download(opt.dataset, opt.dataroot)
     if opt.check_data:
         return check_data
     return evaluate if opt.evaluate else None

@@ -25,7 +25,7 @@ import utils
 from data import decoded, folder_sets
 from data.downloads import sha256_of
 from engine import processes, runs, script, step
-from methods import from_teacher
+from methods import teaching
 from utils import InputError
 from weights import facts, folding, store
 
@@ -66,7 +66,7 @@ def parse(argv):
                    'of N training images; --export writes that net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
                    'that the folders of val/, in order, stand for, if they are some of its classes')
-    from_teacher.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
+    teaching.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
                            f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
     script.add_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
                      epoch_step='[30,60,90]', lr_decay_ratio=.1)
@@ -80,7 +80,7 @@ def parse(argv):
 
 def check_flags(opt):
     script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
-    from_teacher.check_flags(opt, 'teacher_params', groups=4)
+    teaching.check_flags(opt, 'teacher_params', groups=4)
     opt.arch = opt.arch or f'resnet{opt.depth}'
     if opt.arch not in ARCHS:
         raise InputError(f'--depth {opt.depth}: choose from {", ".join(map(str, BLOCKS))}')
@@ -98,7 +98,7 @@ def check_flags(opt):
 
 def run_name(opt):
     """A folder name from the options that tell the experiments of the paper apart."""
-    parts = ['imagenet', opt.arch, f'{opt.width:g}', *from_teacher.name_parts(opt, USUAL)]
+    parts = ['imagenet', opt.arch, f'{opt.width:g}', *teaching.name_parts(opt, USUAL)]
     if opt.teacher_params:
         parts.append(f'from_{opt.teacher_params}')
     return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
@@ -322,7 +322,9 @@ def chain(inputs, params, mode, base='', taps=None):
             o = F.max_pool2d(o, 3, 2, ceil_mode=caffe)
         if i in (0, 1) and caffe:
             o = F.local_response_norm(o, 5, 1e-4, .75)
-    o = F.adaptive_avg_pool2d(o, 6).flatten(1)
+    if o.shape[2:] != (6, 6):       # else nothing is to be done, and its gradient not deterministic
+        o = F.adaptive_avg_pool2d(o, 6)
+    o = o.flatten(1)
     for key in (1, 4, 6):
         o = F.relu(o) if key > 1 else o
         o = F.dropout(o, .5, mode) if key in ((4, 6) if caffe else (1, 4)) else o
@@ -497,7 +499,7 @@ def make_training(opt, device, checkpoint, lines):
     if opt.cache:
         with processes.first_alone():
             files = decoded.write_cache(*files, opt.cache, size, opt.nthread)
-    return from_teacher.prepare(
+    return teaching.prepare(
         opt, device, checkpoint, lines, lambda: make_net(opt.arch, opt.width, num_classes), teacher,
         images_of(opt, *files, size, pixels, device, train=True),
         images_of(opt, *test_files, size, pixels, device), num_classes, size)

@@ -269,7 +269,8 @@ def start(group, one_thread, stop_at):
     """Start the process of some commands, which ends early at the time `stop_at`."""
     words = group[0] + [word for others in group[1:] for word in ('+', *others[1:])]
     print('$ python', shlex.join(words), flush=True)
-    more = {'STOP_AT': str(stop_at)} | ({'OMP_NUM_THREADS': '1'} if one_thread else {})
+    more = {'STOP_AT': str(stop_at), script.QUIET: '1'}
+    more |= {'OMP_NUM_THREADS': '1'} if one_thread else {}
     return subprocess.Popen([sys.executable, README.with_name(words[0]), *words[1:]],
                             env=os.environ | more)
 
@@ -293,10 +294,11 @@ def wait_for_others(left, said):
 
 def end(processes):
     """Leave no process running: those that Ctrl-C has reached end by themselves."""
+    until = time.monotonic() + PATIENCE
     try:
         for p in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                p.wait(PATIENCE)
+                p.wait(max(0, until - time.monotonic()))
     finally:
         for p in processes:
             p.terminate()
@@ -340,6 +342,10 @@ def work(commands, places, size, stop_at):
     return states
 
 
+def interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
 def run(names, root, seeds=None, only='', at_once=1, minutes=None):
     """Run what is not finished of some tables, up to `at_once` runs together; what another process
     is running is waited for. A failed run is named at the end and stops no other, but for its
@@ -347,10 +353,13 @@ def run(names, root, seeds=None, only='', at_once=1, minutes=None):
     # the time may be limited from outside, too
     stop_at = min(float(os.environ.get('STOP_AT', 'inf')), time.time() + 60 * (minutes or math.inf))
     commands = all_commands(names, root, seeds, only)
-    if torch.cuda.is_available():
-        states = work(commands, 1, at_once, stop_at)
-    else:
-        states = work(commands, min(at_once, os.cpu_count() or 1), 1, stop_at)
+    cuda = torch.cuda.is_available()
+    places, size = (1, at_once) if cuda else (min(at_once, os.cpu_count() or 1), 1)
+    before = signal.signal(signal.SIGTERM, interrupt)       # it would leave processes running
+    try:
+        states = work(commands, places, size, stop_at)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     show_all(names, root)
     if left_of(states):
         print('the time is up; the same command continues')

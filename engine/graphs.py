@@ -28,17 +28,13 @@ def in_turn(sample):
 def captured(device):
     """A function like `in_turn` that replays graphs, which share streams and memory: none of them
     leaves anything in it."""
-    made, pool, streams = {}, None, []
-    if device.type == 'cuda':
-        pool = torch.cuda.graph_pool_handle()
+    made, pool = {}, torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
 
     def replay(sample):
         key = tuple((id(task.take), size, *((t.shape, t.dtype) for t in tensors))
                     for task, (size, *tensors) in sample)
         if key not in made:
-            if device.type == 'cuda':
-                streams.extend(torch.cuda.Stream() for _ in sample[len(streams):])
-            made[key] = prepared(sample, device, pool, streams)
+            made[key] = prepared(sample, device, pool)
         buffers, graph, _ = made[key]
         for own, (_, (_, *tensors)) in zip(buffers, sample, strict=True):
             for buffer, t in zip(own, tensors, strict=True):
@@ -48,7 +44,7 @@ def captured(device):
     return replay
 
 
-def prepared(sample, device, pool, streams):
+def prepared(sample, device, pool):
     """A sample's tensors copied to where its graph reads them; the graph, as a function; the tasks,
     so that they live as long. All that the steps change, and the state of the device's random
     numbers, is afterwards as before."""
@@ -63,7 +59,7 @@ def prepared(sample, device, pool, streams):
         undo(before)
     if random is not None:
         torch.cuda.set_rng_state(random, device)
-    return buffers, capture(works, pool, streams), [task for task, _ in sample]
+    return buffers, capture(works, pool), [task for task, _ in sample]
 
 
 @torch.no_grad()
@@ -73,15 +69,19 @@ def undo(before):
         t.copy_(value)
 
 
-def capture(works, pool, streams):
+STREAMS = []        # of all graphs: libraries keep memory for each one, for good
+
+
+def capture(works, pool):
     """The functions `works`, which keep to tensors on the device and were called before, as one
-    CUDA graph, each on one of the `streams` -> a function that replays it. `pool`: the memory that
+    CUDA graph, each on a stream of its own -> a function that replays it. `pool`: the memory that
     graphs share."""
     graph = torch.cuda.CUDAGraph()
+    STREAMS.extend(torch.cuda.Stream() for _ in works[len(STREAMS):])
     torch.cuda.synchronize()
     # the threads of a DataLoader, which pin memory, go on meanwhile
     with torch.cuda.graph(graph, pool, capture_error_mode='thread_local'):
-        here, used = torch.cuda.current_stream(), streams[:len(works)]
+        here, used = torch.cuda.current_stream(), STREAMS[:len(works)]
         for work, stream in zip(works, used, strict=True):
             stream.wait_stream(here)
             with torch.cuda.stream(stream):

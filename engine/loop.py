@@ -58,6 +58,7 @@ class Training:
 
     def __post_init__(self):
         self.epoch = self.checkpoint['epoch'] if self.checkpoint else 0     # the last finished one
+        self.kept = self.epoch      # that of the last checkpoint
         self.steps, self.seconds, self.saved = 0, 0., time.monotonic()
         self.failure, self.news, self.pace = '', {}, None
         self.tasks = {name: self.task(name) for name in ('train', 'validation', 'test')
@@ -144,8 +145,8 @@ def averages(sums, where):
     n, loss, right, right5, steps, finite, given, *parts = processes.total(sums).tolist()
     if finite < steps:
         raise RunError(f'the loss is not finite in step {int(finite / processes.world()) + 1} of '
-                       f'{where}; nothing was saved since the epoch before. Try a smaller --lr, a '
-                       f'smaller weight of the loss that a method adds, or --dtype float')
+                       f'{where}. Try a smaller --lr, a smaller weight of the loss that a method '
+                       f'adds, or --dtype float')
     parts = parts[:round(given / max(1, steps))]
     meters = [AverageValueMeter() for _ in (loss, right, right5, *parts)]
     for meter, value in zip(meters, (loss, 100 * right, 100 * right5, *parts), strict=True):
@@ -160,7 +161,8 @@ def read(t, where):
     try:
         return averages(t.state.sums, where)
     except RunError as e:
-        t.failure = str(e)
+        kept = f'The last checkpoint is of epoch {t.kept}' if t.kept else 'There is no checkpoint'
+        t.failure = f'{e}. {kept}'
         return None
     finally:
         t.state.sums.zero_()
@@ -186,7 +188,7 @@ def end_epoch(t, z, device, save):
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
             random = runs.random_state(t.generator, t.draws and device.type == 'cuda')
             runs.save_checkpoint(t.folder, opt, t.epoch, own, random)
-            t.saved = time.monotonic()
+            t.saved, t.kept = time.monotonic(), t.epoch
     print(summary(t, t.lines[-1]), flush=True)
 
 
@@ -281,6 +283,15 @@ def progress(trainings, device):
     return start, advance, bar
 
 
+def time_to_stop():
+    """That of the environment's STOP_AT, in seconds since 1970."""
+    text = os.environ.get('STOP_AT', 'inf')
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f'STOP_AT is {text!r}: give a time in seconds since 1970') from None
+
+
 def fit(trainings, device):
     """Train runs to their last epochs, in place, and log them.
 
@@ -298,6 +309,7 @@ def fit(trainings, device):
     if reason and device.type == 'cuda':
         print(f'steps are not captured as CUDA graphs: {reason}')
     samples, take = (in_turn if reason else together), graphs.in_turn
+    stop_at, threads = time_to_stop(), torch.get_num_threads()
     bar_start, bar_advance, bar = progress(trainings, device)
     engine = Engine()
 
@@ -327,7 +339,7 @@ def fit(trainings, device):
             trained[t] = {'train_time': t.seconds, **end_training(t)}
             processes.share_statistics(t.state.params)
         tested = test([t for t in active if not t.failure], samples, take)
-        stop = time.time() > float(os.environ.get('STOP_AT', 'inf'))
+        stop = processes.from_first(lambda: time.time() > stop_at)
         with bar.external_write_mode():
             for t in active:
                 if not t.failure:
@@ -346,3 +358,4 @@ def fit(trainings, device):
     nothing = types.SimpleNamespace(zero_grad=lambda: None, step=lambda closure: None)
     with contextlib.closing(bar):
         engine.train(None, None, max(t.opt.epochs - t.epoch for t in trainings), nothing)
+    torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ import torch
 
 from data import arrays
 from engine import clock, graphs, loop
-from methods import from_teacher
+from methods import teaching
 from utils import InputError, RunError
 
 
@@ -31,7 +31,7 @@ def new_training(opt, student, teacher, images, size, layout=torch.channels_last
 
     untested = arrays.Images(1, lambda generator: (), None, [])
     with contextlib.redirect_stdout(None):      # the teacher's error, on those images
-        t = from_teacher.prepare(opt, clock.DEVICE, None, [], lambda: student,
+        t = teaching.prepare(opt, clock.DEVICE, None, [], lambda: student,
                                  teacher and ('', *teacher), images._replace(make=make), untested,
                                  0, size)
     for v in (*t.state.params.values(), *t.state.momenta.values()):

@@ -161,12 +161,12 @@ def previous(opt):
         check_options(opt, lines)
     if len(lines) > 1 and not model.exists():
         last = lines[-1]
-        if last['epoch'] < last['epochs']:      # cut off before its first checkpoint
-            return None, []
-        if last['epoch'] < opt.epochs:
+        if last['epoch'] >= opt.epochs:
+            return dict(epoch=last['epoch']), lines
+        if last['epoch'] >= last['epochs']:
             raise InputError(f'{folder} holds a log of {last["epoch"]} epochs but no checkpoint to '
                              f'go on from; give another --save')
-        return dict(epoch=last['epoch']), lines
+        lines = []      # cut off before its first checkpoint: it begins anew
     path = model if model.exists() else opt.resume
     if not path:
         return None, []

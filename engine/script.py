@@ -5,7 +5,6 @@ The loop is in loop.py, a step of it in step.py, the folder that a run leaves be
 import argparse
 import contextlib
 import ctypes
-import itertools
 import json
 import os
 import pathlib
@@ -147,6 +146,7 @@ def set_up(opt):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     torch.use_deterministic_algorithms(opt.deterministic)
     torch.backends.cudnn.benchmark = not opt.deterministic
+    torch.backends.cudnn.allow_tf32 = False     # float is float, as for products
     keep_memory()
     return device
 
@@ -162,11 +162,12 @@ def main(argv, script, parse, prepare, instead=lambda opt: None,
     afterwards(opt, device): called for each run that is done.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parts = [list(words) for plus, words in itertools.groupby(argv, lambda word: word == '+')
-             if not plus] or [[]]
+    parts = split_at_plus(argv)
     opts = [parse(part) for part in parts]
     for opt, part in zip(opts, parts, strict=True):
         opt.command = shlex.join([pathlib.Path(script).name, *part])
+    if len(opts) > 1 and any(map(instead, opts)):
+        raise InputError('what does not train runs alone, without +')
     check_together(opts)
     opt = opts[0]
     processes.choose_gpus(opt.gpu_id)
@@ -174,12 +175,23 @@ def main(argv, script, parse, prepare, instead=lambda opt: None,
         return processes.launch(opt.ngpu, script, argv)
     device = [set_up(opt) for opt in opts][0]
     if do := instead(opt):
-        if len(opts) > 1:
-            raise InputError('what does not train runs alone, without +')
         do(opt, device)
     else:
         train(opts, device, prepare, exported, afterwards)
     processes.disconnect()
+
+
+def split_at_plus(words):
+    """The words between those that are '+'."""
+    parts = [[]]
+    for word in words:
+        if word == '+':
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    if len(parts) > 1 and [] in parts:
+        raise InputError('there is a + without the flags of a run on both sides')
+    return parts
 
 
 # options that runs side by side share
@@ -250,6 +262,9 @@ def computes_bfloat16(device):
     return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', runs.cpuinfo()))
 
 
+QUIET = 'INTERRUPTED_QUIETLY'       # set by a process that says itself that it was interrupted
+
+
 def run(main):
     """Call main() and end the process: 0 done, 2 bad input, 1 failure while running (each one
     line, no traceback), 130 interrupted."""
@@ -267,7 +282,7 @@ def run(main):
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        if processes.is_first():
+        if processes.is_first() and not os.environ.get(QUIET):
             print('interrupted; the same command continues a training from its last checkpoint',
                   file=sys.stderr)
         status = 130

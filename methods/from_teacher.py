@@ -1,213 +1,62 @@
-"""What a student learns from a teacher: flags, losses and training that the scripts share.
+"""Losses between a student and its teacher, and of gradients: each a function of a `losses.Batch`.
 
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
-
-The loss of a student is alpha T² KL + (1-alpha) CE + beta Σ losses of --method.
 """
-import math
-
-import torch
 import torch.nn.functional as F
 
 import utils
-from engine import loop, runs, script, step
-from utils import InputError
-from weights import facts
-
-DECAYS = ('constant', 'linear', 'cosine', 'step')
 
 
-# ---- flags --------------------------------------------------------------------------------------
-
-def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
-    """The flags of a transfer from a teacher; `teacher` is the flag that names it."""
-    t = parser.add_argument_group('transfer from a teacher')
-    t.add_argument(f'--{teacher}', default='', help=teacher_help)
-    t.add_argument('--alpha', default=0, type=float, help='weight of distillation (KD) against '
-                   'cross-entropy, 0 to 1; the paper uses 0.9')
-    t.add_argument('--temperature', default=4, type=float,
-                   help='temperature T of distillation; the paper uses 4')
-    t.add_argument('--beta', default=0, type=float, help='weight of the loss that --method names; '
-                   'the paper uses 1e+3 for at')
-    t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
-                   help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
-                   'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
-    t.add_argument('--method', default='at', choices=METHODS, help='at: attention maps; f_actt: '
-                   'full activations; grad_at: gradients with respect to the input; and without '
-                   "a teacher min_l2: that gradient's norm; symmetry: its change under a flip")
-    t.add_argument('--at_groups', default=at_groups, help='json list of the groups whose outputs '
-                   f'are compared by at and f_actt; {groups_help}')
-    t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '
-                   'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
-    t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
-                   'batch and positions of squared differences, as published; paper: Eq. 2')
+def attention(batch):
+    """AT, Eq. 2: a loss for each of the groups that --at_groups names."""
+    opt, student, teacher = batch.opt, batch.student.groups, batch.teacher.groups
+    return [utils.at_loss(student[i], teacher[i], opt.at_map, opt.at_mode) for i in opt.at_groups]
 
 
-def check_flags(opt, teacher, groups):
-    """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list and
-    --beta_decay. `teacher` is the flag that names the teacher."""
-    chosen = script.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
-    if not chosen or not all(type(g) is int and 0 <= g < groups for g in chosen):
-        raise InputError(f'--at_groups {opt.at_groups}: choose from '
-                         f'{", ".join(map(str, range(groups)))}')
-    opt.at_groups = chosen
-    if not 0 <= opt.alpha <= 1:
-        raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
-    script.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])
-    given = getattr(opt, teacher)
-    if opt.method != 'at' and not opt.beta:
-        raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
-    if opt.method in GRADIENT_METHODS and opt.compile:
-        raise InputError(f'--method {opt.method} differentiates twice, which --compile cannot')
-    alone = opt.method in ('min_l2', 'symmetry') and not opt.alpha
-    if (opt.alpha or opt.beta) and not alone and not given:
-        raise InputError(f'--alpha and --beta weigh what comes from a teacher: give --{teacher}')
-    if alone and given:
-        raise InputError(f'--method {opt.method} needs no teacher: leave --{teacher} out, or add '
-                         f'--alpha')
-    if opt.beta_decay == 'auto':
-        decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
-        opt.beta_decay = 'linear' if decays else 'constant'
-
-
-def name_parts(opt, usual):
-    """What the name of a run says of the transfer: weights, method, and the options that are not
-    the `usual` ones ({name: value})."""
-    parts = [f'{opt.method}{opt.beta:g}'] if opt.beta else []
-    parts += [f'kd{opt.alpha:g}'] if opt.alpha else []
-    return parts + script.unusual(opt, usual)
-
-
-# ---- what is minimised --------------------------------------------------------------------------
-
-def beta_in(opt, epoch):
-    """The weight of the method's loss in an epoch, counted from 1."""
-    left = 1 - (epoch - 1) / opt.epochs
-    return opt.beta * {'constant': 1, 'linear': left, 'cosine': (1 - math.cos(math.pi * left)) / 2,
-                       'step': loop.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
-
-
-def regressors(f_s, student, f_t, teacher, size, groups):
-    """1x1 convolutions from the student's to the teacher's channels, for those of the `groups` in
-    which they differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in pixels.
-    """
-    image = next(iter(student.values())).new_zeros(1, 3, size, size)
-    with torch.no_grad():
-        g_s, g_t = f_s(image, student, False)[1], f_t(image, teacher, False)[1]
-    return {f'regressor.group{i}': utils.conv_params(x.shape[1], y.shape[1]).requires_grad_()
-            for i, (x, y) in enumerate(zip(g_s, g_t, strict=True))
-            if i in groups and x.shape[1] != y.shape[1]}
-
-
-# What --beta weighs. A method of your own is one more such function, and its line in METHODS:
-# (options, student's function, parameters, inputs (B, 3, H, W), targets (B,), logits and groups of
-# the student, the same of the teacher or (None, None)) -> list of losses, which are added.
-
-def attention_losses(opt, f_s, params, inputs, targets, student, teacher):
-    """AT, Eq. 2."""
-    return [utils.at_loss(student[1][i], teacher[1][i], opt.at_map, opt.at_mode)
-            for i in opt.at_groups]
-
-
-def activation_losses(opt, f_s, params, inputs, targets, student, teacher):
-    """F-ActT."""
+def activations(batch):
+    """F-ActT, table 1: the same of full activations, the student's through a 1x1 convolution
+    'regressor.group<i>', if there is one."""
     def regress(x, key):
-        return F.conv2d(x, params[key]) if key in params else x
+        return F.conv2d(x, batch.params[key]) if key in batch.params else x
 
-    return [utils.activation_loss(regress(student[1][i], f'regressor.group{i}'), teacher[1][i])
-            for i in opt.at_groups]
-
-
-def gradient(y, inputs, targets, create_graph=True):
-    """J of the cross-entropy of the logits y."""
-    return utils.input_gradient(F.cross_entropy(utils.at_least_float(y), targets, reduction='sum'),
-                                inputs, create_graph)
+    return [utils.activation_loss(regress(batch.student.groups[i], f'regressor.group{i}'),
+                                  batch.teacher.groups[i]) for i in batch.opt.at_groups]
 
 
-def gradient_attention_loss(opt, f_s, params, inputs, targets, student, teacher):
+def distillation(batch):
+    """KD: what makes alpha T² KL + (1 - alpha) CE of the cross-entropy that alpha times it is added
+    to."""
+    kd = utils.distillation(batch.student.logits, batch.teacher.logits, batch.labels,
+                            batch.opt.temperature, 1.)
+    return [kd - F.cross_entropy(batch.student.logits, batch.labels)]
+
+
+# ---- gradients with respect to the input --------------------------------------------------------
+
+def gradient(logits, inputs, labels, create_graph=True):
+    """Each image's gradient of its own cross-entropy, (B, 3, H, W): J of Eq. 3."""
+    return utils.input_gradient(F.cross_entropy(logits, labels, reduction='sum'), inputs,
+                                create_graph)
+
+
+def gradient_attention(batch):
     """Gradient-based AT, Eq. 4."""
-    return [utils.gradient_loss(gradient(student[0], inputs, targets),
-                                gradient(teacher[0], inputs, targets, create_graph=False))]
+    student, teacher = (gradient(outputs.logits, batch.inputs, batch.labels, create_graph=learns)
+                        for outputs, learns in ((batch.student, True), (batch.teacher, False)))
+    return [utils.gradient_loss(student, teacher)]
 
 
-def gradient_penalty(opt, f_s, params, inputs, targets, student, teacher):
-    """min-l2."""
-    return [utils.gradient_loss(gradient(student[0], inputs, targets))]
+def gradient_penalty(batch):
+    """min-l2, table 3."""
+    return [utils.gradient_loss(gradient(batch.student.logits, batch.inputs, batch.labels))]
 
 
-def symmetry_norm(opt, f_s, params, inputs, targets, student, teacher):
-    """Eq. 6. BN, if there is any, counts the mirrored images into its running statistics too."""
-    mirrored = inputs.detach().flip(3).requires_grad_()
-    y, _ = f_s(mirrored, params, True, 'student.')
-    return [utils.gradient_loss(gradient(student[0], inputs, targets),
-                                gradient(y, mirrored, targets).flip(3))]
-
-
-METHODS = {'at': attention_losses, 'f_actt': activation_losses,
-           'grad_at': gradient_attention_loss, 'min_l2': gradient_penalty,
-           'symmetry': symmetry_norm}
-GRADIENT_METHODS = ('grad_at', 'min_l2', 'symmetry')
-
-
-def make_objective(opt, f_s, f_t=None):
-    """The loss of a student, alone or with a teacher, as a pure function for `step.State`:
-    alpha T² KL + (1-alpha) CE + beta Σ losses of --method. On test images it is the
-    cross-entropy."""
-    twice = opt.method in GRADIENT_METHODS
-
-    def objective(params, inputs, targets, mode, beta):
-        if twice and mode:
-            inputs = inputs.detach().requires_grad_()
-        y_s, g_s = f_s(inputs, params, mode, 'student.')
-        y_s = utils.at_least_float(y_s)
-        y_t = g_t = None
-        if f_t is None or not mode:
-            loss = F.cross_entropy(y_s, targets)
-            if not (mode and twice):
-                return loss, y_s, []
-        else:
-            with torch.set_grad_enabled(opt.method == 'grad_at'):
-                y_t, g_t = f_t(inputs, params, False, 'teacher.')
-            loss = utils.distillation(y_s, utils.at_least_float(y_t.detach()), targets,
-                                      opt.temperature, opt.alpha)
-        losses = []
-        if opt.beta:
-            losses = METHODS[opt.method](opt, f_s, params, inputs, targets, (y_s, g_s), (y_t, g_t))
-        return loss + beta * sum(losses), y_s, losses
-
-    return objective
-
-
-# ---- the training of a student ------------------------------------------------------------------
-
-def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
-    """The `loop.Training` of the net that make_net() gives, by --method from `teacher`: name, f,
-    params; or None.
-
-    checkpoint, lines: what to go on from; train, test: `data.Images` of size x size pixels.
-    """
-    name, f_t, teacher = teacher or ('', None, {})
-    teacher = step.on_device(teacher, opt.dtype, device, fixed=True)
-    if f_t:
-        error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
-        print(f'teacher {name}: test error {error:.2f} %')
-    generator = torch.Generator().manual_seed(opt.seed)
-    with runs.drawing_from(generator):
-        f_s, student = make_net()
-    student, helpers = step.on_device(student, opt.dtype, device), {}
-    if opt.method == 'f_actt':
-        # of a generator of their own: the images come in the same order as without
-        with (runs.drawing_from(torch.Generator().manual_seed(opt.seed)),
-              step.precision(opt.dtype, device)):
-            helpers = regressors(f_s, student, f_t, teacher, size, opt.at_groups)
-    params = {**utils.with_prefix(student, 'student.'),
-              **step.on_device(helpers, opt.dtype, device),
-              **utils.with_prefix(teacher, 'teacher.')}
-    objective = make_objective(opt, f_s, f_t)
-    if opt.compile:
-        objective = torch.compile(objective)
-    return loop.Training(
-        opt, step.new_state(objective, params, opt.dtype, opt.weight_decay), train, test, classes,
-        generator, checkpoint, lines, weight=lambda epoch: beta_in(opt, epoch),
-        draws=facts.draws(f_s, student, size))
+def symmetry_norm(batch):
+    """Eq. 6. Batch normalisation, if there is any, counts the mirrored images into its running
+    statistics too."""
+    mirrored = batch.inputs.detach().flip(3).requires_grad_()
+    logits, _ = batch.net(mirrored, batch.params, True, 'student.')
+    j = gradient(utils.at_least_float(logits), mirrored, batch.labels)
+    return [utils.gradient_loss(gradient(batch.student.logits, batch.inputs, batch.labels),
+                                j.flip(3))]

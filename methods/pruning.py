@@ -5,7 +5,7 @@ import utils
 from engine import clock, processes, step
 from methods import channels, gates
 from methods.channels import masked
-from methods.from_source import METHODS
+from methods.losses import METHODS
 from utils import InputError
 from weights import facts, folding
 

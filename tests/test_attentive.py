@@ -12,7 +12,7 @@ import nets
 import tables
 import utils
 from engine import runs
-from methods import attentive, from_source
+from methods import attentive, from_source, losses
 from weights import store
 
 B, C, H, W = 3, 5, 4, 6
@@ -81,7 +81,12 @@ def test_spatial_attention_is_a_loop():
 
 
 def outputs(x):
-    return from_source.Outputs(None, None, {'a': x})
+    return losses.Outputs(None, None, {'a': x})
+
+
+def batch(opt, params, source, target):
+    """Features of a source and a target as a method sees them."""
+    return losses.Batch(opt, params, None, None, None, outputs(target), outputs(source))
 
 
 @pytest.mark.parametrize('method', ['afd', 'ast', 'act'])
@@ -90,8 +95,7 @@ def test_regularisers_are_loops(method):
     x, y = features(0), features(1)
     params = entries(getattr(attentive, method))
     opt = finetune.parse(['--source', 'x', '--method', method])
-    regulariser = from_source.METHODS[method].regulariser
-    got, entropy = regulariser(opt, outputs(x), outputs(y), params, None)
+    (got,), (entropy,) = losses.METHODS[method].losses(batch(opt, params, x, y))
     expected = 0
     if method == 'ast':
         a = attentive.spatial_attention(x, params, 'attention.a')
@@ -116,8 +120,7 @@ def test_uniform_attention_is_the_plain_distance(method, factor):
     x, y = features(0), features(1)
     params = {k: torch.zeros_like(v) for k, v in entries(getattr(attentive, method)).items()}
     opt = finetune.parse(['--source', 'x', '--method', method])
-    regulariser = from_source.METHODS[method].regulariser
-    got, entropy = regulariser(opt, outputs(x), outputs(y), params, None)
+    (got,), (entropy,) = losses.METHODS[method].losses(batch(opt, params, x, y))
     plain = from_source.feature_distance({'a': x}, {'a': y}, positions='sum')
     torch.testing.assert_close(got, factor * plain)
     assert entropy.item() == pytest.approx(1)
@@ -133,8 +136,8 @@ def test_gradients_reach_attention_and_target_and_never_the_source(method, arch)
         f'attention.{k}' for k in layers}
     params = {k: v.detach().requires_grad_(not utils.is_statistic(k)) for k, v in params.items()}
     params |= {k: v.detach().double().requires_grad_() for k, v in attention.items()}
-    loss, _, parts = from_source.make_objective(opt, f, f, layers)(params, x, y, True,
-                                                                   torch.tensor(1.))
+    objective = losses.make_objective(opt, f, f, layers, [(method, None)])
+    loss, _, parts = objective(params, x, y, True, torch.tensor(1.))
     assert len(parts) == 1 + len(layers)
     loss.backward()
     got = {k for k, v in params.items() if v.grad is not None}

@@ -12,7 +12,7 @@ import bench_finetune
 import bench_imagenet
 from data import arrays, cifar_sets
 from engine import clock, graphs, measuring, script, step
-from methods import from_teacher
+from methods import from_teacher, teaching
 
 SMALL = ['cifar', '--rounds', '1', '--steps', '1', '--images', '16', '--batch_size', '4',
          '--nthread', '1', '--dtype', 'float', '--cases']
@@ -24,7 +24,7 @@ def like_gpu(monkeypatch):
     what would be is added to the list that this gives."""
     compiled = []
 
-    def capture(works, pool, streams):
+    def capture(works, pool):
         return lambda: [work() for work in works]
 
     @contextlib.contextmanager
@@ -54,7 +54,7 @@ def test_both_ways_give_the_same_loss_and_gradients(case):
 
     opt = bench.options(case)
     published = bench.published_objective(opt, f_s, f_t)
-    ours = from_teacher.make_objective(opt, f_s, f_t)
+    ours = teaching.make_objective(opt, f_s, f_t)
     for dtype, bound in ((torch.double, 1e-9), (torch.float32, 1e-4)):
         a = gradients(published, dtype)
         b = gradients(ours, dtype, True, torch.tensor(opt.beta, dtype=dtype))

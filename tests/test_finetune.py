@@ -17,7 +17,7 @@ import nets
 import utils
 from data import cifar_sets, decoded, downloads, image_sets, shapes
 from engine import loop, runs
-from methods import from_source
+from methods import domains, losses
 from weights import folding, store
 
 FLAGS = ['--dataset', 'shapes', '--size', '40', '--batch_size', '16', '--iterations', '4',
@@ -65,7 +65,7 @@ METHODS = {
 @pytest.mark.parametrize('method', METHODS)
 def test_methods(method, capsys):
     """A few steps of each, on few images; the regulariser is there and finite."""
-    assert set(METHODS) == set(from_source.METHODS)
+    assert set(METHODS) == set(finetune.METHODS)
     write_net()
     write_net('teacher.pth', classes=10)
     first, *epochs = call('logs/a', '--method', method, *METHODS[method])
@@ -150,7 +150,7 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
 
 def test_distillation_is_that_of_the_attention_transfer_paper():
     opt, f, params, layers, x, y = objective_of('kd')
-    objective = from_source.make_objective(opt, f, f, layers)
+    objective = losses.make_objective(opt, f, f, layers, [(opt.method, None)])
     frozen = {k: v.clone() for k, v in params.items()}
     loss, logits, _ = objective(params, x, y, True, torch.tensor(.9))
     y_t, _ = f(x, frozen, False, 'teacher.')
@@ -160,7 +160,7 @@ def test_distillation_is_that_of_the_attention_transfer_paper():
 def test_attention_is_of_the_last_two_groups():
     opt, f, params, layers, x, y = objective_of('at')
     frozen = {k: v.clone() for k, v in params.items()}
-    loss, logits, (at,) = from_source.make_objective(opt, f, f, layers)(
+    loss, logits, (at,) = losses.make_objective(opt, f, f, layers, [(opt.method, None)])(
         params, x, y, True, torch.tensor(1e3))
     g_t = f(x, frozen, False, 'teacher.')[1]
     g_s = f(x, frozen, True, 'student.')[1]
@@ -175,7 +175,7 @@ def test_features_are_compared_before_normalisation_with_the_source_in_evaluatio
     source = utils.without_prefix(params, 'teacher.')
     folded |= utils.with_prefix(folding.fold(source, keep=layers), 'teacher.')
     start = {k: v.clone() for k, v in params.items()}
-    objective = from_source.make_objective(opt, f, f, layers)
+    objective = losses.make_objective(opt, f, f, layers, [(opt.method, None)])
     _, _, (got,) = objective(folded, x, y, True, torch.tensor(1.))
     taps = [dict.fromkeys(base + k for k in layers) for base in ('student.', 'teacher.')]
     f(x, start, True, 'student.', taps[0])
@@ -198,7 +198,7 @@ def test_fixed_statistics_are_folded_too():
 def test_domains_only_the_source_has_labels(method):
     opt, f, params, layers, x, y = objective_of(method, shift=True)
     assert layers == (['fc.input'] if method == 'ddc' else ['fc.bottleneck', 'fc'])
-    objective = from_source.make_objective(opt, f, None, layers)
+    objective = losses.make_objective(opt, f, None, layers, [(opt.method, None)])
     loss, logits, (distance,) = objective(params, x, y, True, torch.tensor(0.))
     assert len(logits) == 3 and distance > 0
     torch.testing.assert_close(loss, F.cross_entropy(logits, y))
@@ -206,7 +206,7 @@ def test_domains_only_the_source_has_labels(method):
     assert objective(params, same, y, True, torch.tensor(0.))[2][0].abs() < 1e-12
 
 
-@pytest.mark.parametrize('estimator', from_source.ESTIMATORS)
+@pytest.mark.parametrize('estimator', domains.ESTIMATORS)
 def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
     """As Transfer-Learning-Library has it."""
     opt, f, params, layers, x, y = objective_of('dan', '--mmd_layers', 'bottleneck', '--mmd',
@@ -215,15 +215,15 @@ def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
     params['student.fc.bottleneck.dropout'] = torch.tensor(.5)
     start = {k: v.clone() for k, v in params.items()}
     torch.manual_seed(0)
-    _, logits, (got,) = from_source.make_objective(opt, f, None, layers)(params, x, y, True,
-                                                                         torch.tensor(1.))
+    objective = losses.make_objective(opt, f, None, layers, [('dan', None)])
+    _, logits, (got,) = objective(params, x, y, True, torch.tensor(1.))
     torch.manual_seed(0)
     taps = {'student.fc.bottleneck': None}
     f(x, start, True, 'student.', taps)
     torch.manual_seed(0)
     o = taps['student.fc.bottleneck'].relu()
     o = o * (torch.rand_like(o) >= .5) * 2
-    torch.testing.assert_close(got, from_source.multi_kernel_mmd(o[:3], o[3:], estimator))
+    torch.testing.assert_close(got, domains.multi_kernel_mmd(o[:3], o[3:], estimator))
     fc = utils.without_prefix(start, 'student.fc.')
     torch.testing.assert_close(logits, o[:3] @ fc['weight'].T + fc['bias'])
 

@@ -15,7 +15,7 @@ import imagenet
 import utils
 from data import arrays
 from engine import loop, processes, runs, script, step
-from methods import from_teacher
+from methods import teaching
 from weights import folding, store
 
 STEPS, BATCH = 5, 12
@@ -75,7 +75,7 @@ def five_steps(bn, save):
 
 def state_of(opt, bn, device):
     f_s, f_t, params = nets(bn)
-    return step.new_state(from_teacher.make_objective(opt, f_s, f_t),
+    return step.new_state(teaching.make_objective(opt, f_s, f_t),
                           step.on_device(params, opt.dtype, device), opt.dtype, opt.weight_decay)
 
 

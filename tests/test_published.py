@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from methods import attentive, from_source
+from methods import attentive, delta, domains, from_source, losses
 
 BATCH = 3
 FEATURES = {'a': (BATCH, 5, 4, 4), 'b': (BATCH, 2, 3, 3)}
@@ -47,11 +47,12 @@ def check(loss, inputs, published, factor=1., constant=0.):
 def compare(method, params, published, positions='', factor=1., normalize=False):
     """`check` of the regulariser of `method`, by the target's features, then by `params`;
     `positions` if not as by default."""
-    opt = types.SimpleNamespace(positions=positions or from_source.METHODS[method].positions,
+    opt = types.SimpleNamespace(positions=positions or losses.METHODS[method].positions,
                                 normalize_features=normalize)
     source, target = features()
-    outputs = (from_source.Outputs(None, None, taps) for taps in (source, target))
-    loss = from_source.METHODS[method].regulariser(opt, *outputs, params, None)[0]
+    outputs = (losses.Outputs(None, None, taps) for taps in (target, source))
+    found = losses.METHODS[method].losses(losses.Batch(opt, params, None, None, None, *outputs))
+    loss, = found[0] if isinstance(found, tuple) else found
     learnt = [v for v in params.values() if v.requires_grad]
     check(loss, [*target.values(), *learnt], published, factor)
 
@@ -82,7 +83,7 @@ def test_delta_of_given_channel_weights():
 def test_channel_weights_of_delta():
     """The lines of DELTA's train.py that read --channel_wei."""
     growth, = tensors(5, (6,))
-    assert from_source.from_growth(growth).tolist() == pytest.approx(
+    assert delta.from_growth(growth).tolist() == pytest.approx(
         [.1942354516813, .1375229659794, .1506687687554, .144576539664, .1383151814343,
          .2346810924856], rel=1e-9, abs=0)
 
@@ -94,7 +95,8 @@ def test_l2_sp():
                      for seed in (3, 4))
     params = {f'student.{k}': v.requires_grad_() for k, v in params.items()}
     start = {f'teacher.{k}': v for k, v in start.items() if k != 'fc'}
-    loss, = from_source.METHODS['l2_sp'].regulariser(None, None, None, {**params, **start}, None)
+    batch = losses.Batch(None, {**params, **start}, *[None] * 5)
+    loss, = losses.METHODS['l2_sp'].losses(batch)
     del params['student.fc']
     check(loss, params.values(), [38.59308815107, 8.523680204534, 1.735776479943, 1.232936366829])
 
@@ -169,8 +171,8 @@ def test_distance_of_afd():
 def test_distance_of_domains(distance, n, m, constant, published):
     x, y = tensors(6, (n, 4), (m, 4))
     x, y = x.requires_grad_(), (y + .5).requires_grad_()
-    loss = (from_source.linear_mmd(x, y) if distance == 'means' else
-            from_source.multi_kernel_mmd(x, y, estimator=distance))
+    loss = (domains.linear_mmd(x, y) if distance == 'means' else
+            domains.multi_kernel_mmd(x, y, estimator=distance))
     check(loss, (x, y), published, constant=constant)
 
 

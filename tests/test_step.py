@@ -8,7 +8,7 @@ import cifar
 import finetune
 import utils
 from engine import step
-from methods import from_source, from_teacher, gates
+from methods import gates, losses, teaching
 
 
 def small(rng):
@@ -115,7 +115,7 @@ def test_a_step_of_each_method_can_be_recorded(flags):
     params = {**utils.with_prefix(student, 'student.'),
               **{f'teacher.{k}': v.detach() for k, v in teacher.items()}}
     params = {k: v.detach().double().requires_grad_(v.requires_grad) for k, v in params.items()}
-    state = step.new_state(from_teacher.make_objective(opt, f_s, f_t), params, 'double', 5e-4)
+    state = step.new_state(teaching.make_objective(opt, f_s, f_t), params, 'double', 5e-4)
     check_replay(state, [(torch.randn(4, 3, 32, 32, dtype=torch.double), torch.arange(4) + i)
                          for i in range(3)])
 
@@ -136,6 +136,6 @@ def test_a_step_of_each_method_of_fine_tuning_can_be_recorded(method):
     params = {k: v.detach().double().clone().requires_grad_(
         not k.startswith('teacher.') and not utils.is_statistic(k)) for k, v in params.items()}
     f_t = f if any(k.startswith('teacher.') for k in params) else None
-    state = step.new_state(from_source.make_objective(opt, f, f_t, layers), params, 'double',
-                           1e-4)
+    objective = losses.make_objective(opt, f, f_t, layers, [(opt.method, None)])
+    state = step.new_state(objective, params, 'double', 1e-4)
     check_replay(state, [(x, y), (x.flip(0), y), (x.flip(2), y)])

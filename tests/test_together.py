@@ -36,7 +36,7 @@ def way(request, monkeypatch):
 captured = []
 
 
-def imitation(works, pool, streams):
+def imitation(works, pool):
     """A function that does the same work on the same tensors."""
     captured.append(len(works))
     return lambda: [work() for work in works]
@@ -115,10 +115,16 @@ def test_what_cannot_go_together_is_one_line(second, said, fails):
     assert not pathlib.Path('logs').exists()
 
 
-def test_evaluation_is_alone(fails, shapes_folder):
-    flags = ['--imagenetpath', str(shapes_folder), '--evaluate', 'x']
-    status, said = fails(imagenet.main, *flags, '+', *flags)
-    assert status == 2 and 'alone' in said
+@pytest.mark.parametrize('first', [[], ['--evaluate', 'x']])
+def test_evaluation_is_alone(first, fails, shapes_folder):
+    flags = ['--imagenetpath', str(shapes_folder)]
+    status, said = fails(imagenet.main, *flags, *first, '+', *flags, '--evaluate', 'x')
+    assert status == 2 and 'alone' in said and os.listdir() == []
+
+
+def test_a_plus_without_a_run(fails):
+    status, said = fails(cifar.main, *run('plain', 'a'), '+')
+    assert status == 2 and 'both sides' in said and not pathlib.Path('logs').exists()
 
 
 def test_runs_with_dropout_draw_from_their_own_generators():
@@ -217,6 +223,27 @@ def test_cut_off_before_the_first_checkpoint_begins_anew(monkeypatch):
     call(run('plain', 'a'))
     call(run('plain', 'alone'))
     assert same_run('logs/a/plain', 'logs/alone/plain')
+
+
+def test_cut_off_before_the_first_checkpoint_begins_anew_from_its_file(monkeypatch):
+    call(run('plain', 'first', '--epochs', 1))
+    resumed = run('plain', 'a', '--epochs', 3, '--resume', 'logs/first/plain/model.pt7')
+    real = loop.end_epoch
+
+    def end_epoch(t, *rest):
+        real(t, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, 'end_epoch', end_epoch)
+        call(resumed)
+    assert not pathlib.Path('logs/a/plain/model.pt7').exists()
+    call(resumed)
+    call(run('plain', 'alone', '--epochs', 3))
+    assert [z['epoch'] for z in runs.read_log('logs/a/plain/log.txt')[1:]] == [2, 3]
+    a, b = (torch.load(f'logs/{k}/plain/model.pt7', weights_only=True)['params']
+            for k in ('a', 'alone'))
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 # ---- the revision -------------------------------------------------------------------------------

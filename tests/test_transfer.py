@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import cifar
 import imagenet
 import utils
-from methods import from_source
+from methods import delta, domains, from_source
 
 
 def features(seed, dtype=torch.double):
@@ -84,7 +84,7 @@ def kernel(x, y, mean):
     return sum(math.exp(-d / (2 * 2. ** k * mean)) for k in (-3, -2, -1, 0, 1))
 
 
-@pytest.mark.parametrize('estimator', from_source.ESTIMATORS)
+@pytest.mark.parametrize('estimator', domains.ESTIMATORS)
 def test_multi_kernel_mmd_is_a_loop_over_pairs(estimator):
     x, y = samples(0, 6), samples(1, 6, .5)
     n, z = 6, [*x.tolist(), *y.tolist()]
@@ -103,17 +103,17 @@ def test_multi_kernel_mmd_is_a_loop_over_pairs(estimator):
         pairs = [(i, j) for i in range(n) for j in range(n) if itself or i != j]
         expected = sum(k(i, j) + k(n + i, n + j) for i, j in pairs) / len(pairs) - 2 * sum(
             k(i, n + j) for i in range(n) for j in range(n)) / n ** 2
-    assert from_source.multi_kernel_mmd(x, y, estimator).item() == pytest.approx(expected)
+    assert domains.multi_kernel_mmd(x, y, estimator).item() == pytest.approx(expected)
 
 
 def test_linear_mmd_is_the_distance_of_means():
     x, y = samples(0, 5), samples(1, 7, .5)
     expected = sum((sum(a) / 5 - sum(b) / 7) ** 2 for a, b in zip(
         x.T.tolist(), y.T.tolist(), strict=True))
-    assert from_source.linear_mmd(x, y).item() == pytest.approx(expected)
+    assert domains.linear_mmd(x, y).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize('distance', [from_source.linear_mmd, from_source.multi_kernel_mmd])
+@pytest.mark.parametrize('distance', [domains.linear_mmd, domains.multi_kernel_mmd])
 def test_equal_samples_are_at_distance_zero_and_shifted_ones_further_and_further(distance):
     x = samples(0)
     found = [distance(x, x + shift).item() for shift in (0., .2, .5, 1.)]
@@ -146,7 +146,7 @@ def test_losses_without_a_channel_are_those_of_one_by_one(name):
     params = {k: v.detach().double() + (.1 if k.endswith('bias') else 0) for k, v in params.items()}
     x, y = torch.randn(2, 3, 64, 64, dtype=torch.double), torch.tensor([0, 2])
     for layer in layers:
-        base, got = from_source.losses_without(f, params, layer, x, y)
+        base, got = delta.losses_without(f, params, layer, x, y)
         torch.testing.assert_close(base, F.cross_entropy(f(x, params, False)[0], y))
         weight = layer if layer in params else layer + '.weight'
         assert len(got) == len(params[weight])
@@ -163,10 +163,10 @@ def test_channel_weights_are_the_softmax_of_z_scores(monkeypatch):
     params = {k: v.detach() for k, v in params.items()}
     batch = torch.randn(8, 3, 40, 40), torch.arange(8) % 3
     growth = torch.tensor([.0, .1, .4, .7, -.2, .3, .1, .0])
-    monkeypatch.setattr(from_source, 'losses_without',
+    monkeypatch.setattr(delta, 'losses_without',
                         lambda *_: (torch.tensor(1.), 1 + growth))
-    found, gain = from_source.channel_weights(f, params, 'fc', ['a'], lambda: iter([batch] * 6),
-                                              'float')
+    found, gain = delta.channel_weights(f, params, 'fc', ['a'], lambda: iter([batch] * 6),
+                                        'float')
     mean = growth.mean()
     z = (growth - mean) / ((growth - mean) ** 2).mean().sqrt()
     torch.testing.assert_close(found['a'], torch.exp(z / 5) / torch.exp(z / 5).sum())
@@ -177,7 +177,7 @@ def test_only_the_head_is_trained_for_the_channel_weights():
     f, params = imagenet.define_student(18, .125, 3)
     before = {k: v.clone() for k, v in params.items()}
     x, y = torch.randn(6, 3, 40, 40), torch.arange(6) % 3
-    trained = from_source.train_head(f, params, 'fc', lambda: [(x, y)], 'float')
+    trained = delta.train_head(f, params, 'fc', lambda: [(x, y)], 'float')
     moved = {k for k, v in trained.items() if not torch.equal(v, before[k])}
     assert moved == {'fc.weight', 'fc.bias'}
     assert all(torch.equal(params[k], v) for k, v in before.items())

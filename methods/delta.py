@@ -1,0 +1,105 @@
+"""DELTA's channel weights: how much the loss grows without a channel.
+
+  Li et al., 'DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
+  Networks', https://arxiv.org/abs/1901.09229
+"""
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Interpreter
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import utils
+from engine import step
+
+SOFTENING = 5.      # of the softmax over channels
+HEAD_EPOCHS, HEAD_LR, HEAD_DECAY_EPOCHS, HEAD_DECAY = 10, .01, 6, 1e-4
+BATCHES, BATCH_SIZE = 4, 32     # of training images, whatever --batch_size is
+
+
+def train_head(f, params, head, batches, dtype):
+    """The last layer alone trained for some epochs, in a copy of `params`, which is returned.
+    batches(): inputs (B, 3, H, W) and targets (B,) of an epoch. Computed in double if that is
+    `dtype`, else in float."""
+    def objective(params, inputs, targets, mode, weight):
+        logits, _ = f(inputs, params, False)
+        return F.cross_entropy(logits, targets), logits, []
+
+    params = {k: v.detach().clone().requires_grad_(k.startswith(head + '.') and
+                                                   not utils.is_statistic(k))
+              for k, v in params.items()}
+    state = step.new_state(objective, params, 'double' if dtype == 'double' else 'float',
+                           HEAD_DECAY)
+    for epoch in range(HEAD_EPOCHS):
+        state.rate.fill_(HEAD_LR * .1 ** (epoch / HEAD_DECAY_EPOCHS))
+        for inputs, targets in batches():
+            step.train_step(state, inputs, targets)
+    return {k: v.detach() for k, v in params.items()}
+
+
+@torch.no_grad()
+def losses_without(f, params, layer, inputs, targets):
+    """Cross-entropy (), and what it is without each filter of the convolution `layer`, (C,).
+
+    The net is recorded once; what lies before that layer is computed once, the rest C times. (That
+    rests on `utils.tap`: no later operation overwrites what was computed before it.)
+    """
+    def run(x):
+        taps = {layer: None}
+        logits, _ = f(x, params, False, taps=taps)
+        return taps[layer], logits
+
+    graph = make_fx(run)(inputs)
+    here, out = next(n for n in graph.graph.nodes if n.op == 'output').args[0]
+    whole = Interpreter(graph, garbage_collect_values=False)
+    whole.run(inputs)
+    before = {}
+    for node in graph.graph.nodes:
+        before[node] = whole.env[node]
+        if node is here:
+            break
+    bias, x, losses = params.get(layer + '.bias'), whole.env[here], []
+    for c in range(x.shape[1]):
+        y = x.clone()
+        y[:, c] = 0 if bias is None else bias[c]
+        _, logits = Interpreter(graph).run(inputs, initial_env={**before, here: y})
+        losses.append(F.cross_entropy(logits, targets))
+    return F.cross_entropy(whole.env[out], targets), torch.stack(losses)
+
+
+def now(x):
+    """The time in seconds at which the device of a tensor has done its work."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def channel_weights(f, params, head, layers, batches, dtype):
+    """DELTA's weights: how much the loss grows without a filter -> {layer: (C,)}, summing to 1, and
+    how many times as fast that was as a pass through the whole net for each filter.
+
+    f, params: the source with a new last layer `head`, which is trained first. As in the published
+    code, the weights are the softmax of the growth's z-scores over a layer's channels.
+    """
+    params, growth, start, passes = train_head(f, params, head, batches, dtype), {}, None, 0.
+    for i, (inputs, targets) in enumerate(batches()):
+        if i == BATCHES:
+            break
+        start = start or now(inputs)
+        begun = now(inputs)
+        with torch.no_grad():
+            f(inputs, params, False)
+        whole = now(inputs) - begun
+        for layer in layers:
+            base, without = losses_without(f, params, layer, inputs, targets)
+            growth.setdefault(layer, []).append(without - base)
+            passes += whole * len(without)
+    taken = now(inputs) - start
+    return {k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()}, passes / taken
+
+
+def from_growth(growth):
+    """The weights (C,) of channels without which the loss grows by so much (C,)."""
+    scores = (growth - growth.mean()) / growth.std(correction=0).clamp_min(1e-12)
+    return (scores / SOFTENING).softmax(0)

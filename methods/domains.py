@@ -1,0 +1,63 @@
+"""Losses between two domains: the first half of a batch is the source, with labels.
+
+  DDC: Tzeng et al., 'Deep Domain Confusion', https://arxiv.org/abs/1412.3474
+  DAN: Long et al., 'Learning Transferable Features with Deep Adaptation Networks',
+  https://arxiv.org/abs/1502.02791
+"""
+import torch
+import torch.nn.functional as F
+
+import utils
+
+
+def linear_mmd(x, y):
+    """Squared distance of the means of x and y, (B, D) each (DDC's loss, which squares it)."""
+    x, y = map(utils.at_least_float, (x, y))
+    return (x.mean(0) - y.mean(0)).square().sum()
+
+
+BANDWIDTHS = tuple(2. ** k for k in range(-3, 2))
+
+
+ESTIMATORS = 'biased', 'unbiased', 'linear'
+
+
+def multi_kernel_mmd(x, y, estimator='biased'):
+    """Squared maximum mean discrepancy of x and y, (B, D) each, with the sum of five Gaussian
+    kernels of 1/8 to 2 times the mean squared distance of two samples (DAN).
+
+    estimator: 'biased', of all pairs, each sample with itself too, so that it is zero for equal
+    samples (DeepDA's); 'unbiased', without those of a sample with itself; 'linear', of neighbours
+    in the batch alone (the paper has disjoint pairs of them). The latter two may be negative; they
+    are those of Transfer-Learning-Library, which adds a constant, 2 / (B - 1).
+    """
+    z, n = torch.cat([x, y]), len(x)
+    squares = torch.cdist(z, z, compute_mode='donot_use_mm_for_euclid_dist').square()
+    # Transfer-Learning-Library's mean counts the zeros of a sample with itself
+    pairs = len(z) * (len(z) - (estimator == 'biased'))
+    mean = (squares.detach().sum() / pairs).clamp_min(1e-12)
+    kernels = sum(torch.exp(-squares / (2 * k * mean)) for k in BANDWIDTHS)
+    xx, yy, xy = kernels[:n, :n], kernels[n:, n:], kernels[:n, n:]
+    if estimator == 'linear':
+        i = torch.arange(n, device=x.device)
+        j = i.roll(-1)
+        return (xx[i, j] + yy[i, j] - xy[i, j] - xy[j, i]).mean()
+    if estimator == 'unbiased':
+        within = sum(k.sum() - k.diagonal().sum() for k in (xx, yy)) / (n * max(1, n - 1))
+        return within - 2 * xy.mean()
+    return xx.mean() + yy.mean() - 2 * xy.mean()
+
+
+# ---- methods ------------------------------------------------------------------------------------
+
+def ddc(batch):
+    """The distance of what enters the classification head, the one layer that is tapped."""
+    n, (x,) = len(batch.labels), batch.student.taps.values()
+    return [linear_mmd(x[:n], x[n:])]
+
+
+def dan(batch):
+    """The distance of each tapped layer, of all but the last one after ReLU."""
+    n, (*hidden, last) = len(batch.labels), map(utils.at_least_float, batch.student.taps.values())
+    return [sum(multi_kernel_mmd(x[:n], x[n:], batch.opt.mmd)
+                for x in (*map(F.relu, hidden), last))]

@@ -1,0 +1,143 @@
+"""A student's training by a teacher: the flags that cifar.py and imagenet.py share, what is set up.
+
+  Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
+  Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
+
+The loss of a student is CE + alpha (T² KL - CE) + beta Σ losses of --method.
+"""
+import math
+
+import torch
+
+import utils
+from engine import loop, runs, script, step
+from methods import losses
+from utils import InputError
+from weights import facts
+
+DECAYS = ('constant', 'linear', 'cosine', 'step')
+CHOICES = ('at', 'f_actt', 'grad_at', 'min_l2', 'symmetry')     # of --method
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
+    """The flags of a transfer from a teacher; `teacher` is the flag that names it."""
+    t = parser.add_argument_group('transfer from a teacher')
+    t.add_argument(f'--{teacher}', default='', help=teacher_help)
+    t.add_argument('--alpha', default=0, type=float, help='weight of distillation (KD) against '
+                   'cross-entropy, 0 to 1; the paper uses 0.9')
+    t.add_argument('--temperature', default=4, type=float,
+                   help='temperature T of distillation; the paper uses 4')
+    t.add_argument('--beta', default=0, type=float, help='weight of the loss that --method names; '
+                   'the paper uses 1e+3 for at')
+    t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
+                   help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
+                   'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
+    t.add_argument('--method', default='at', choices=CHOICES, help='at: attention maps; f_actt: '
+                   'full activations; grad_at: gradients with respect to the input; and without '
+                   "a teacher min_l2: that gradient's norm; symmetry: its change under a flip")
+    t.add_argument('--at_groups', default=at_groups, help='json list of the groups whose outputs '
+                   f'are compared by at and f_actt; {groups_help}')
+    t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '
+                   'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
+    t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
+                   'batch and positions of squared differences, as published; paper: Eq. 2')
+
+
+def check_flags(opt, teacher, groups):
+    """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list and
+    --beta_decay. `teacher` is the flag that names the teacher."""
+    chosen = script.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
+    if not chosen or not all(type(g) is int and 0 <= g < groups for g in chosen):
+        raise InputError(f'--at_groups {opt.at_groups}: choose from '
+                         f'{", ".join(map(str, range(groups)))}')
+    opt.at_groups = chosen
+    if not 0 <= opt.alpha <= 1:
+        raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
+    script.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])
+    given = getattr(opt, teacher)
+    if opt.method != 'at' and not opt.beta:
+        raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
+    if losses.METHODS[opt.method].twice and opt.compile:
+        raise InputError(f'--method {opt.method} differentiates twice, which --compile cannot')
+    alone = opt.method in ('min_l2', 'symmetry') and not opt.alpha
+    if (opt.alpha or opt.beta) and not alone and not given:
+        raise InputError(f'--alpha and --beta weigh what comes from a teacher: give --{teacher}')
+    if alone and given:
+        raise InputError(f'--method {opt.method} needs no teacher: leave --{teacher} out, or add '
+                         f'--alpha')
+    if opt.beta_decay == 'auto':
+        decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
+        opt.beta_decay = 'linear' if decays else 'constant'
+
+
+def name_parts(opt, usual):
+    """What the name of a run says of the transfer: weights, method, and the options that are not
+    the `usual` ones ({name: value})."""
+    parts = [f'{opt.method}{opt.beta:g}'] if opt.beta else []
+    parts += [f'kd{opt.alpha:g}'] if opt.alpha else []
+    return parts + script.unusual(opt, usual)
+
+
+# ---- what is minimised --------------------------------------------------------------------------
+
+def beta_in(opt, epoch):
+    """The weight of the method's loss in an epoch, counted from 1."""
+    left = 1 - (epoch - 1) / opt.epochs
+    return opt.beta * {'constant': 1, 'linear': left, 'cosine': (1 - math.cos(math.pi * left)) / 2,
+                       'step': loop.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
+
+
+def make_objective(opt, f_s, f_t=None):
+    """`losses.make_objective` of a student: --alpha times KD, and --method with the weight of the
+    epoch; without a teacher f_t, only what needs none."""
+    terms = [('kd', opt.alpha)] * bool(opt.alpha) + [(opt.method, None)] * bool(opt.beta)
+    terms = [(k, v) for k, v in terms if f_t or losses.METHODS[k].needs != 'teacher']
+    return losses.make_objective(opt, f_s, f_t, terms=terms)
+
+
+def regressors(f_s, student, f_t, teacher, size, groups):
+    """1x1 convolutions from the student's to the teacher's channels, for those of the `groups` in
+    which they differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in pixels.
+    """
+    image = next(iter(student.values())).new_zeros(1, 3, size, size)
+    with torch.no_grad():
+        g_s, g_t = f_s(image, student, False)[1], f_t(image, teacher, False)[1]
+    return {f'regressor.group{i}': utils.conv_params(x.shape[1], y.shape[1]).requires_grad_()
+            for i, (x, y) in enumerate(zip(g_s, g_t, strict=True))
+            if i in groups and x.shape[1] != y.shape[1]}
+
+
+# ---- the training of a student ------------------------------------------------------------------
+
+def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
+    """The `loop.Training` of the net that make_net() gives, by --method from `teacher`: name, f,
+    params; or None.
+
+    checkpoint, lines: what to go on from; train, test: `data.Images` of size x size pixels.
+    """
+    name, f_t, teacher = teacher or ('', None, {})
+    teacher = step.on_device(teacher, opt.dtype, device, fixed=True)
+    if f_t:
+        error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
+        print(f'teacher {name}: test error {error:.2f} %')
+    generator = torch.Generator().manual_seed(opt.seed)
+    with runs.drawing_from(generator):
+        f_s, student = make_net()
+    student, helpers = step.on_device(student, opt.dtype, device), {}
+    if opt.method == 'f_actt':
+        # of a generator of their own: the images come in the same order as without
+        with (runs.drawing_from(torch.Generator().manual_seed(opt.seed)),
+              step.precision(opt.dtype, device)):
+            helpers = regressors(f_s, student, f_t, teacher, size, opt.at_groups)
+    params = {**utils.with_prefix(student, 'student.'),
+              **step.on_device(helpers, opt.dtype, device),
+              **utils.with_prefix(teacher, 'teacher.')}
+    objective = make_objective(opt, f_s, f_t)
+    if opt.compile:
+        objective = torch.compile(objective)
+    return loop.Training(
+        opt, step.new_state(objective, params, opt.dtype, opt.weight_decay), train, test, classes,
+        generator, checkpoint, lines, weight=lambda epoch: beta_in(opt, epoch),
+        draws=facts.draws(f_s, student, size))
