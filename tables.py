@@ -1,143 +1,42 @@
-"""The tables of the papers (papers.py): their commands, and the numbers that the logs hold.
+"""The tables of the papers (papers/): their commands, and the numbers that the logs hold.
 
     python tables.py commands TABLE ... the shell lines, teachers first
     python tables.py run TABLE ...      run what is not finished, then show
-    python tables.py show TABLE ...     the table, and its learning curves as curves.png (of removal
-                                        of channels, error against multiply-adds as tradeoff.png)
-    python tables.py report             the same into the README, from the logs alone
+    python tables.py show TABLE ...     the table, and its learning curves as curves.png (for
+                                        pruning, error against multiply-adds as tradeoff.png)
+    python tables.py report             README.md's status table, and for each table that has runs
+                                        results/TABLE/README.md, from the logs alone
 
 With --epochs N a table is run in a schedule of N epochs, into a folder of its own, TABLE-Nepochs.
 With --at_once K up to K runs are trained together: on a GPU by one process, in which the runs of a
 command line stand side by side with a + between; on a CPU by K processes of one thread each.
 Several `run`s side by side share the work: each run is done by one of them.
 
-A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the last epoch's test
-error, mean ± standard deviation over seeds (and the median, where the paper has that), and its
-difference to the plain student's, mean ± standard error over the seeds that both have. Seconds are
-those of the median epoch times the epochs.
+A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/report.py.
 """
-import collections
 import contextlib
 import itertools
 import math
 import os
 import pathlib
-import re
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
 
 import torch
 
-from engine import plots, runs, script
+from engine import runs, script
+from papers import pages
 from papers.catalogue import TABLES
+from papers.commands import commands, comparable, save_of, split
+from papers.report import is_finished, show
 from utils import InputError
 
-README = pathlib.Path(__file__).with_name('README.md')
+HOME = pathlib.Path(__file__).parent
 WAIT = 5            # seconds until `run` looks again at what other processes are running
 PATIENCE = 10       # seconds in which a process that Ctrl-C has reached ends by itself
-SHORT_SEEDS = 3     # at most, in a short schedule
-
-
-# ---- the tables ---------------------------------------------------------------------------------
-
-def split(name):
-    """'cifar10-10epochs' -> 'cifar10', 10; 'cifar10' -> 'cifar10', None."""
-    table, epochs = re.fullmatch(r'(.+?)(?:-([1-9]\d*)epochs)?', name, re.S).groups()
-    if table not in TABLES:
-        raise InputError(f'there is no table {name}; name one of {", ".join(TABLES)}')
-    return table, epochs and int(epochs)
-
-
-def rows_of(name):
-    return TABLES[split(name)[0]]['rows']
-
-
-def home(name, row):
-    """The table, in the schedule of the table `name`, and the row that `row` stands for there."""
-    if '/' not in row:
-        return name, row
-    table, row = row.split('/')
-    epochs = split(name)[1]
-    return (f'{table}-{epochs}epochs' if epochs else table), row
-
-
-def title(name):
-    table, epochs = split(name)
-    table = TABLES[table]
-    return table['title'] + (f', in {epochs} epochs instead of {table["epochs"]}' if epochs else '')
-
-
-# ---- the commands -------------------------------------------------------------------------------
-
-def folder_of(name, row, seed, root):
-    return str(pathlib.Path(root, *home(name, row), f'seed{seed}'))
-
-
-def command(name, row, seed, root):
-    """The command line of a run, as a list of words."""
-    save = folder_of(name, row, seed, root)
-    name, row = home(name, row)
-    table, epochs = split(name)
-    table = TABLES[table]
-    short = f"--epochs {epochs} --epoch_step '[0.3,0.6,0.8]'" if epochs else ''
-    own = shlex.split(table['rows'][row]['options'])
-    options = [*own, *without(shlex.split(table['common']), own), *shlex.split(short)]
-    return [table.get('script', 'cifar.py'), '--save', save,
-            *(folder_of(name, word[1:], seed, root) if word.startswith('@') else word
-              for word in options), '--seed', str(seed)]
-
-
-def without(words, own):
-    """The words of a command line without the flags, and their values, that are in `own`."""
-    kept, skip = [], False
-    for word in words:
-        skip = word in own if word.startswith('--') else skip
-        kept += [] if skip else [word]
-    return kept
-
-
-def with_teachers(name, row):
-    """A row behind the rows that its options name, as (table, row)."""
-    name, row = home(name, row)
-    for teacher in re.findall(r'@(\S+)', rows_of(name)[row]['options']):
-        yield from with_teachers(name, teacher)
-    yield name, row
-
-
-def commands(name, root, seeds=None, only=''):
-    """The command line of each run of a table, or of one row, with the teachers that it needs, as
-    lists of words: seed by seed, teachers first."""
-    rows, short, known = rows_of(name), split(name)[1], set()
-    if only and only not in rows:
-        raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows)}')
-    numbers = {k: seeds or min(r['seeds'], SHORT_SEEDS if short else r['seeds'])
-               for k, r in rows.items() if only in ('', k)}
-    for seed in range(max(numbers.values())):
-        for wanted in (k for k, n in numbers.items() if seed < n):
-            for place in with_teachers(name, wanted):
-                if (place, seed) not in known:
-                    known.add((place, seed))
-                    yield command(*place, seed, root)
-
-
-def all_commands(names, *rest):
-    """Those of several tables, which may share rows: each once."""
-    found = [words for name in names for words in commands(name, *rest)]
-    return list({save_of(words): words for words in found}.values())
-
-
-def save_of(words):
-    return words[words.index('--save') + 1]
-
-
-def comparable(command):
-    """The words of a command line. The first logs of AT+KD are older than --beta_decay: they were
-    made with a constant β and do not say so."""
-    return shlex.split(command.replace(' --beta_decay constant', ''))
 
 
 # ---- what is next -------------------------------------------------------------------------------
@@ -271,7 +170,7 @@ def start(group, one_thread, stop_at):
     print('$ python', shlex.join(words), flush=True)
     more = {'STOP_AT': str(stop_at), script.QUIET: '1'}
     more |= {'OMP_NUM_THREADS': '1'} if one_thread else {}
-    return subprocess.Popen([sys.executable, README.with_name(words[0]), *words[1:]],
+    return subprocess.Popen([sys.executable, HOME / words[0], *words[1:]],
                             env=os.environ | more)
 
 
@@ -346,6 +245,12 @@ def interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
+def all_commands(names, *rest):
+    """The commands of several tables, which may share rows: each once."""
+    found = [words for name in names for words in commands(name, *rest)]
+    return list({save_of(words): words for words in found}.values())
+
+
 def run(names, root, seeds=None, only='', at_once=1, minutes=None):
     """Run what is not finished of some tables, up to `at_once` runs together; what another process
     is running is waited for. A failed run is named at the end and stops no other, but for its
@@ -367,218 +272,13 @@ def run(names, root, seeds=None, only='', at_once=1, minutes=None):
         raise script.RunError('failed: ' + '; '.join(failed))
 
 
-# ---- the numbers --------------------------------------------------------------------------------
-
-def is_finished(lines):
-    return len(lines) > 1 and lines[-1]['epoch'] == lines[-1]['epochs']
-
-
-def finished(folder):
-    """The logs of the finished runs below a row's folder, by seed."""
-    logs = {int(path.parent.name[4:]): runs.read_log(path)
-            for path in folder.glob('seed*/log.txt') if path.parent.name[4:].isdecimal()}
-    return {seed: logs[seed] for seed in sorted(logs) if is_finished(logs[seed])}
-
-
-def epochs_of(words, default):
-    """The number of epochs that a command asks for; tests have none."""
-    if '--evaluate' in words:
-        return 0
-    return int(words[words.index('--epochs') + 1]) if '--epochs' in words else default
-
-
-def logs_of(name, root):
-    """The logs of a table that are finished, and of its schedule (of any, where it depends on the
-    data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the whole
-    of a table is seldom run, only of the rows that have any."""
-    found, (table, epochs) = {}, split(name)
-    for row in rows_of(name):
-        wanted = epochs or epochs_of(command(name, row, 0, root), TABLES[table]['epochs'])
-        logs = finished(pathlib.Path(root, *home(name, row)))
-        found[row] = {seed: z for seed, z in logs.items() if wanted in (None, z[-1]['epochs'])}
-    return {row: z for row, z in found.items() if z or not epochs}
-
-
-def errors_of(logs, value='test_acc'):
-    return {seed: 100 - z[-1][value] for seed, z in logs.items()}
-
-
-def mean_and_spread(values, sign='', divisor=1):
-    text = f'{statistics.mean(values):{sign}.2f}'
-    return text + (f' ± {statistics.stdev(values) / divisor:.2f}' if len(values) > 1 else '')
-
-
-def difference(errors, plain):
-    """Of a row's errors to the plain student's, both {seed: error}, as text; over the seeds that
-    both have, whose number is given if it is not the row's."""
-    common = [error - plain[seed] for seed, error in errors.items() if seed in plain]
-    text = mean_and_spread(common, '+', len(common) ** .5) if common else ''
-    return text + (f' (n = {len(common)})' if 0 < len(common) < len(errors) else '')
-
-
-def seconds(logs):
-    return statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
-                                                          for e in z[1:]) for z in logs)
-
-
-def left(logs, what='multiply_adds'):
-    """The part of the multiply-adds that the removal of channels has left, the mean over a row's
-    runs; 1 where none were removed. `what` is another number of the log."""
-    return statistics.mean(z[-1].get(what, 1) / z[-1].get('multiply_adds_before', 1)
-                           for z in logs.values())
-
-
-def cells(name, row, logs):
-    """A row of a table as {column: text}."""
-    table, short = split(name)
-    table = TABLES[table]
-    r = table['rows'][row]
-    paper = f'paper, {table["epochs"]} epochs' if short else 'paper'
-    number = r['paper'] + (' (unverified)' if r['paper'] and not r['source'] else '')
-    against = table.get('against', 'to the plain student')
-    z = {table.get('measure', 'test error, %'): r['label'], paper: number, 'ours': '', 'median': '',
-         against: '', 'multiply-adds, %': '', 'by image, %': '', 'n': str(len(logs[row])),
-         'seconds a run': ''}
-    if logs[row]:
-        value = table.get('value', 'test_acc')
-        errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
-        top5 = [100 - z[-1]['test_acc5'] for z in logs[row].values()] if table.get('top5') else []
-        z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
-              against: difference(errors, plain),
-              'seconds a run': f'{seconds(logs[row].values()):.0f}'}
-        if table.get('pruned'):
-            z |= {'multiply-adds, %': f'{100 * left(logs[row]):.1f}',
-                  'by image, %': f'{100 * left(logs[row], "multiply_adds_dynamic"):.1f}'}
-        if table['medians'] and not short:
-            z['median'] = f'{statistics.median(errors.values()):.2f}'
-    return z
-
-
-def grid(name, logs):
-    """The cells of a table, the head first, without the columns that are empty."""
-    rows = [cells(name, row, logs) for row in logs]
-    columns = [k for k in (rows[0] if rows else []) if any(z[k] for z in rows)]
-    return [columns, *([z[k] for k in columns] for z in rows)]
-
-
-def schedule(z):
-    """The schedule of a run, of the last line of its log, in words."""
-    if not z['epochs']:
-        return 'Tested, not trained'
-    drops = f'drops at {z["epoch_step"]}'
-    if 'iterations' not in z:
-        return f'{z["epochs"]} epochs, {drops}'
-    decay = {'inv': 'inverse decay', 'exp': 'exponential decay'}.get(z['schedule'], drops)
-    return f'{z["epochs"]} epochs of {z["steps"]} steps, {decay}'
-
-
-def threads(z):
-    """Of the epochs of a log, the numbers of threads that most steps had."""
-    numbers = sorted({e.get('threads', z[0]['threads']) for e in z[1:]})
-    return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
-
-
-def note(name, logs):
-    """What the rows share: schedules, machines, precisions; with numbers of runs where they differ.
-    """
-    lines = [z for by_seed in logs.values() for z in by_seed.values()]
-    if not lines:
-        return 'No run is finished yet.'
-    texts = [(schedule(z[-1]),
-              f'{z[0]["device"]}, torch {z[0]["torch"]}',
-              f'{z[0]["dtype"]}, threads: {threads(z)}') for z in lines]
-    counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
-    said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
-            for n in counts]
-    sources = {rows_of(name)[row]['source'] for row in logs} - {''}
-    if sources:
-        said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
-    missing = len(rows_of(name)) - len(logs)
-    if missing:
-        said.append(f'Rows without a finished run, not shown: {missing}')
-    return '. '.join(said) + '.'
-
-
-def table_lines(name, root, base=pathlib.Path()):
-    """The lines of a table in Markdown, from the logs below base/root."""
-    logs = logs_of(name, base / root)
-    head, *rows = grid(name, logs)
-    for row, texts in zip(logs, rows, strict=True):
-        if logs[row]:
-            texts[0] = f'[{texts[0]}]({pathlib.Path(root, *home(name, row)).as_posix()})'
-    lines = [f'| {" | ".join(texts)} |' for texts in (head, ['---'] * len(head), *rows)]
-    return [*(lines if rows else []), '', note(name, logs)]
-
-
-def draw_curves(name, root, logs):
-    """The first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
-    curves = {rows_of(name)[row]['label']:
-              pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
-              for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
-    if curves:
-        path = pathlib.Path(root, name, 'curves.png')
-        plots.plot_curves(curves, path)
-        print(f'curves: {path}')
-
-
-def draw_tradeoff(name, root, logs):
-    """Error against multiply-adds, of a table of removal, as ROOT/TABLE/tradeoff.png: a curve for
-    each method, which is what a row's label says before its comma."""
-    lines = collections.defaultdict(list)
-    for row, z in logs.items():
-        if z:
-            errors = list(errors_of(z).values())
-            spread = statistics.stdev(errors) if len(errors) > 1 else 0
-            method = rows_of(name)[row]['label'].partition(',')[0]
-            lines[method].append((100 * left(z), statistics.mean(errors), spread))
-    if lines:
-        path = pathlib.Path(root, name, 'tradeoff.png')
-        plots.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')
-        print(f'error against multiply-adds: {path}')
-
-
-def draw(name, root, logs):
-    draw_curves(name, root, logs)
-    if TABLES[split(name)[0]].get('pruned'):
-        draw_tradeoff(name, root, logs)
-
-
-def show(name, root):
-    """Print a table with aligned columns; draw its learning curves."""
-    logs = logs_of(name, root)
-    rows = grid(name, logs)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(title(name))
-    for texts in rows:
-        print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
-    print(note(name, logs))
-    draw(name, root, logs)
-
+# ---- the command line ----------------------------------------------------------------------------
 
 def show_all(names, root):
     for i, name in enumerate(names):
         if i:
             print()
         show(name, root)
-
-
-def report(readme):
-    """The README's text with the block of each table that it has a place for made anew."""
-    def block(match):
-        name = match[1]
-        return '\n'.join([f'<!-- table {name} -->', f'**{title(name)}**', '',
-                          *table_lines(name, 'results', README.parent), '',
-                          '<!-- end of table -->'])
-
-    return re.sub(r'(?s)<!-- table (\S+) -->.*?<!-- end of table -->', block, readme)
-
-
-def write_report():
-    text = README.read_text()
-    README.write_text(report(text))
-    root = README.with_name('results')
-    for name in re.findall('<!-- table (.+) -->', text):
-        draw(name, root, logs_of(name, root))
 
 
 def parse(argv):
@@ -611,9 +311,9 @@ def main(argv=None):
     opt = parse(argv)
     if opt.what == 'report':
         if opt.table or opt.root != 'results' or opt.epochs:
-            raise InputError('report takes no table and no options: it writes the tables for which '
-                             'README.md has a place, from results/')
-        return write_report()
+            raise InputError('report takes no table and no options: it writes README.md\'s status '
+                             'table and the pages of all tables, from results/')
+        return pages.write(HOME)
     if not opt.table:
         raise InputError(f'name a table: {", ".join(TABLES)}')
     names = [f'{table}-{opt.epochs}epochs' if opt.epochs else table for table in opt.table]

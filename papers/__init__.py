@@ -1,1 +1,1 @@
-"""The tables of the papers as data: the command line of each cell, and the paper's number."""
+"""The papers' tables: as data, as command lines, and as what the logs say of them."""

@@ -103,7 +103,7 @@ def pruned(afs, afd, seeds):
 def amazon10_removal(title, steps, seeds):
     """A table of removal from a given net."""
     return dict(title=title, script='finetune.py', epochs=6, medians=False, pruned=True,
-                against='to L2, or to magnitude',
+                against='vs. L2 or magnitude',
                 common=f'{amazon10_pruned(steps)} --lr {PRUNED_LR:g}',
                 rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}',
                             dict.fromkeys(('1x', *REDUCTIONS), seeds)))
@@ -200,8 +200,8 @@ TABLES = {
             'cifar10/at': row('all three', '7.93', TEXT, plain='cifar10/student'),
         }),
     'cifar10-choices': dict(
-        title='CIFAR-10: what the paper leaves open, chosen on training images held out',
-        measure='error held out, %', epochs=1, medians=False, common='',
+        title='CIFAR-10: what the paper leaves open, chosen on held-out training images',
+        measure='held-out error, %', epochs=1, medians=False, common='',
         rows={
             **{f'lr_{v:g}': choice(f'NIN-thin without BN, learning rate {v:g}', f'{ONE_EPOCH} '
                                    f'--width 0.5 --no_bn --lr {v:g} --validate 5000')
@@ -258,8 +258,8 @@ TABLES = {
                          'resnet34 --alpha 0.9 --beta 1e+3', 'student', 1),
         }),
     'imagenette-choices': dict(
-        title='The learning rates of the next table, chosen on 400 of the 2,000 training images',
-        measure='error held out, %', script='imagenet.py', epochs=6, medians=False,
+        title='Ten classes of ImageNet: learning rates, chosen on 400 held-out images of 2,000',
+        measure='held-out error, %', script='imagenet.py', epochs=6, medians=False,
         common=f'{IMAGENETTE} --epochs 6 --validate 400',
         rows={f'{depth}_{lr:g}': choice(f'ResNet-{depth}, learning rate {lr:g}',
                                         f'--depth {depth} --lr {lr:g}')
@@ -278,7 +278,7 @@ TABLES = {
         }),
     'finetuning': dict(     # the published hyper-parameters; errors of others' runs
         title='Fine-tuning of ResNet-101 with the published settings of DELTA and L2-SP',
-        script='finetune.py', epochs=None, medians=False, against='to L2',
+        script='finetune.py', epochs=None, medians=False, against='vs. L2',
         common='--source resnet101 --schedule exp',
         rows={f'{name}_{method}': row(
             f'{label}, {method_label}', *papers.get(method, ('', '')),
@@ -300,7 +300,7 @@ TABLES = {
                   ('delta', 'DELTA', '--method delta --channel_weights compute'))}),
     'afa': dict(            # the six configuration files; the last epoch of stage one is handed on
         title='Stanford Dogs, AFA: spatial attention (AST), then channel attention (ACT)',
-        script='finetune.py', epochs=24, medians=False, against='to stage one',
+        script='finetune.py', epochs=24, medians=False, against='vs. stage one',
         common='--dataset dogs --dataroot ~/dogs --iterations 4500',
         rows={
             'resnet101_ast': row('ResNet-101, stage one, AST', seeds=3, options='--source '
@@ -320,7 +320,7 @@ TABLES = {
         }),
     'afds': dict(           # the paper's numbers were not at hand
         title='AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
-        script='finetune.py', epochs=18, medians=False, against='to L2, or to magnitude',
+        script='finetune.py', epochs=18, medians=False, against='vs. L2 or magnitude',
         pruned=True, common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
         rows={f'{name}_{k}': dict(r, label=f'{label}: {r["label"]}', plain=r['plain'] and
                                   f'{name}_{r["plain"]}', options=f'--dataset {name} --dataroot '
@@ -335,7 +335,7 @@ TABLES = {
                                  dict.fromkeys(('1x', *REDUCTIONS), 3)).items()}),
     'office31-alexnet': dict(
         title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
-        script='finetune.py', epochs=20, medians=False, against='to source-only',
+        script='finetune.py', epochs=20, medians=False, against='vs. source-only',
         common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 --epoch_steps 1000',
         rows=domains({
             'source': ("Caffe's AlexNet, source-only",
@@ -349,7 +349,7 @@ TABLES = {
             'dan': ((68.5, 96.0, 99.0, 67.0, 54.0, 53.1), DAN)})),
     'office31-resnet50': dict(
         title='Office-31 with ResNet-50',
-        script='finetune.py', epochs=20, medians=False, against='to source-only',
+        script='finetune.py', epochs=20, medians=False, against='vs. source-only',
         common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
                '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
                '--batch_size 32 --iterations 10000 --epoch_steps 500 --weight_decay 5e-4 '
@@ -364,39 +364,39 @@ TABLES = {
             # of the best epoch on the test images
             'dan_tllib': ((84.2, 98.4, 100.0, 87.3, 66.9, 65.2), TLLIB)})),
     'office31-choices': dict(
-        title='The learning rate on Office-31, chosen on 500 of the 2,817 images of amazon',
-        measure='error held out, %', value='val_acc', script='finetune.py', epochs=1,
+        title='Office-31: the learning rate, chosen on 500 held-out images of 2,817 of amazon',
+        measure='held-out error, %', value='val_acc', script='finetune.py', epochs=1,
         medians=False, common=f'{OFFICE_RECIPE} {GIVEN} --epoch_steps 300 --bottleneck 256 '
                               '--domain amazon --target webcam --validate 500',
         rows={f'lr_{lr:g}': choice(f'amazon, source-only, learning rate {lr:g}', f'--lr {lr:g}')
               for lr in (.03, .01, .003, .001, .0003, .0001)}),
     'office31-mobilenet': dict(
         title='Office-31: a given MobileNetV2, 300 steps of 32 images at 96x96',
-        script='finetune.py', epochs=3, medians=False, against='to source-only',
+        script='finetune.py', epochs=3, medians=False, against='vs. source-only',
         common=f'{OFFICE_RECIPE} {GIVEN} --lr {OFFICE_LR:g} --epoch_steps 100 --bottleneck 256 '
                '--validate 100',
         rows=domains({'source': ('source-only', ''),
                                             'dan': ('DAN', '--method dan')}, {})),
     'office31-parts': dict(
-        title='amazon → webcam, source-only: what parts of a recipe give',
-        script='finetune.py', epochs=3, medians=False, against='to the recipe',
+        title='amazon → webcam, source-only: what each part of the recipe contributes',
+        script='finetune.py', epochs=3, medians=False, against='vs. the recipe',
         common=f'--dataset office31 --dataroot office31 --domain amazon --target webcam {GIVEN} '
                f'--lr {OFFICE_LR:g} --epoch_steps 100 --validate 100',
         rows={
-            'recipe': row('the recipe: new layer at ten times the rate, inverse decay, crops of '
-                          'any place', seeds=1, options='--head_lr_mult 10 --schedule inv'),
+            'recipe': row('the recipe: head at ten times the learning rate, inverse decay, crops '
+                          'from any place', seeds=1, options='--head_lr_mult 10 --schedule inv'),
             'area': row('crops of any area', seeds=1, plain='recipe',
                         options='--head_lr_mult 10 --schedule inv --crop area'),
             'centre': row('no augmentation', seeds=1, plain='recipe',
                           options='--head_lr_mult 10 --schedule inv --crop centre'),
-            'head': row('new layer at the rate of all', seeds=1, plain='recipe',
+            'head': row('head at the same rate as the rest', seeds=1, plain='recipe',
                         options='--schedule inv'),
-            'constant': row('no decay of the rate', seeds=1, plain='recipe', options='--schedule '
+            'constant': row('no learning-rate decay', seeds=1, plain='recipe', options='--schedule '
                             'inv --lr_gamma 0 --head_lr_mult 10'),
         }),
     'amazon10-choices': dict(
-        title='The settings of the next table, chosen on 100 of the 310 training images',
-        measure='error held out, %', value='val_acc', script='finetune.py', epochs=3,
+        title='Ten images of each class of amazon: settings, chosen on 100 held-out images of 310',
+        measure='held-out error, %', value='val_acc', script='finetune.py', epochs=3,
         medians=False, common=f'{AMAZON10} {GIVEN} --epoch_steps 100 --validate 100',
         rows={
             **{f'l2_{lr:g}': choice(f'L2, learning rate {lr:g}', f'--lr {lr:g}')
@@ -419,7 +419,7 @@ TABLES = {
         }),
     'amazon10': dict(
         title='Ten images of each class of amazon: a given MobileNetV2, 300 steps of 32 at 96x96',
-        script='finetune.py', epochs=3, medians=False, against='to L2',
+        script='finetune.py', epochs=3, medians=False, against='vs. L2',
         common=f'{AMAZON10} {GIVEN} --epoch_steps 100 --lr {AMAZON10_LR:g}',
         rows={
             'l2': row('L2', seeds=3),
@@ -437,9 +437,9 @@ TABLES = {
                        f'{AMAZON10_ALPHA["act"]:g}'),
         }),
     'amazon10-pruned-choices': dict(
-        title='The settings of the next table, chosen on 100 of the 310 training images, at half '
-              'of the multiply-adds',
-        measure='error held out, %', value='val_acc', script='finetune.py', epochs=6,
+        title='Pruning on ten images of each class of amazon: settings, chosen on 100 held-out '
+              'images of 310, at half of the multiply-adds',
+        measure='held-out error, %', value='val_acc', script='finetune.py', epochs=6,
         medians=False, common=amazon10_pruned(600) + ' --macs_target 0.5 --validate 100',
         rows={
             **{f'magnitude_{lr:g}': choice(f'magnitude, learning rate {lr:g}',
@@ -453,19 +453,19 @@ TABLES = {
                for a in (.01, .001)},
         }),
     'amazon10-pruned': amazon10_removal(
-        'The same with fewer multiply-adds: 600 steps, of which channels are removed after 200 and '
-        '400', 600, 3),
+        'Pruning on ten images of each class of amazon: a given MobileNetV2, 600 steps, pruned '
+        'after 200 and 400', 600, 3),
     'amazon10-pruned-long': amazon10_removal(
-        'The same in 2,400 steps, of which channels are removed after 800 and 1,600; settings '
-        'chosen for 600', 2400, 1),
+        'Pruning on ten images of each class of amazon: a given MobileNetV2, 2,400 steps, pruned '
+        'after 800 and 1,600, with the settings chosen for 600 steps', 2400, 1),
     'imagenette-mobilenet': dict(   # no epochs: the nets are given
-        title='A given MobileNetV2 among the same ten classes, 500 images at 224x224',
+        title='A given MobileNetV2 on ten classes of ImageNet: 500 test images at 224x224',
         measure='top-1 error, %', script='imagenet.py', epochs=0, medians=False,
         common="--imagenetpath imagenette --evaluate mobilenet_v2_imagenet.pth --pixels tensorflow "
                f"--classes '{IMAGENETTE_CLASSES}' --dtype float",
         rows={
-            'given': row('as it is, batch normalisation folded', seeds=1),
-            'restored': row('with batch normalisation given back', options='--restore_bn 512',
+            'given': row('as given, batch normalisation folded', seeds=1),
+            'restored': row('with batch normalisation restored', options='--restore_bn 512',
                             seeds=1),
         }),
 }

@@ -1,4 +1,4 @@
-"""Every command of the README runs, shortened, on shapes."""
+"""Every command of README.md and docs/ runs, shortened, on shapes; their links lead somewhere."""
 import itertools
 import pathlib
 import re
@@ -7,7 +7,7 @@ import shlex
 import cv2
 import numpy as np
 import pytest
-from conftest import SMALL_IMAGENET
+from conftest import ROOT, SMALL_IMAGENET
 
 import cifar
 import finetune
@@ -18,16 +18,49 @@ from engine import plots, runs
 from utils import InputError
 from weights import folding, store
 
-README = pathlib.Path(__file__).parent.parent / 'README.md'
+README = ROOT / 'README.md'
+DOCS = [ROOT / 'docs' / f'{name}.md' for name in (
+    'experiments', 'fine-tuning', 'weights', 'runs', 'data', 'speed', 'deviations')]
+FILES = [README, *DOCS]     # in this order, in which a teacher comes before its students
 QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
 
 
+def text_of_files():
+    return '\n'.join(path.read_text() for path in FILES)
+
+
 def readme_commands(script):
-    """The options of each command line of a script in the README's indented and fenced blocks."""
-    lines = re.sub(r'\\\n\s*', '', README.read_text()).splitlines()
+    """The options of each command line of a script in the indented and fenced blocks, once each."""
+    lines = re.sub(r'\\\n\s*', '', text_of_files()).splitlines()
     pattern = rf'\s*python {re.escape(script)}(?: (.*))?'
-    found = [m for m in (re.fullmatch(pattern, s) for s in lines) if m]
-    return [shlex.split(m[1] or '', comments=True) for m in found]
+    found = dict.fromkeys(m[1] or '' for m in (re.fullmatch(pattern, s) for s in lines) if m)
+    return [shlex.split(options, comments=True) for options in found]
+
+
+def test_files_are_all_there_and_the_readme_is_short():
+    assert sorted(DOCS) == sorted((ROOT / 'docs').iterdir())
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def anchor(heading):
+    """What GitHub makes of a heading."""
+    return re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+
+
+def anchors(path):
+    text = re.sub(r'(?ms)^```.*?^```', '', path.read_text())
+    return {anchor(heading) for heading in re.findall(r'(?m)^#+ (.+)$', text)}
+
+
+@pytest.mark.parametrize('path', [*FILES, *sorted((ROOT / 'results').glob('*/README.md'))],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    links = re.findall(r'\]\((?!https?:)([^)\s]*)\)', path.read_text())
+    for file, _, part in (link.partition('#') for link in links):
+        target = path.parent / file if file else path
+        assert target.exists(), file
+        assert not part or part in anchors(target), f'{file}#{part}'
+    assert links or path.parent.name == 'docs'
 
 
 def test_published_command_lines_are_there():
@@ -41,7 +74,7 @@ def test_published_command_lines_are_there():
 
 
 def test_cifar_commands(capsys):
-    """In the README's order: a teacher comes before its students."""
+    """In the order of the files: a teacher comes before its students."""
     saved = set()
     for options in readme_commands('cifar.py'):
         if '--help' in options:
@@ -72,16 +105,17 @@ def test_visualize_commands(monkeypatch):
 
 @pytest.mark.parametrize('options', readme_commands('tables.py'), ids=' '.join)
 def test_tables_commands(options, monkeypatch, capsys, tmp_path):
-    """`run` is handed on, `report` writes into a copy."""
+    """`run` is handed on, `report` writes into a copy, of no runs."""
     ran, copy = [], tmp_path / 'README.md'
     copy.write_text(README.read_text())
-    monkeypatch.setattr(tables, 'README', copy)
-    monkeypatch.chdir(README.parent)
+    (tmp_path / 'results').mkdir()
+    monkeypatch.setattr(tables, 'HOME', tmp_path)
+    monkeypatch.chdir(ROOT)
     monkeypatch.setattr(tables, 'run', lambda *a: ran.append(a))
     monkeypatch.setattr(plots, 'plot_curves', lambda *a: None)
     tables.main(options)
     if options[0] == 'report':
-        assert '<!-- end of table -->' in copy.read_text()
+        assert '<!-- end of status -->' in copy.read_text() != README.read_text()
     else:
         assert ran or capsys.readouterr().out
 
@@ -142,7 +176,7 @@ def test_finetune_commands(options, capfd):
 
 
 def test_counterparts_of_others_commands_are_understood():
-    spans = re.findall(r'`finetune\.py([^`]*)`', README.read_text())
+    spans = re.findall(r'`finetune\.py([^`]*)`', text_of_files())
     for options in filter(str.strip, spans):
         source = [] if '--source' in options else ['--source', 'resnet101']
         finetune.parse([*shlex.split(options), *source])

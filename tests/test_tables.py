@@ -1,4 +1,4 @@
-"""Tables from logs, the runs behind them and what keeps those apart, the README's blocks."""
+"""Tables from logs, the runs behind them and what keeps those apart, and what report writes."""
 import contextlib
 import json
 import multiprocessing
@@ -23,7 +23,8 @@ import finetune
 import imagenet
 import tables
 from engine import plots, runs, script
-from papers import catalogue
+from papers import catalogue, pages, report
+from papers.commands import command
 from weights import store
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
@@ -64,6 +65,10 @@ def write_run(folder, errors, epochs=None, seconds=2., torch='2', command='', **
     (folder / 'log.txt').write_text(''.join(f'json_stats: {json.dumps(z)}\n' for z in lines))
 
 
+def lines_of(name, root='results'):
+    return report.table_lines(name, report.logs_of(name, root))
+
+
 def saves(commands):
     return [words[2] for words in commands]
 
@@ -76,14 +81,14 @@ def two_tables(monkeypatch):
                              'student', 2)}
     u = {'t/student': catalogue.row('none', '9.00', seeds=2),
          'own': catalogue.row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
-    monkeypatch.setattr(tables, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
+    monkeypatch.setattr(catalogue, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """What `run` starts is SCRIPT."""
     (tmp_path / 'cifar.py').write_text(SCRIPT)
-    monkeypatch.setattr(tables, 'README', tmp_path / 'README.md')
+    monkeypatch.setattr(tables, 'HOME', tmp_path)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
 
 
@@ -97,7 +102,7 @@ def test_commands_are_shell_lines_with_teachers_first(two_tables, capsys):
     assert words[5][words[5].index('--teacher_id') + 1] == 'some where/t/teacher/seed1'
     tables.main(['commands', 't', '--seeds', '1'])
     assert len(capsys.readouterr().out.splitlines()) == 3
-    tables.TABLES['t']['rows']['student']['seeds'] = 1
+    catalogue.TABLES['t']['rows']['student']['seeds'] = 1
     assert len(list(tables.commands('t', 'results'))) == 5
 
 
@@ -137,9 +142,9 @@ def test_words_that_mean_nothing_are_refused(fails):
         assert fails(tables.main, 'run', 'demo', flag, 0)[0] == 2
 
 
-@pytest.mark.parametrize('name', tables.TABLES)
+@pytest.mark.parametrize('name', catalogue.TABLES)
 def test_commands_of_the_papers_tables_are_understood(name):
-    rows = tables.TABLES[name]['rows']
+    rows = catalogue.TABLES[name]['rows']
     assert all(not r['plain'] or r['plain'] in rows for r in rows.values())
     options = {words[2]: parse(words) for words in tables.commands(name, 'r', 1)}
     for opt in options.values():
@@ -157,10 +162,10 @@ def teacher_of(opt):
 
 
 def test_plain_students_are_their_students_nets():
-    for name, t in tables.TABLES.items():
+    for name, t in catalogue.TABLES.items():
         for row, r in t['rows'].items():
             if r['plain'] and '--keep_head' not in r['options']:    # another stage, of another rate
-                a, b = (vars(parse(tables.command(name, k, 0, 'r'))) for k in (row, r['plain']))
+                a, b = (vars(parse(command(name, k, 0, 'r'))) for k in (row, r['plain']))
                 for k in ('model', 'arch', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr',
                           'source', 'domain', 'target', 'per_class', 'iterations'):
                     assert a.get(k) == b.get(k), (name, row, k)
@@ -169,101 +174,153 @@ def test_plain_students_are_their_students_nets():
 # ---- the numbers --------------------------------------------------------------------------------
 
 def test_numbers_come_from_the_finished_runs(two_tables, tmp_path):
-    tables.TABLES['t']['common'] = '--epochs 3'
+    catalogue.TABLES['t']['common'] = '--epochs 3'
     write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
     write_run(tmp_path / 'results/t/at/seed1', [30, 20, 12.], seconds=3.)
     write_run(tmp_path / 'results/t/at/seed2', [30, 20, 50.], epochs=9)     # not finished
     write_run(tmp_path / 'results/t/at/seed3', [30, 20])    # of another schedule
-    head, _, teacher, _, at, *_, note = tables.table_lines('t', 'results')
-    assert head == '| test error, % | paper | ours | n | seconds a run |'
+    head, _, teacher, _, at, *_, note = lines_of('t')
+    assert head == '| test error, % | paper | ours | n | seconds per run |'
     assert teacher == '| WRN-10-1 |  |  | 0 |  |'
-    assert at == '| [WRN-10-1, AT](results/t/at) | 5.00 | 11.00 ± 1.41 | 2 | 10 |'
-    assert note == "3 epochs, drops at [3]. a processor, torch 2. float, threads: 2. The paper's " \
-                   'numbers were checked against a book.'
+    assert at == '| [WRN-10-1, AT](at) | 5.00 | 11.00 ± 1.41 | 2 | 10 |'
+    assert note == "3 epochs, learning rate drops at epoch 3. a processor, torch 2. float, " \
+                   "threads: 2. The paper's numbers were checked against a book."
 
 
 def test_difference_is_paired_over_common_seeds():
     plain = {0: 20., 1: 21., 2: 25.}
     # differences -3, -4, -8: mean -5, deviation sqrt(14/2), by sqrt(3)
-    assert tables.difference({0: 17., 1: 17., 2: 17.}, plain) == '-5.00 ± 1.53'
-    assert tables.difference({1: 17., 2: 19., 3: 90.}, plain) == '-5.00 ± 1.00 (n = 2)'
-    assert tables.difference({2: 26.}, plain) == '+1.00'
-    assert tables.difference({3: 26.}, plain) == tables.difference({3: 26.}, {}) == ''
+    assert report.difference({0: 17., 1: 17., 2: 17.}, plain) == '-5.00 ± 1.53'
+    assert report.difference({1: 17., 2: 19., 3: 90.}, plain) == '-5.00 ± 1.00 (n = 2)'
+    assert report.difference({2: 26.}, plain) == '+1.00'
+    assert report.difference({3: 26.}, plain) == report.difference({3: 26.}, {}) == ''
 
 
 def test_median_and_difference_to_a_row_of_another_table(two_tables, tmp_path):
     for k, error in enumerate((10., 11., 15.)):
         write_run(tmp_path / f'results/u/own/seed{k}', [error])
         write_run(tmp_path / f'results/t/student/seed{k}', [20. + 3 * k])
-    head, _, none, own, *_ = tables.table_lines('u', 'results')
-    assert head == '| test error, % | paper | ours | median | to the plain student | n | ' \
-                   'seconds a run |'
-    assert none == ('| [none](results/t/student) | 9.00 (unverified) | 23.00 ± 3.00 | 23.00 |  | 3 '
+    head, _, none, own, *_ = lines_of('u')
+    assert head == '| test error, % | paper | ours | median | vs. the plain student | n | ' \
+                   'seconds per run |'
+    assert none == ('| [none](../t/student) | 9.00 (unverified) | 23.00 ± 3.00 | 23.00 |  | 3 '
                     '| 3 |')
     # differences -10, -12, -11
-    assert own == '| [own](results/u/own) |  | 12.00 ± 2.65 | 11.00 | -11.00 ± 0.58 | 3 | 3 |'
+    assert own == '| [own](own) |  | 12.00 ± 2.65 | 11.00 | -11.00 ± 0.58 | 3 | 3 |'
     assert f'{statistics.stdev([-10, -12, -11]) / 3 ** .5:.2f}' == '0.58'
 
 
 def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
     for name, epochs in (('u', 1), ('u-7epochs', 7)):
         write_run(tmp_path / f'results/{name}/own/seed0', [10.] * epochs)
-    head, _, own, _, note = tables.table_lines('u-7epochs', 'results')
-    assert head == '| test error, % | ours | n | seconds a run |' and own.startswith('| [own]')
-    assert note.endswith('Rows without a finished run, not shown: 1.')
-    assert len(tables.table_lines('u', 'results')) == 6
+    head, _, own, _, note = lines_of('u-7epochs')
+    assert head == '| test error, % | ours | n | seconds per run |' and own.startswith('| [own]')
+    assert note.endswith('Rows without a finished run, which are not shown: 1.')
+    assert len(lines_of('u')) == 6
     tables.main(['show', 'u', '--epochs', '7'])
     out = capsys.readouterr().out
     assert out.startswith('A table, in 7 epochs instead of 1\n') and 'none' not in out
     assert (tmp_path / 'results/u-7epochs/curves.png').exists()
     write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.] * 7)
-    head, _, none, own, *_ = tables.table_lines('u-7epochs', 'results')
+    head, _, none, own, *_ = lines_of('u-7epochs')
     assert '| paper, 1 epochs |' in head and '| -2.00 |' in own
-    assert tables.table_lines('u-8epochs', 'results') == ['', 'No run is finished yet.']
+    assert lines_of('u-8epochs') == ['', 'No run is finished yet.']
     tables.main(['show', 'u', '--epochs', '8'])
 
 
 def test_seconds_are_robust_to_one_slow_epoch(two_tables, tmp_path):
-    tables.TABLES['t']['common'] = '--epochs 3'
+    catalogue.TABLES['t']['common'] = '--epochs 3'
     write_run(tmp_path / 'results/t/at/seed0', [30, 20, 10.])
     log = tmp_path / 'results/t/at/seed0/log.txt'
     log.write_text(log.read_text().replace('"train_time": 2.0', '"train_time": 99.0', 1))
-    assert '| 9 |' in tables.table_lines('t', 'results')[4]
+    assert '| 9 |' in lines_of('t')[4]
 
 
 def test_several_machines_are_counted_in_order(two_tables, tmp_path):
     for k, version in enumerate('98898'):
         write_run(tmp_path / f'results/t/at/seed{k}', [1.], torch=version)
     assert ('. a processor, torch 8 (3 of 5 runs); a processor, torch 9 (2 of 5 runs). float, '
-            in tables.table_lines('t', 'results')[-1])
+            in lines_of('t')[-1])
 
 
-def test_report_replaces_the_blocks_alone(two_tables, tmp_path, monkeypatch):
-    readme = tmp_path / 'README.md'
-    readme.write_text('before\n<!-- table t -->\nold\n<!-- end of table -->\nafter\n'
-                      '<!-- table t-7epochs -->\n<!-- end of table -->\n')
-    monkeypatch.setattr(tables, 'README', readme)
+@pytest.fixture
+def home(two_tables, tmp_path, monkeypatch):
+    """A repository with the two tables, runs of `t` and of `u` in 7 epochs, and a README."""
+    monkeypatch.setattr(tables, 'HOME', tmp_path)
+    monkeypatch.setattr(pages, 'STATUS', {'Tables': {'t': ('table 1', ['at', 'teacher'], ''),
+                                                     'u': ('table 2', ['own'], 'needs time')}})
+    monkeypatch.setattr(pages, 'TEXTS', {'u-7epochs': 'A caveat.\n'})
+    (tmp_path / 'README.md').write_text('before\n<!-- status -->\nold\n<!-- end of status -->\n'
+                                        'after\n')
     write_run(tmp_path / 'results/t/teacher/seed0', [3.])
-    (tmp_path / 'elsewhere').mkdir()
-    monkeypatch.chdir(tmp_path / 'elsewhere')
+    write_run(tmp_path / 'results/u-7epochs/own/seed0', [10.] * 7)
+    write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.] * 7)
+    for name in ('bench', 'nothing-7epochs', 't-8epochs', 'elsewhere'):
+        (tmp_path / 'results' / name).mkdir()
+    return tmp_path
+
+
+def test_report_writes_status_and_pages(home, monkeypatch):
+    monkeypatch.chdir(home / 'results/elsewhere')
     tables.main(['report'])
     with pytest.raises(tables.InputError, match='no table'):
         tables.main(['report', 't'])
-    assert (tmp_path / 'results/t/curves.png').exists()
-    text = readme.read_text()
-    assert text.startswith('before\n<!-- table t -->\n**A table**\n') and '3.00' in text
-    assert '<!-- end of table -->\nafter\n' in text and 'old' not in text
-    assert '**A table, in 7 epochs instead of 1**\n' in text
-    assert tables.report(text) == text
-    with pytest.raises(tables.InputError, match='unknown'):
-        tables.report(text.replace('table t ', 'table unknown '))
+    text = (home / 'README.md').read_text()
+    assert text.startswith('before\n<!-- status -->\n**Tables**\n\n| table | row | ')
+    assert text.endswith('\n<!-- end of status -->\nafter\n') and 'old' not in text
+    found = {str(path.parent.relative_to(home)) for path in home.glob('results/*/README.md')}
+    assert found == {f'results/{k}' for k in ('t', 'u-7epochs', 't-7epochs')}
+    assert all((home / folder / 'curves.png').exists() for folder in found)
+    page = (home / 'results/u-7epochs/README.md').read_text()
+    assert '\n# A table, in 7 epochs instead of 1\n' in page and '\n\nA caveat.\n\n![' in page
+    assert '[own](own)' in page and '[none](../t-7epochs/student)' in page
+    assert pages.texts(home, pages.read(home / 'results')) == {
+        home / 'README.md': text,
+        **{home / k / 'README.md': (home / k / 'README.md').read_text() for k in found}}
 
 
-def test_readme_is_up_to_date(monkeypatch):
-    monkeypatch.chdir(tables.README.parent)
-    text = tables.README.read_text()
-    assert '<!-- table cifar10-10epochs -->' in text
-    assert tables.report(text) == text, 'run: python tables.py report'
+def test_page_says_how_its_columns_are_read(home):
+    found = pages.read(home / 'results')
+    page = pages.page('u-7epochs', home / 'results', found['u-7epochs'])
+    assert '\n* *ours*: test error after the **last** epoch, mean ±' in page
+    assert '\n* *vs. the plain student*: ' in page and '\n* *unverified*: ' in page
+    assert 'numbers are for **1 epoch**, ours for **7**' in page and 'MACs' not in page
+    page = pages.page('t', home / 'results', found['t'])
+    assert 'unverified' not in page and 'vs.' not in page and 'do not compare' not in page
+
+
+def test_status_has_a_row_for_each_table(home):
+    def rows():
+        return pages.status(pages.read(home / 'results'))[4:-1]
+
+    head = pages.status(pages.read(home / 'results'))[2]
+    assert head == '| table | row | ours | schedule | n | logs | command |'
+    t, u = rows()
+    assert t == ('| table 1 | WRN-10-1 | 3.00 | 1 epoch | 1 | [t](results/t) | `python tables.py '
+                 'run t` ([cifar.py](cifar.py)) |')
+    assert u == ('| table 2 | own | 10.00 (-2.00 vs. the plain student) | 7 of 1 epochs | 1 | '
+                 '[u-7epochs](results/u-7epochs) | `python tables.py run u --epochs 7` '
+                 '([cifar.py](cifar.py)) |')
+    (home / 'results/u-7epochs/own/seed0/log.txt').unlink()
+    assert rows()[1] == ('| table 2 | own | not run: needs time | 1 epoch |  |  | `python '
+                         'tables.py run u` ([cifar.py](cifar.py)) |')
+
+
+def test_tables_have_a_status_or_are_grids_of_choices():
+    status = [name for part in pages.STATUS.values() for name in part]
+    assert {*status, 'demo'} == {name for name in catalogue.TABLES if 'choices' not in name}
+    for name, (_, rows, _) in (pair for part in pages.STATUS.values() for pair in part.items()):
+        assert set(rows) <= set(catalogue.TABLES[name]['rows'])
+
+
+def test_report_is_up_to_date():
+    """README.md and the pages in results/ are what report would write, and there are no others."""
+    found = pages.read(ROOT / 'results')
+    for path, text in pages.texts(ROOT, found).items():
+        assert path.read_text() == text, 'run: python tables.py report'
+    assert {path.parent.name for path in ROOT.glob('results/*/README.md')} == set(found)
+    assert set(pages.TEXTS) <= set(found)
+    assert '<!-- status -->\n**' in (ROOT / 'README.md').read_text()
 
 
 # Their logs say that the working tree differed from the revision: the run before them had redrawn
@@ -274,20 +331,20 @@ REDRAWN = {*(f'cifar10-choices/at_kd_{k}' for k in ('constant', 'linear', 'cosin
 
 def test_logs_in_results_are_whole(monkeypatch):
     """Each number's log holds its command and its seed, and the command is the table's."""
-    monkeypatch.chdir(tables.README.parent)
+    monkeypatch.chdir(ROOT)
     logs = list(pathlib.Path('results').glob('*/*/seed*/log.txt'))
     assert logs
     for log in logs:
         _, table, row, seed, _ = log.parts
         first = runs.read_log(log)[0]
-        command = shlex.join(tables.command(table, row, seed.removeprefix('seed'), 'results'))
-        assert tables.comparable(first['command']) == tables.comparable(command), log
+        words = shlex.join(command(table, row, seed.removeprefix('seed'), 'results'))
+        assert tables.comparable(first['command']) == tables.comparable(words), log
         assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
         assert not first['git_dirty'] or f'{table}/{row}' in REDRAWN
 
 
 def test_constant_beta_was_the_only_one_once():
-    at_kd, at_kd_decay = (shlex.join(tables.command('cifar10-10epochs', row, 0, 'r'))
+    at_kd, at_kd_decay = (shlex.join(command('cifar10-10epochs', row, 0, 'r'))
                           for row in ('at_kd', 'at_kd_decay'))
     assert '--beta_decay constant' in at_kd and '--beta_decay' not in at_kd_decay
     old = at_kd.replace('--beta_decay constant ', '')
@@ -310,7 +367,7 @@ def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, 
             'taught_by_killed': catalogue.choice('taught', '--teacher_id @killed --beta 1')}
     common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2 --save_every 0'
     rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
-    monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '')})
+    monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, '')})
     assert call_run('t', '--root', 'logs') == 1
     out, err = capfd.readouterr()
     last = err.splitlines()[-1]
@@ -576,7 +633,7 @@ def test_runs_of_two_tables_two_at_once_on_a_cpu(two_tables, small, monkeypatch,
 
 
 def test_time_that_is_up_ends_a_run_early_and_starts_none(two_tables, small, capfd):
-    tables.TABLES['t']['common'] = QUICK.replace('--epochs 1', '--epochs 3')
+    catalogue.TABLES['t']['common'] = QUICK.replace('--epochs 1', '--epochs 3')
     flags = 't', '--root', 'logs', '--seeds', '1', '--only', 'at'
     assert call_run(*flags, '--minutes', '0.001') == 0
     out, log = capfd.readouterr().out, pathlib.Path('logs/t/teacher/seed0/log.txt')
@@ -645,7 +702,7 @@ def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, 
             'wild': catalogue.choice('a loss that is not finite', '--lr 1e30'),
             'at': catalogue.choice('taught', '--teacher_id @teacher --beta 1'),
             'none': catalogue.choice('taught by none', '--teacher_id @wild --beta 1')}
-    monkeypatch.setattr(tables, 'TABLES', {'t': table(rows)})
+    monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows)})
     assert call_run('t', '--root', 'logs', '--at_once', '4') == 1
     out, err = capfd.readouterr()
     assert err.splitlines()[-1].startswith('error: failed: cifar.py --save logs/t/wild/seed0 ')
@@ -693,9 +750,10 @@ import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import pathlib, tables
 from engine import script
+from papers import catalogue
 os.cpu_count = lambda: 2
-tables.README = pathlib.Path('README.md')
-tables.TABLES = dict(t={table(rows, QUICK.replace('--epochs 1', '--epochs 100000'))})
+tables.HOME = pathlib.Path()
+catalogue.TABLES = dict(t={table(rows, QUICK.replace('--epochs 1', '--epochs 100000'))})
 script.run(lambda: tables.main(['run', 't', '--at_once', '2']))
 '''
     process = subprocess.Popen([sys.executable, '-c', code], text=True, start_new_session=True,
@@ -785,7 +843,7 @@ def test_second_process_is_refused(fails, tmp_path):
 def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
     rows = {'l2': catalogue.row('L2, 1x', seeds=2), 'magnitude_2x': catalogue.row('magnitude, 2x'),
             'afs_2x': catalogue.row('AFS, 2x', seeds=2), 'afs_4x': catalogue.row('AFS, 4x')}
-    monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, epochs=1, pruned=True)})
+    monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, epochs=1, pruned=True)})
     drawn = []
     monkeypatch.setattr(plots, 'plot_points', lambda *a, **labels: drawn.append(a))
     for seed, error in enumerate((30., 32.)):
@@ -794,7 +852,7 @@ def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
                   multiply_adds=100 + 2 * seed, multiply_adds_dynamic=80)
     tables.main(['show', 't', '--root', 'r'])
     head, *lines = [re.split('  +', s) for s in capsys.readouterr().out.splitlines()[1:5]]
-    assert head[2:4] == ['multiply-adds, %', 'by image, %']
+    assert head[2:4] == ['MACs, %', 'MACs per image, %']
     assert lines[0][2:4] == ['100.0', '100.0'] and lines[2][2:4] == ['50.5', '40.0']
     (series, path), = drawn
     assert path == pathlib.Path('r/t/tradeoff.png')
@@ -809,8 +867,8 @@ def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_pa
     rows = {'plain': catalogue.row('plain')}
     write_run(tmp_path / 'r/t/plain/seed0', [30., 20., 10.])
     for epochs, shown in ((None, 1), (3, 1), (2, 0)):
-        monkeypatch.setattr(tables, 'TABLES', {'t': table(rows, '', epochs=epochs)})
-        assert len(tables.logs_of('t', 'r')['plain']) == shown
+        monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, '', epochs=epochs)})
+        assert len(report.logs_of('t', 'r')['plain']) == shown
 
 
 def test_tables_of_fine_tuning_have_the_epochs_that_their_commands_make():

@@ -1,0 +1,167 @@
+"""What `tables.py report` writes: a page for each table that has runs, the README's status table.
+
+A page is results/TABLE/README.md: the table, its pictures, and what papers/texts.py says of it.
+"""
+import math
+import re
+
+from papers import catalogue
+from papers.commands import command, rows_of, split, title
+from papers.report import (
+    AGAINST,
+    cells,
+    curves_of,
+    draw,
+    grid,
+    is_pruned,
+    logs_of,
+    markdown,
+    paper_number,
+    plural,
+    table_lines,
+    without_empty,
+)
+from papers.texts import STATUS, TEXTS
+
+# ---- the pages ----------------------------------------------------------------------------------
+
+WRITTEN = '<!-- `python tables.py report` writes this file; its text is in papers/texts.py -->'
+# How a column is to be read.
+LEGEND = {
+    'ours': '*ours*: {measure}, mean ± standard deviation over n seeds',
+    'median': '*median*: the median over the seeds, as in the paper',
+    'against': '*{against}*: the difference between runs with the same seed, mean ± standard error',
+    'MACs, %': '*MACs*: the multiply-adds of the pruned net',
+    'MACs per image, %': '*MACs per image*: the multiply-adds that its gates leave',
+    'seconds per run': '*seconds per run*: the median epoch times the number of epochs'}
+UNVERIFIED = '*unverified*: this number could not be checked against the paper or a second source'
+LOGS = ('each row links to its logs; the first line of a log has the command, revision, versions, '
+        'machine, precision and seed')
+SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: do not compare the two "
+         'columns; what can be compared is the order of our rows.')
+
+
+def measure_of(name, logs):
+    """What is tabulated, in words."""
+    measure = catalogue.TABLES[split(name)[0]].get('measure', 'test error, %').removesuffix(', %')
+    trained = any(z[-1]['epochs'] for by_seed in logs.values() for z in by_seed.values())
+    return measure + ' after the **last** epoch' * trained
+
+
+def legend(name, logs):
+    """How the columns of a table are to be read, as a list."""
+    head, *rows = grid(name, logs)
+    against = catalogue.TABLES[split(name)[0]].get('against', AGAINST)
+    words = dict(measure=measure_of(name, logs), against=against)
+    said = [text.format(**words) for column, text in LEGEND.items()
+            if (against if column == 'against' else column) in head]
+    said += [UNVERIFIED] * ('(unverified)' in str(rows)) + [LOGS]
+    return '\n'.join(f'* {text}' for text in said)
+
+
+def warning(name, logs):
+    """What is said of a table in a short schedule that has numbers of the paper's, too."""
+    table, epochs = split(name)
+    paper = any(text.startswith('paper') for text in grid(name, logs)[0])
+    full = plural(catalogue.TABLES[table]['epochs'], 'epoch')
+    return SHORT.format(paper=full, ours=epochs) if epochs and paper else ''
+
+
+def pictures(name, root, logs):
+    curves = '![Learning curves of the first seed of each row](curves.png)'
+    tradeoff = '![Error against multiply-adds](tradeoff.png)'
+    return [curves] * bool(curves_of(name, root, logs)) + [tradeoff] * bool(is_pruned(name))
+
+
+def page(name, root, logs):
+    """The text of ROOT/TABLE/README.md."""
+    parts = [WRITTEN, f'# {title(name)}', '\n'.join(table_lines(name, logs)), legend(name, logs),
+             warning(name, logs), TEXTS.get(name, '').strip(), *pictures(name, root, logs)]
+    return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+# ---- the status ---------------------------------------------------------------------------------
+
+def has_runs(name, logs):
+    """Whether a table has finished runs that are no other table's."""
+    return any(z for row, z in logs.items() if '/' not in row)
+
+
+def read(root):
+    """The logs of the tables that have finished runs of their own below ROOT, by name."""
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    found = {name: logs_of(name, root) for name in names
+             if re.sub(r'-[1-9]\d*epochs$', '', name) in catalogue.TABLES}
+    return {name: logs for name, logs in found.items() if has_runs(name, logs)}
+
+
+def length_of(name, row, logs):
+    """How long the runs of a row were trained, or are to be."""
+    epochs, words = catalogue.TABLES[split(name)[0]]['epochs'], command(name, row, 0, '')
+    for z in (lines[-1] for lines in logs.values()):
+        if 'iterations' in z:
+            return plural(z['epochs'] * z['steps'], 'step')
+    if split(name)[1]:
+        return f'{split(name)[1]} of {epochs} epochs'
+    if '--iterations' in words:
+        return plural(int(words[words.index('--iterations') + 1]), 'step')
+    return 'as published' if epochs is None else plural(epochs, 'epoch') if epochs else 'tested'
+
+
+def result_of(name, row, logs, wants):
+    """Our number with its difference from the plain run, or why there is none."""
+    z, against = cells(name, row, logs), catalogue.TABLES[split(name)[0]].get('against', AGAINST)
+    if not logs[row]:
+        return f'not run: {wants}'
+    return z['ours'] + (f' ({z[against]} {against})' if z[against] else '')
+
+
+def name_shown(table, found):
+    """The table in the paper's schedule, if that was run; else in the longest one that was."""
+    names = [name for name in found if split(name)[0] == table]
+    return max(names, key=lambda name: split(name)[1] or math.inf, default=table)
+
+
+def status_row(table, of, rows, wants, found):
+    """The row {column: text} of a table in the status table; `rows` are those that it may show, the
+    first that has runs; `wants` is why it has none."""
+    name = name_shown(table, found)
+    logs = dict.fromkeys(rows_of(name), {}) | found.get(name, {})
+    row = next((k for k in rows if logs[k]), rows[0])
+    r, epochs = rows_of(name)[row], split(name)[1]
+    script = catalogue.TABLES[table].get('script', 'cifar.py')
+    line = f'python tables.py run {table}' + (f' --epochs {epochs}' if epochs else '')
+    return {'table': of, 'row': r['label'], 'paper': paper_number(r),
+            'ours': result_of(name, row, logs, wants), 'schedule': length_of(name, row, logs[row]),
+            'n': str(len(logs[row]) or ''), 'logs': f'[{name}](results/{name})' * (name in found),
+            'command': f'`{line}` ([{script}]({script}))'}
+
+
+def status(found):
+    """The lines of the status table: a table for each part of STATUS."""
+    lines = []
+    for heading, tables in STATUS.items():
+        rows = [status_row(table, *said, found) for table, said in tables.items()]
+        lines += [f'**{heading}**', '', *markdown(*without_empty(rows)), '']
+    return lines
+
+
+# ---- what is written ----------------------------------------------------------------------------
+
+def texts(home, found):
+    """The files that `report` writes into the repository `home`, {path: text}."""
+    lines = ['<!-- status -->', *status(found), '<!-- end of status -->']
+    readme = re.sub(r'(?s)<!-- status -->.*?<!-- end of status -->', lambda _: '\n'.join(lines),
+                    (home / 'README.md').read_text())
+    return {home / 'README.md': readme,
+            **{home / 'results' / name / 'README.md': page(name, home / 'results', logs)
+               for name, logs in found.items()}}
+
+
+def write(home):
+    """The README's status table, the tables' pages and their pictures, from the logs alone."""
+    found = read(home / 'results')
+    for name, logs in found.items():
+        draw(name, home / 'results', logs)
+    for path, text in texts(home, found).items():
+        path.write_text(text)

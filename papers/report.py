@@ -1,0 +1,234 @@
+"""What the logs of the tables' runs say, as tables and pictures.
+
+A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the last epoch's test
+error, mean ± standard deviation over seeds (and the median, where the paper has that), and its
+difference from the plain student's, mean ± standard error over the seeds that both have. Seconds
+are those of the median epoch times the number of epochs.
+"""
+import collections
+import os
+import pathlib
+import statistics
+
+from engine import plots, runs
+from papers import catalogue
+from papers.commands import command, folder_of, home, rows_of, split, title
+
+AGAINST = 'vs. the plain student'     # heading of a difference, where a table names no other
+DECAYS = {'inv': 'inverse decay of the learning rate',
+          'exp': 'exponential decay of the learning rate'}
+
+# ---- the numbers --------------------------------------------------------------------------------
+
+def is_finished(lines):
+    return len(lines) > 1 and lines[-1]['epoch'] == lines[-1]['epochs']
+
+
+def finished(folder):
+    """The logs of the finished runs below a row's folder, by seed."""
+    logs = {int(path.parent.name[4:]): runs.read_log(path)
+            for path in folder.glob('seed*/log.txt') if path.parent.name[4:].isdecimal()}
+    return {seed: logs[seed] for seed in sorted(logs) if is_finished(logs[seed])}
+
+
+def epochs_of(words, default):
+    """The number of epochs that a command asks for; tests have none."""
+    if '--evaluate' in words:
+        return 0
+    return int(words[words.index('--epochs') + 1]) if '--epochs' in words else default
+
+
+def logs_of(name, root):
+    """The logs of a table that are finished, and of its schedule (of any, where it depends on the
+    data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the whole
+    of a table is seldom run, only of the rows that have any."""
+    found, (table, epochs) = {}, split(name)
+    for row in rows_of(name):
+        wanted = epochs or epochs_of(command(name, row, 0, root), catalogue.TABLES[table]['epochs'])
+        logs = finished(pathlib.Path(root, *home(name, row)))
+        found[row] = {seed: z for seed, z in logs.items() if wanted in (None, z[-1]['epochs'])}
+    return {row: z for row, z in found.items() if z or not epochs}
+
+
+def errors_of(logs, value='test_acc'):
+    return {seed: 100 - z[-1][value] for seed, z in logs.items()}
+
+
+def mean_and_spread(values, sign='', divisor=1):
+    text = f'{statistics.mean(values):{sign}.2f}'
+    return text + (f' ± {statistics.stdev(values) / divisor:.2f}' if len(values) > 1 else '')
+
+
+def difference(errors, plain):
+    """Of a row's errors from the plain student's, both {seed: error}, as text; over the seeds that
+    both have, whose number is given if it is not the row's."""
+    common = [error - plain[seed] for seed, error in errors.items() if seed in plain]
+    text = mean_and_spread(common, '+', len(common) ** .5) if common else ''
+    return text + (f' (n = {len(common)})' if 0 < len(common) < len(errors) else '')
+
+
+def seconds(logs):
+    return statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
+                                                          for e in z[1:]) for z in logs)
+
+
+def left(logs, what='multiply_adds'):
+    """The part of the multiply-adds that pruning has left, the mean over a row's runs; 1 where
+    nothing was pruned. `what` is another number of the log."""
+    return statistics.mean(z[-1].get(what, 1) / z[-1].get('multiply_adds_before', 1)
+                           for z in logs.values())
+
+
+# ---- a table ------------------------------------------------------------------------------------
+
+def paper_number(r):
+    return r['paper'] + (' (unverified)' if r['paper'] and not r['source'] else '')
+
+
+def cells(name, row, logs):
+    """A row of a table as {column: text}."""
+    table, short = split(name)
+    table = catalogue.TABLES[table]
+    r = table['rows'][row]
+    paper = f'paper, {table["epochs"]} epochs' if short else 'paper'
+    against = table.get('against', AGAINST)
+    z = {table.get('measure', 'test error, %'): r['label'], paper: paper_number(r), 'ours': '',
+         'median': '', against: '', 'MACs, %': '', 'MACs per image, %': '',
+         'n': str(len(logs[row])), 'seconds per run': ''}
+    if logs[row]:
+        value = table.get('value', 'test_acc')
+        errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
+        top5 = [100 - z[-1]['test_acc5'] for z in logs[row].values()] if table.get('top5') else []
+        z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
+              against: difference(errors, plain),
+              'seconds per run': f'{seconds(logs[row].values()):.0f}'}
+        if table.get('pruned'):
+            z |= {'MACs, %': f'{100 * left(logs[row]):.1f}',
+                  'MACs per image, %': f'{100 * left(logs[row], "multiply_adds_dynamic"):.1f}'}
+        if table['medians'] and not short:
+            z['median'] = f'{statistics.median(errors.values()):.2f}'
+    return z
+
+
+def without_empty(rows):
+    """Rows {column: text} as lists, the head first, without the columns that are empty."""
+    columns = [k for k in (rows[0] if rows else []) if any(z[k] for z in rows)]
+    return [columns, *([z[k] for k in columns] for z in rows)]
+
+
+def grid(name, logs):
+    return without_empty([cells(name, row, logs) for row in logs])
+
+
+def plural(number, noun):
+    return f'{number:,} {noun}' + 's' * (number != 1)
+
+
+def schedule(z):
+    """The schedule of a run, of the last line of its log, in words."""
+    if not z['epochs']:
+        return 'Tested, not trained'
+    at = ', '.join(map(str, z['epoch_step']))
+    s = 's' * (len(z['epoch_step']) > 1)
+    drops = f'learning rate drops at epoch{s} {at}' if at else 'constant learning rate'
+    epochs = plural(z['epochs'], 'epoch')
+    if 'iterations' not in z:
+        return f'{epochs}, {drops}'
+    decay = DECAYS.get(z['schedule'], drops)
+    return f'{epochs} of {z["steps"]} steps, {decay}'
+
+
+def threads(z):
+    """Of the epochs of a log, the numbers of threads that most steps had."""
+    numbers = sorted({e.get('threads', z[0]['threads']) for e in z[1:]})
+    return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
+
+
+def note(name, logs):
+    """What the rows share: schedules, machines, precisions; with numbers of runs where they differ.
+    """
+    lines = [z for by_seed in logs.values() for z in by_seed.values()]
+    if not lines:
+        return 'No run is finished yet.'
+    texts = [(schedule(z[-1]),
+              f'{z[0]["device"]}, torch {z[0]["torch"]}',
+              f'{z[0]["dtype"]}, threads: {threads(z)}') for z in lines]
+    counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
+    said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
+            for n in counts]
+    sources = {rows_of(name)[row]['source'] for row in logs} - {''}
+    if sources:
+        said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
+    missing = len(rows_of(name)) - len(logs)
+    if missing:
+        said.append(f'Rows without a finished run, which are not shown: {missing}')
+    return '. '.join(said) + '.'
+
+
+def markdown(head, *rows):
+    return [f'| {" | ".join(texts)} |' for texts in (head, ['---'] * len(head), *rows)]
+
+
+def table_lines(name, logs):
+    """A table in Markdown, whose rows link to their folders, as seen from the table's own."""
+    head, *rows = grid(name, logs)
+    for row, texts in zip(logs, rows, strict=True):
+        if logs[row]:
+            folder = os.path.relpath('/'.join(home(name, row)), name)
+            texts[0] = f'[{texts[0]}]({pathlib.Path(folder).as_posix()})'
+    return [*(markdown(head, *rows) if rows else []), '', note(name, logs)]
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+def curves_of(name, root, logs):
+    """{label: the log of the first seed} of the rows that were trained."""
+    return {rows_of(name)[row]['label']:
+            pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
+            for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
+
+
+def draw_curves(name, root, logs):
+    """The first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
+    if curves := curves_of(name, root, logs):
+        path = pathlib.Path(root, name, 'curves.png')
+        plots.plot_curves(curves, path)
+        print(f'curves: {path}')
+
+
+def draw_tradeoff(name, root, logs):
+    """Error against multiply-adds, of a table of pruning, as ROOT/TABLE/tradeoff.png: a curve for
+    each method, which is what a row's label says before its comma."""
+    lines = collections.defaultdict(list)
+    for row, z in logs.items():
+        if z:
+            errors = list(errors_of(z).values())
+            spread = statistics.stdev(errors) if len(errors) > 1 else 0
+            method = rows_of(name)[row]['label'].partition(',')[0]
+            lines[method].append((100 * left(z), statistics.mean(errors), spread))
+    if lines:
+        path = pathlib.Path(root, name, 'tradeoff.png')
+        plots.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')
+        print(f'error against multiply-adds: {path}')
+
+
+def is_pruned(name):
+    return catalogue.TABLES[split(name)[0]].get('pruned')
+
+
+def draw(name, root, logs):
+    draw_curves(name, root, logs)
+    if is_pruned(name):
+        draw_tradeoff(name, root, logs)
+
+
+def show(name, root):
+    """Print a table with aligned columns; draw its learning curves."""
+    logs = logs_of(name, root)
+    rows = grid(name, logs)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(title(name))
+    for texts in rows:
+        print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
+    print(note(name, logs))
+    draw(name, root, logs)

@@ -1,0 +1,238 @@
+"""What the README and the pages in results/ say of the tables, as data; `papers.pages` writes it.
+
+STATUS is the README's status table. TEXTS is the Markdown below the table of a page, by the name
+of its folder: what was run, how its settings were chosen, and what the numbers do not say. Tables
+that are only grids of choices have a text but no row in STATUS.
+"""
+
+# heading -> {table: (what it is, the rows that may stand for it, why it has no runs)}
+STATUS = {
+    'Tables of the papers': {
+        'cifar10': ('AT, table 1: CIFAR-10', ['at'], 'needs GPU time'),
+        'cifar10-maps': ('AT, table 2: attention maps', ['max'], 'needs GPU time'),
+        'cifar10-groups': ('AT, one group at a time', ['group2'], 'needs GPU time'),
+        'cifar10-gradients': ('AT, table 3: gradients', ['grad_at', 'min_l2'], 'needs GPU time'),
+        'imagenet': ('AT, table 5: ImageNet, top-1 and top-5', ['at'], 'needs ImageNet'),
+        'finetuning': ('L2-SP and DELTA, six data sets', ['dogs_delta'],
+                       "needs the data sets and ResNet-101's weights"),
+        'afa': ('AFA: Stanford Dogs', ['resnet101_act'],
+                "needs the data set and ResNet-101's weights"),
+        'afds': ('AFDS, six data sets', ['dogs_afds_10x'],
+                 "needs the data sets and ResNet-101's weights"),
+        'office31-alexnet': ('DDC and DAN: Office-31, AlexNet', ['amazon_webcam_dan'],
+                             "needs Caffe's and torchvision's AlexNet"),
+        'office31-resnet50': ('DDC and DAN: Office-31, ResNet-50', ['amazon_webcam_dan'],
+                              "needs ResNet-50's weights"),
+    },
+    'Small experiments in their place': {
+        'imagenette': ('AT: ten classes of ImageNet, 96x96, top-1', ['at'],
+                       'needs the images'),
+        'imagenette-mobilenet': ('batch normalisation restored: the same, top-1', ['restored'],
+                                 'needs the images and the weights'),
+        'amazon10': ('L2-SP, DELTA, AFD, AFA: 310 images of amazon', ['delta'],
+                     'needs Office-31 and the weights'),
+        'amazon10-pruned': ('AFDS: the same images', ['afds_4x'],
+                            'needs Office-31 and the weights'),
+        'amazon10-pruned-long': ('AFDS: four times the steps', ['afds_4x'],
+                                 'needs Office-31 and the weights'),
+        'office31-mobilenet': ('DAN: Office-31', ['amazon_webcam_dan'],
+                               'needs Office-31 and the weights'),
+        'office31-parts': ('parts of a recipe for Office-31', ['head'],
+                           'needs Office-31 and the weights'),
+    },
+}
+
+CORES = """\
+The runs with one thread shared the machine's two cores with each other and with other work, so
+*seconds per run* is an upper bound, and a loose one.
+"""
+CIFAR_IMAGES = """\
+The images of CIFAR-10 were the original ones, but in a different order from that of the published
+batches; in training the order is random anyway.
+"""
+IMAGENETTE = """\
+The images are a part of [Imagenette](https://github.com/fastai/imagenette): real images of ten
+classes of ImageNet. [files.txt](../imagenette/files.txt) lists their official names.
+"""
+MOBILENET = """\
+The net is the given MobileNetV2 of [imagenette-mobilenet](../imagenette-mobilenet/README.md) with
+its batch normalisation restored.
+"""
+SMALL = """\
+These are small, short experiments. They must not be compared with the published numbers, which
+belong to larger nets at 224x224 and 9,000 or more steps.
+"""
+OFFICE_IMAGES = """\
+The images of webcam and dslr had been reduced to a short side of 256 pixels; those of amazon were
+as published.
+"""
+
+TEXTS = {
+    'cifar10-10epochs': f"""\
+β of F-ActT (10) and the linear decay of β in AT+KD are not in the paper; they were chosen [on
+held-out training images](../cifar10-choices/README.md). Each seed has its own teacher.
+
+{CIFAR_IMAGES}
+{CORES}""",
+
+    'cifar10-maps-10epochs': f"""\
+{CIFAR_IMAGES}
+{CORES}""",
+
+    'cifar10-gradients-5epochs': f"""\
+The learning rate (0.01) and β of min-l2 (0.1) are not in the paper; they were chosen [on held-out
+training images](../cifar10-choices/README.md).
+
+{CIFAR_IMAGES}
+{CORES}""",
+
+    'cifar10-choices': f"""\
+Each setting was chosen once, on held-out training images, with one seed per value:
+
+* the learning rate of NIN without batch normalisation, from 0.1 (which diverges in its fifth step),
+  0.03, 0.01 and 0.003, after one epoch on 45,000 images: **0.01**;
+* β of F-ActT, from 0.1, 1, 10 and 100, after three epochs on 45,000 images: **10**;
+* β of min-l2, gradient AT and the symmetry norm, from 0.1, 1 and 10, after one epoch on 20,000
+  images, tested on the other 30,000: **0.1** for each. This is the lowest value of the grid, but
+  better than training without the loss. So short a training says little about 200 epochs (the
+  teacher of gradient AT has a larger error than its students), and the paper's full table may need
+  another choice;
+* the decay of β in AT+KD, from none, linear, cosine and step, after five epochs on 20,000 images,
+  tested on the other 30,000: this test could see no difference, so **linear**, the simplest.
+
+{CIFAR_IMAGES}
+{CORES}""",
+
+    'imagenette': f"""\
+ImageNet itself was not available, so table 5 has no run of ours yet (`python tables.py commands
+imagenet` prints its commands). Here the paper's nets were trained from scratch on 2,000 images.
+{IMAGENETTE}
+The learning rates were chosen [on held-out training images](../imagenette-choices/README.md).
+Apart from them, the image size, the batch size (32) and the short schedule, the settings are the
+paper's.
+
+**Attention transfer does harm here.** The likely reason is in the first row: in twelve epochs on
+2,000 images the deeper net learns less than the shallower one, so it is a worse teacher than none.
+This says nothing about the paper's table 5, whose teacher is the better net.
+
+{CORES}""",
+
+    'imagenette-choices': f"""\
+The learning rates of [imagenette](../imagenette/README.md) were chosen once, from 0.05 to 0.002,
+after six epochs on 1,600 images, tested on the other 400, with one seed each: **0.01** for
+ResNet-34, **0.005** for ResNet-18.
+
+{IMAGENETTE}
+{CORES}""",
+
+    'imagenette-mobilenet': f"""\
+A MobileNetV2 whose batch normalisation is folded into its convolutions, tested on the 500 test
+images of [imagenette](../imagenette/README.md) before and after `--restore_bn` restored it (see
+[how that works](../../docs/weights.md#restoring-batch-normalisation)).
+[weights.txt](weights.txt) describes the file of weights, which is not part of this repository.
+
+{CORES}""",
+
+    'amazon10': f"""\
+The nets are fine-tuned on ten images of each of the 31 classes of Office-31's amazon, drawn by the
+seed, and tested on its other 2,507 images. {MOBILENET}
+{SMALL}
+The learning rate and each α were chosen
+[on held-out training images](../amazon10-choices/README.md).
+
+Three seeds do not distinguish any of the methods from L2: AFD, and AFA after both stages, are 0.3
+points better, DELTA is half a point worse and AFA's first stage alone 0.8 points worse, each with a
+standard error of 0.3 to 0.7. With 300 steps of a small net on 310 images there is not much to
+forget; these numbers do not contradict the papers' 4,500 and 9,000 steps.
+
+AFD's attention can collapse, since its loss allows it to: in one of the three seeds its entropy on
+the first of four layers ends at a thousandth of that of uniform attention (in the others at 0.02
+and 0.39).
+
+{CORES}""",
+
+    'amazon10-choices': f"""\
+The settings of [amazon10](../amazon10/README.md) were chosen once, on 100 held-out training images,
+with one seed per value; five points are within one standard error:
+
+* the learning rate, from 0.01 to 0.0003: **0.001**, used for all methods;
+* α of L2-SP, from 1 to 0.001: **0.1**;
+* α of DELTA, from 0.64 (which diverges) to 0.00064: **0.064**;
+* α of AFD, from 0.1 to 0.001: **0.01**;
+* α of AFA's first stage, from 0.09 to 0.0009: **0.009**;
+* α of AFA's second stage, from 0.04 to 0.0004, of which the two lower values gave the same error:
+  **0.004**.
+
+The published values of α are in these grids, but the features of the given net are on a different
+scale from those for which they were published, since its scales had been folded into its
+convolutions. {MOBILENET}
+{CORES}""",
+
+    'amazon10-pruned': f"""\
+The nets are fine-tuned on the images of [amazon10](../amazon10/README.md), for 600 steps, and
+channels are pruned after 200 and 400 of them. At density 1 the gates leave nearly all of the pruned
+net's multiply-adds. {MOBILENET}
+{SMALL}
+The settings were chosen [on held-out training images](../amazon10-pruned-choices/README.md).
+
+Pruning is costly here, whatever chooses the channels. At half of the multiply-adds random channels
+are as good a choice as those of the smallest magnitude, and AFS and AFDS are some 2.5 points worse
+than either. At a quarter the order reverses: the error of AFDS is 2.7 ± 1.4 points below that of
+magnitude, that of AFS 0.8 ± 1.4 below, that of random choice 2.7 ± 1.6 above; three seeds are not
+enough to tell these apart with certainty. [Four times the
+steps](../amazon10-pruned-long/README.md), with one seed, give the same reversal and leave the nets
+far from L2's error. At a tenth all but random choice are close to chance (96.8 %). The tenfold
+reduction for which AFDS was published is that of ResNet-101, with far longer training; nothing of
+this was run here.
+
+{CORES}""",
+
+    'amazon10-pruned-long': f"""\
+The same as [amazon10-pruned](../amazon10-pruned/README.md), where these numbers are discussed, with
+four times the steps and one seed.
+
+{CORES}""",
+
+    'amazon10-pruned-choices': f"""\
+The settings of [amazon10-pruned](../amazon10-pruned/README.md) were chosen once, at half of the
+multiply-adds, on 100 held-out training images, with one seed per value; five points are within one
+standard error:
+
+* the learning rate, from 0.003 and 0.001, which gave the same error: **0.001**;
+* density and δ_s of AFS, from 1 and 0.5, 1 and 0, 0.8 and 0: **1 and 0**;
+* α of AFDS, from 0.01 and 0.001: **0.001**.
+
+{CORES}""",
+
+    'office31-mobilenet': f"""\
+The nets are fine-tuned on one domain of Office-31 and tested on another, whose labels they do not
+see. The two nets of a pair of rows differ only in DAN's loss; both have a bottleneck of 256
+channels. 100 images of the source domain were held out. {MOBILENET}
+{SMALL}
+{OFFICE_IMAGES}
+The learning rate was chosen [on held-out images of amazon](../office31-choices/README.md).
+
+DAN helps where amazon is the target (1.6 and 2.7 points) and costs up to 1.1 points elsewhere. Over
+the six pairs the mean accuracy is 62.2 % without it and 62.5 % with it, with one seed each.
+
+{CORES}""",
+
+    'office31-choices': f"""\
+The learning rate of [office31-mobilenet](../office31-mobilenet/README.md) and
+[office31-parts](../office31-parts/README.md) was chosen once, from 0.03 to 0.0001, on 500 held-out
+images of amazon, with one seed per value; two points are within one standard error: **0.0003**.
+
+{CORES}""",
+
+    'office31-parts': f"""\
+This table belongs to [why Office-31 results
+differ](../../docs/fine-tuning.md#why-office-31-results-differ). {MOBILENET}
+{OFFICE_IMAGES}
+With one seed and 795 images, 2.5 points are one and a half standard errors: the crops, the
+augmentation and the decay make no difference that this experiment could show. Training the
+classification head at ten times the learning rate, which is part of the published recipe, does harm
+here, by 3.9 points. That is after 300 steps; its effect after 20,000 was not measured. Choosing the
+best epoch on the test images would have made these runs look better by up to 1.5 points.
+
+{CORES}""",
+}
