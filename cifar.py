@@ -33,7 +33,7 @@ USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_deca
 def parse(argv):
     parser = script.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
-    m.add_argument('--model', default='resnet', choices=['resnet', 'nin'],
+    m.add_argument('--model', default='resnet', choices=NETS,
                    help='resnet: WRN-depth-width; nin: network in network of nine convolutions')
     m.add_argument('--depth', default=16, type=int, help='number of layers of resnet, 6n+4')
     m.add_argument('--width', default=1, type=float, help='resnet: multiple of 16, 32, 64 channels '
@@ -41,7 +41,7 @@ def parse(argv):
     m.add_argument('--no_bn', action='store_true', help='nin without batch normalisation')
     m.add_argument('--no_pool_relu', action='store_true',
                    help='nin without the ReLU before each pooling')
-    m.add_argument('--dataset', default='CIFAR10', choices=cifar_sets.NAMES,
+    m.add_argument('--dataset', default='CIFAR10', choices=cifar_sets.SETS,
                    help='shapes is drawn by the program; the others are downloaded if missing')
     m.add_argument('--dataroot', default='.', help='folder that holds cifar-10-batches-py or '
                    'cifar-100-python, or into which it is downloaded')
@@ -63,12 +63,12 @@ def parse(argv):
 def check_flags(opt):
     script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
     teaching.check_flags(opt, 'teacher_id', groups=3)
+    if opt.model != 'nin' and (opt.no_bn or opt.no_pool_relu):
+        raise InputError('--no_bn and --no_pool_relu are variants of --model nin')
     if opt.model == 'resnet':
         blocks_in_group(opt.depth)
         scaled(WRN_CHANNELS, opt.width)
-        if opt.no_bn or opt.no_pool_relu:
-            raise InputError('--no_bn and --no_pool_relu are variants of --model nin')
-    else:
+    if opt.model == 'nin':
         scaled(NIN_CHANNELS, opt.width)
 
 
@@ -214,11 +214,16 @@ def nin(width, num_classes, bn=True, pool_relu=True):
     return f, params
 
 
+# --model -> function of the options and the number of classes that gives (f, params)
+NETS = {
+    'resnet': lambda opt, classes: resnet(opt.depth, opt.width, classes),
+    'nin': lambda opt, classes: nin(opt.width, classes, not opt.no_bn, not opt.no_pool_relu),
+}
+
+
 def make_net(opt, num_classes):
     """The net that the options describe -> (f, params)."""
-    if opt.model == 'nin':
-        return nin(opt.width, num_classes, not opt.no_bn, not opt.no_pool_relu)
-    return resnet(opt.depth, opt.width, num_classes)
+    return NETS[opt.model](opt, num_classes)
 
 
 def net_like(params):

@@ -31,7 +31,7 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_sets
 from engine import loop, processes, runs, script, step
-from methods import attentive, delta, domains, gates, losses, pruning, teaching
+from methods import attentive, delta, domains, gates, losses, pruning
 from utils import InputError
 from weights import facts, folding, store
 
@@ -41,7 +41,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
          'prune': '', **pruning.DEFAULTS}
-METHODS = {k: m for k, m in losses.METHODS.items() if k not in teaching.CHOICES or k == 'at'}
+METHODS = losses.methods_of('fine-tuning')
 # options that mean something for these methods alone
 OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
               **dict.fromkeys(('positions', 'normalize_features'),

@@ -27,7 +27,6 @@ CIFAR = {
         train=['train'], test=['test']),
 }
 COUNTS = {'train': 50000, 'test': 10000}
-NAMES = [*CIFAR, 'shapes']
 # of CIFAR-10, grey levels; the published code uses them for CIFAR-100 too
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
@@ -39,14 +38,28 @@ def load(name, root='.', validate=0):
     `validate` > 0 takes that many training images, the same ones in every run, out of the
     training set and returns them as the test set.
     """
-    if name == 'shapes':
-        sets = [shapes.shapes(n, seed)[:2] for seed, n in enumerate(shapes.SHAPES_COUNTS.values())]
-        classes = len(shapes.SHAPES)
-    else:
-        folder, classes = cifar_folder(name, root), CIFAR[name]['classes']
-        sets = [cifar(name, folder, part) for part in COUNTS]
-    train, test = sets
+    train, test, classes = SETS[name](root)
     return *(held_out(train, validate) if validate else (train, test)), classes
+
+
+def drawn(root):
+    """`shapes`, which needs no folder."""
+    sets = (shapes.shapes(n, seed)[:2] for seed, n in enumerate(shapes.SHAPES_COUNTS.values()))
+    return *sets, len(shapes.SHAPES)
+
+
+def both_parts(name):
+    """The function of a folder that reads CIFAR10 or CIFAR100, or downloads it."""
+    def read(root):
+        folder = cifar_folder(name, root)
+        return *(cifar(name, folder, part) for part in COUNTS), CIFAR[name]['classes']
+
+    return read
+
+
+# name -> function of the folder --dataroot that gives training and test set, each (images, labels),
+# and the number of classes
+SETS = {**{name: both_parts(name) for name in CIFAR}, 'shapes': drawn}
 
 
 def held_out(train, n):

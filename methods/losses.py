@@ -44,7 +44,8 @@ class Method(NamedTuple):
 
     needs: what the student is compared with: a teacher, the features or parameters of its source,
     a target domain. alpha, beta, weight_decay, positions: defaults of finetune.py. twice: the
-    losses hold gradients with respect to the input; teacher_too: also the teacher's.
+    losses hold gradients with respect to the input; teacher_too: also the teacher's. where:
+    'teaching' for cifar.py and imagenet.py, 'fine-tuning' for finetune.py, '' for all.
     """
     losses: Callable | None
     needs: str = ''
@@ -54,26 +55,40 @@ class Method(NamedTuple):
     positions: str = ''
     twice: bool = False
     teacher_too: bool = False
+    where: str = ''
+
+
+def of_fine_tuning(*how, **more):
+    return Method(*how, **more, where='fine-tuning')
+
+
+def of_teaching(*how, **more):
+    return Method(*how, **more, where='teaching')
 
 
 METHODS = {
-    'l2': Method(None),
-    'l2_sp': Method(from_source.l2_sp, 'parameters', .1, .01, 0.),
-    'feature_map': Method(from_source.feature_map, 'features', .64, .01, 0., 'mean'),
-    'delta': Method(from_source.delta, 'features', .64, .01, 0., 'mean'),
-    'afd': Method(from_source.afd, 'features', .01, 0., 0., 'sum'),
-    'ast': Method(from_source.ast, 'features', .1, .01, 0., 'sum'),
-    'act': Method(from_source.act, 'features', .15, .01, 0., 'sum'),
+    'l2': of_fine_tuning(None),
+    'l2_sp': of_fine_tuning(from_source.l2_sp, 'parameters', .1, .01, 0.),
+    'feature_map': of_fine_tuning(from_source.feature_map, 'features', .64, .01, 0., 'mean'),
+    'delta': of_fine_tuning(from_source.delta, 'features', .64, .01, 0., 'mean'),
+    'afd': of_fine_tuning(from_source.afd, 'features', .01, 0., 0., 'sum'),
+    'ast': of_fine_tuning(from_source.ast, 'features', .1, .01, 0., 'sum'),
+    'act': of_fine_tuning(from_source.act, 'features', .15, .01, 0., 'sum'),
     'at': Method(from_teacher.attention, 'teacher', 1e3),
-    'kd': Method(from_teacher.distillation, 'teacher', .9),
-    'ddc': Method(domains.ddc, 'target', .25, 5e-4, 5e-4),
-    'dan': Method(domains.dan, 'target', 1., 5e-4, 5e-4),
-    # of cifar.py and imagenet.py alone
-    'f_actt': Method(from_teacher.activations, 'teacher'),
-    'grad_at': Method(from_teacher.gradient_attention, 'teacher', twice=True, teacher_too=True),
-    'min_l2': Method(from_teacher.gradient_penalty, twice=True),
-    'symmetry': Method(from_teacher.symmetry_norm, twice=True),
+    'kd': of_fine_tuning(from_teacher.distillation, 'teacher', .9),     # elsewhere by --alpha
+    'ddc': of_fine_tuning(domains.ddc, 'target', .25, 5e-4, 5e-4),
+    'dan': of_fine_tuning(domains.dan, 'target', 1., 5e-4, 5e-4),
+    'f_actt': of_teaching(from_teacher.activations, 'teacher'),
+    'grad_at': of_teaching(from_teacher.gradient_attention, 'teacher', twice=True,
+                           teacher_too=True),
+    'min_l2': of_teaching(from_teacher.gradient_penalty, twice=True),
+    'symmetry': of_teaching(from_teacher.symmetry_norm, twice=True),
 }
+
+
+def methods_of(where):
+    """Those that --method of the scripts for 'teaching' or 'fine-tuning' takes."""
+    return {k: m for k, m in METHODS.items() if m.where in ('', where)}
 
 
 def make_objective(opt, f_s, f_t=None, layers=(), terms=()):

@@ -16,7 +16,6 @@ from utils import InputError
 from weights import facts
 
 DECAYS = ('constant', 'linear', 'cosine', 'step')
-CHOICES = ('at', 'f_actt', 'grad_at', 'min_l2', 'symmetry')     # of --method
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -34,9 +33,10 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
     t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
                    help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
                    'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
-    t.add_argument('--method', default='at', choices=CHOICES, help='at: attention maps; f_actt: '
-                   'full activations; grad_at: gradients with respect to the input; and without '
-                   "a teacher min_l2: that gradient's norm; symmetry: its change under a flip")
+    t.add_argument('--method', default='at', choices=losses.methods_of('teaching'),
+                   help='at: attention maps; f_actt: full activations; grad_at: gradients with '
+                   "respect to the input; and without a teacher min_l2: that gradient's norm; "
+                   'symmetry: its change under a flip')
     t.add_argument('--at_groups', default=at_groups, help='json list of the groups whose outputs '
                    f'are compared by at and f_actt; {groups_help}')
     t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '

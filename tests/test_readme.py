@@ -1,4 +1,5 @@
 """Every command of README.md and docs/ runs, shortened, on shapes; their links lead somewhere."""
+import copy
 import itertools
 import pathlib
 import re
@@ -14,13 +15,16 @@ import finetune
 import imagenet
 import tables
 import visualize
+from data import cifar_sets
 from engine import plots, runs
+from methods import losses
+from papers import catalogue
 from utils import InputError
 from weights import folding, store
 
 README = ROOT / 'README.md'
 DOCS = [ROOT / 'docs' / f'{name}.md' for name in (
-    'experiments', 'fine-tuning', 'weights', 'runs', 'data', 'speed', 'deviations')]
+    'experiments', 'fine-tuning', 'weights', 'runs', 'data', 'speed', 'extending', 'deviations')]
 FILES = [README, *DOCS]     # in this order, in which a teacher comes before its students
 QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
 
@@ -35,6 +39,24 @@ def readme_commands(script):
     pattern = rf'\s*python {re.escape(script)}(?: (.*))?'
     found = dict.fromkeys(m[1] or '' for m in (re.fullmatch(pattern, s) for s in lines) if m)
     return [shlex.split(options, comments=True) for options in found]
+
+
+def test_what_extending_says(monkeypatch, tmp_path):
+    """Its blocks together are a script, whose loss, net, data set and row of a table are there."""
+    blocks = re.findall(r'(?s)```python\n(.*?)```', (ROOT / 'docs/extending.md').read_text())
+    for module, name in ((losses, 'METHODS'), (cifar, 'NETS'), (cifar_sets, 'SETS'),
+                         (catalogue, 'TABLES')):
+        monkeypatch.setattr(module, name, copy.deepcopy(getattr(module, name)))
+    mine = {'__name__': 'mine'}
+    exec('\n'.join(blocks), mine)
+    quick = ['--dataset', 'gray_shapes', '--batch_size', '64', '--epochs', '1']
+    mine['cifar'].main([*quick, '--depth', '10', '--save', 'logs/t'])
+    mine['cifar'].main([*quick, '--model', 'tiny', '--teacher_id', 't', '--method', 'cosine',
+                        '--beta', '1', '--save', 'logs/a'])
+    last = runs.read_log('logs/a/log.txt')[-1]
+    assert 0 < last['at_losses'][0] < 2 and last['model'] == 'tiny'
+    words = shlex.join(next(w for w in tables.commands('demo', 'logs') if '--method' in w))
+    assert '--method cosine' in words and 'demo/teacher' in words
 
 
 def test_files_are_all_there_and_the_readme_is_short():
