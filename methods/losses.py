@@ -115,10 +115,11 @@ def make_objective(opt, f_s, f_t=None, layers=(), terms=()):
             return F.cross_entropy(logits, labels), logits, []
         if twice:
             inputs = inputs.detach().requires_grad_()
-        student, teacher = outputs(f_s, inputs, params, True, 'student.'), None
+        teacher = None
         if f_t is not None:
             with torch.set_grad_enabled(teacher_too):
                 teacher = outputs(f_t, inputs, params, False, 'teacher.')
+        student = outputs(f_s, inputs, params, True, 'student.')
         student = student._replace(logits=student.logits[:len(labels)])     # the rest has no labels
         batch = Batch(opt, params, f_s, inputs, labels, student, teacher)
         loss, logged = F.cross_entropy(student.logits, labels), []

@@ -12,7 +12,7 @@ import bench_finetune
 import bench_imagenet
 from data import arrays, cifar_sets
 from engine import clock, graphs, measuring, script, step
-from methods import from_teacher, teaching
+from methods import teaching
 
 SMALL = ['cifar', '--rounds', '1', '--steps', '1', '--images', '16', '--batch_size', '4',
          '--nthread', '1', '--dtype', 'float', '--cases']
@@ -186,7 +186,7 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
     """In float, the losses and the parameters after a step, from the same start and images."""
     options = types.SimpleNamespace(batch_size=2)
     monkeypatch.setattr(bench_imagenet, 'SIZE', 64)
-    seen, real = [], from_teacher.make_objective
+    seen, real = [], teaching.make_objective
 
     def make_objective(opt, f_s, f_t):
         objective = real(opt, f_s, f_t)
@@ -197,7 +197,7 @@ def test_both_ways_of_imagenet_compute_the_same(task, monkeypatch):
             return found
         return recorded
 
-    monkeypatch.setattr(from_teacher, 'make_objective', make_objective)
+    monkeypatch.setattr(teaching, 'make_objective', make_objective)
     outputs = []
     for ours in (False, True):
         torch.manual_seed(0)
