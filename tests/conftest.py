@@ -2,12 +2,11 @@
 import functools
 import http.server
 import pathlib
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
+from helpers import QUICK, SMALL, SMALL_IMAGENET
 
 import cifar
 import imagenet
@@ -15,13 +14,6 @@ from data import shapes
 from engine import runs, script
 
 torch.set_num_threads(1)    # the nets are so small that a second one costs more than it gives
-ROOT = pathlib.Path(__file__).parent.parent
-SMALL = {'train': 256, 'test': 64}
-# a run of seconds; what a test passes after it wins
-QUICK = ['--dataset', 'shapes', '--depth', '10', '--batch_size', '64', '--epochs', '1',
-         '--lr', '0.05']
-SMALL_IMAGENET = ['--size', '40', '--width', '0.125', '--batch_size', '20', '--epochs', '1', '--lr',
-                  '0.01', '--nthread', '0']
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +85,3 @@ def fails(capsys):
     return call
 
 
-def process(*flags, before=''):
-    """Start cifar.py on few images of shapes in a process of its own; `before` is code to run
-    first."""
-    code = (f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
-            f'import cifar, torch\nfrom data import shapes\n'
-            f'from engine import loop, runs, script\n'
-            f'torch.set_num_threads(1)\nshapes.SHAPES_COUNTS = {SMALL}\n{before}\n'
-            f'script.run(lambda: cifar.main({[*QUICK, *map(str, flags)]!r}))')
-    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)

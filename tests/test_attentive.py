@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 import torch
-from test_finetune import FLAGS, call, objective_of, student, write_net
+from helpers import FLAGS, call, objective_of, student, write_net
 
 import finetune
 import imagenet

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import FLAGS, METHODS, NETS, call, objective_of, student, write_net
 
 import cifar
 import finetune
@@ -20,46 +21,10 @@ from engine import loop, runs
 from methods import domains, losses
 from weights import folding, store
 
-FLAGS = ['--dataset', 'shapes', '--size', '40', '--batch_size', '16', '--iterations', '4',
-         '--epoch_steps', '2', '--nthread', '0', '--fraction', '0.4', '--lr', '0.01']
-NETS = {
-    'resnet18': lambda n: imagenet.define_student(18, .125, n),
-    'resnet50': lambda n: imagenet.define_student(50, .0625, n),
-    'mobilenet_v2': lambda n: imagenet.mobilenet_v2(.25, n),
-    'wrn-10-1': lambda n: cifar.resnet(10, 1, n),
-}
-
-
-def write_net(name='source.pth', arch='resnet18', classes=13):
-    """A net of random parameters in a file."""
-    torch.manual_seed(1)
-    params = NETS[arch](classes)[1]
-    store.write({k: v + .1 * torch.rand(v.shape) if utils.is_statistic(k) else v
-                 for k, v in params.items()}, name)
-    return name
-
-
-def call(save, *flags, source='source.pth'):
-    """finetune.main in process on few images of shapes -> the lines of the log."""
-    given = ['--source', source] if source else []
-    finetune.main([*FLAGS, *given, '--save', save, *map(str, flags)])
-    return runs.read_log(pathlib.Path(save, 'log.txt'))
-
-
-def student(save):
-    return torch.load(pathlib.Path(save, 'model.pt7'), weights_only=True)['params']
-
 
 def asked(method, mmd_layers='all'):
     """Options as `finetune.tapped` looks at them."""
     return types.SimpleNamespace(method=method, mmd_layers=mmd_layers)
-
-
-METHODS = {
-    'l2': [], 'l2_sp': [], 'feature_map': [], 'delta': ['--channel_weights', 'compute'],
-    'at': ['--teacher', 'teacher.pth'], 'kd': ['--teacher', 'teacher.pth'],
-    'ddc': ['--shift', .5], 'dan': ['--shift', .5], 'afd': [], 'ast': [], 'act': [],
-}
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -127,27 +92,6 @@ def test_torchvisions_names_of_resnet18():
 
 
 # ---- what is minimised --------------------------------------------------------------------------
-
-def objective_of(method, *flags, arch='resnet18', shift=()):
-    """An objective in double precision, its parameters, and a batch."""
-    write_net('a.pth', arch)
-    given = {'at': ['--teacher', 'x'], 'kd': ['--teacher', 'x'], 'ddc': ['--shift', '.5'],
-             'dan': ['--shift', '.5'], 'delta': ['--channel_weights', 'x']}.get(method, [])
-    opt = finetune.parse([*FLAGS, '--source', 'a.pth', '--method', method, *given, *flags])
-    f, _, start, _ = nets.load_net('a.pth')
-    start = {k: v.double() for k, v in start.items()}
-    head = nets.head_of(start)
-    start = nets.with_new_head(start, head, 5, finetune.bottleneck_of(opt, start))
-    start = {k: v.double() for k, v in start.items()}
-    rng = torch.Generator().manual_seed(0)
-    moved = {k: v + .01 * torch.randn(v.shape, generator=rng) if not utils.is_statistic(k) else v
-             for k, v in start.items()}
-    params = {**utils.with_prefix(moved, 'student.'), **utils.with_prefix(start, 'teacher.')}
-    layers = finetune.tapped(opt, start)
-    x = torch.randn(6, 3, 40, 40, generator=rng, dtype=torch.double)
-    y = torch.arange(3 if shift else 6) % 5
-    return opt, f, params, layers, x, y
-
 
 def test_distillation_is_that_of_the_attention_transfer_paper():
     opt, f, params, layers, x, y = objective_of('kd')

@@ -5,9 +5,7 @@ import pathlib
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL_IMAGENET
-from test_finetune import FLAGS, METHODS, write_net
-from test_training import same_run
+from helpers import FLAGS, METHODS, SMALL_IMAGENET, same_run, write_net
 
 import cifar
 import finetune

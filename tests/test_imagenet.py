@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_IMAGENET
+from helpers import SMALL_IMAGENET
 from PIL import Image
 
 import bench_imagenet

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import at_export
 from torch import nn
 
 import imagenet
@@ -97,29 +98,6 @@ def test_folded_exports_use_the_bias_of_the_projection():
     torch.testing.assert_close(g(x, zoo, False), expected, rtol=1e-3, atol=1e-3)
     without = {k: v for k, v in zoo.items() if 'conv_dim.bias' not in k}
     assert not torch.allclose(g(x, without, False)[0], expected[0], rtol=.01)
-
-
-def at_export(width=8):
-    """Entries as of functional-zoo's resnet-18-at-export, of fewer channels."""
-    params, ni = {'conv0': utils.conv_params(3, width, 7)}, width
-
-    def affine(name, n):
-        params.update({f'{name}.a': torch.rand(n) + .5, f'{name}.b': torch.randn(n)})
-
-    affine('affine0', width)
-    for j in range(4):
-        for i in range(2):
-            base, no = f'group{j}.block{i}', width * 2 ** j
-            if (i, j) != (0, 0):
-                affine(base + '.affine0', ni)
-            affine(base + '.affine1', no)
-            params[base + '.conv0'] = utils.conv_params(ni, no, 3)
-            params[base + '.conv1'] = utils.conv_params(no, no, 3)
-            if i == 0 and j > 0:
-                params[base + '.conv_dim'] = utils.conv_params(ni, no)
-            ni = no
-    affine('affine_last', ni)
-    return params | utils.flatten({'fc': utils.linear_params(ni, 7)})
 
 
 def test_preactivation_export():

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, ROOT, SMALL_IMAGENET
+from helpers import QUICK, ROOT, SMALL_IMAGENET
 
 import cifar
 import imagenet

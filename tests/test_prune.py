@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from test_nets import at_export
+from helpers import at_export
 
 import cifar
 import imagenet

@@ -8,7 +8,7 @@ import shlex
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_IMAGENET
+from helpers import ROOT, SMALL_IMAGENET
 
 import cifar
 import finetune

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from test_finetune import call, student, write_net
+from helpers import call, student, write_net
 
 import finetune
 import imagenet

@@ -1,7 +1,7 @@
 """The step: that it is SGD, and that it is nothing but operations on tensors."""
 import pytest
 import torch
-from test_finetune import METHODS, objective_of
+from helpers import METHODS, objective_of
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cifar

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from helpers import ROOT, SMALL
 
 import cifar
 import finetune

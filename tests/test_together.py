@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from test_training import same_run
+from helpers import same_run
 
 import cifar
 import finetune

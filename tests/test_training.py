@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from conftest import process
+from helpers import process, same_run
 
 import cifar
 from data import arrays, cifar_sets
@@ -74,18 +74,6 @@ def test_learning_rate_and_momentum_as_published(cifar_run, monkeypatch):
     cifar_run('logs/a', '--epochs', 5, '--epoch_step', '[2,0.8]', '--lr', 1e-3)
     assert seen == [(1, 1e-3, True), (2, 2e-4, True), (3, 2e-4, False), (4, 4e-5, True),
                     (5, 4e-5, False)]
-
-
-def same_run(a, b):
-    """Whether two runs' checkpoints hold the same bits and their logs the same numbers."""
-    x, y = (torch.load(f'{p}/model.pt7', weights_only=True) for p in (a, b))
-    timed = {'train_time', 'test_time', 'save', 'continued', 'epochs', 'resume', 'command',
-             'save_every', 'no_graph'}
-    logs = [[{k: v for k, v in z.items() if k not in timed} for z in
-             runs.read_log(f'{p}/log.txt')[1:]] for p in (a, b)]
-    return (logs[0] == logs[1] and torch.equal(x['random']['cpu'], y['random']['cpu'])
-            and all(torch.equal(v, y['params'][k]) for k, v in x['params'].items())
-            and all(torch.equal(v, y['momenta'][k]) for k, v in x['momenta'].items()))
 
 
 # code that kills its own process after the second epoch
