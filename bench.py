@@ -42,6 +42,7 @@ import utils
 from data import arrays, cifar_sets
 from engine import clock, measuring, runs, script, step
 from engine.clock import CUDA, DEVICE
+from methods import teaching
 from utils import InputError
 
 PAD, SIZE, CLASSES = 4, 32, 10
@@ -228,8 +229,8 @@ def trainings(bench, case, way):
         opt = options(case, '--dtype', way['dtype'] or bench.dtype, '--seed', str(seed))
         opt.compile = way['compile']
         script.set_up(opt)
-        made.append(measuring.new_training(opt, (f_s, student), f_t and (f_t, teacher), images,
-                                           SIZE, way['layout']))
+        made.append(measuring.new_training(teaching.prepare, opt, (f_s, student),
+                                           f_t and (f_t, teacher), images, SIZE, way['layout']))
     return made
 
 

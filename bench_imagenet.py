@@ -23,6 +23,7 @@ import imagenet
 from data import decoded, folder_sets, shapes
 from engine import clock, measuring, runs, script, step
 from engine.clock import CUDA, DEVICE
+from methods import teaching
 from weights import folding
 
 SIZE, PIXELS = 224, imagenet.PIXELS['torchvision']
@@ -92,7 +93,8 @@ def step_of(bench, task, dtype, ours):
     fold = folding.fold if ours else dict       # of what is not trained
     if task != 'inference':
         f_t, teacher = imagenet.define_student(34, 1)
-        t = measuring.new_training(opt, (f, params), (f_t, fold(teacher)) if task == 'AT' else None,
+        by = (f_t, fold(teacher)) if task == 'AT' else None
+        t = measuring.new_training(teaching.prepare, opt, (f, params), by,
                                    measuring.one_batch(x, targets), SIZE, layout)
         return measuring.steps([t], measuring.taker(ours and CUDA))
     params = step.on_device(fold(params), dtype, DEVICE, fixed=True)

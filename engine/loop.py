@@ -283,6 +283,28 @@ def progress(trainings, device):
     return start, advance, bar
 
 
+def check_draws(trainings, device):
+    """Refuse runs side by side that would draw from one device's random numbers."""
+    drawing = [t for t in trainings if t.draws]
+    if drawing and len(trainings) > 1 and device.type == 'cuda':
+        raise InputError(f'{drawing[0].folder}: a net with dropout, which draws from the random '
+                         f'numbers of the GPU, is trained alone there, without +')
+
+
+def end_epochs(active, samples, take, device, save):
+    """The test, the log and, if it is time or `save` is true, the checkpoint of the runs whose
+    epoch has ended; of one that fails, its `failure`."""
+    trained = {}
+    for t in active:
+        t.epoch += 1
+        trained[t] = {'train_time': t.seconds, **end_training(t)}
+        processes.share_statistics(t.state.params)
+    tested = test([t for t in active if not t.failure], samples, take)
+    for t in active:
+        if not t.failure:
+            end_epoch(t, {**trained[t], **tested[t]}, device, save)
+
+
 def time_to_stop():
     """That of the environment's STOP_AT, in seconds since 1970."""
     text = os.environ.get('STOP_AT', 'inf')
@@ -299,17 +321,14 @@ def fit(trainings, device):
     finite stops, and its `failure` says why. At the time that the environment's STOP_AT names, in
     seconds since 1970, all stop behind the epoch that they are in.
     """
-    drawing = [t for t in trainings if t.draws]
-    if drawing and len(trainings) > 1 and device.type == 'cuda':
-        raise InputError(f'{drawing[0].folder}: a net with dropout, which draws from the random '
-                         f'numbers of the GPU, is trained alone there, without +')
+    check_draws(trainings, device)
+    stop_at, threads = time_to_stop(), torch.get_num_threads()
     for t in trainings:
         begin(t, device)
     active, reason = list(trainings), why_no_graph(trainings[0].opt, device)
     if reason and device.type == 'cuda':
         print(f'steps are not captured as CUDA graphs: {reason}')
     samples, take = (in_turn if reason else together), graphs.in_turn
-    stop_at, threads = time_to_stop(), torch.get_num_threads()
     bar_start, bar_advance, bar = progress(trainings, device)
     engine = Engine()
 
@@ -333,18 +352,11 @@ def fit(trainings, device):
         bar_advance(state['sample'])
 
     def on_end_epoch(state):
-        trained = {}
-        for t in active:
-            t.epoch += 1
-            trained[t] = {'train_time': t.seconds, **end_training(t)}
-            processes.share_statistics(t.state.params)
-        tested = test([t for t in active if not t.failure], samples, take)
         stop = processes.from_first(lambda: time.time() > stop_at)
         with bar.external_write_mode():
-            for t in active:
-                if not t.failure:
-                    end_epoch(t, {**trained[t], **tested[t]}, device, stop)
-                elif len(trainings) > 1:
+            end_epochs(active, samples, take, device, stop)
+            for t in active if len(trainings) > 1 else ():
+                if t.failure:
                     print(f'error: {t.folder}: {t.failure}', file=sys.stderr)
         if any(t.failure or t.is_done for t in active):
             active[:] = [t for t in active if not (t.failure or t.is_done)]

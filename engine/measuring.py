@@ -10,7 +10,6 @@ import torch
 
 from data import arrays
 from engine import clock, graphs, loop
-from methods import teaching
 from utils import InputError, RunError
 
 
@@ -22,18 +21,18 @@ def compared(times, first, images):
 
 # ---- steps --------------------------------------------------------------------------------------
 
-def new_training(opt, student, teacher, images, size, layout=torch.channels_last):
+def new_training(prepare, opt, student, teacher, images, size, layout=torch.channels_last):
     """The `loop.Training` of a net (f, params), alone (None) or from a teacher, that cifar.py and
-    imagenet.py have; if need be in another memory format. There is nothing to test on."""
+    imagenet.py have, by their `prepare`; if need be in another memory format. There is nothing to
+    test on."""
     def make(*batch):
         inputs, targets = images.make(*batch)
         return inputs.contiguous(memory_format=layout), targets
 
     untested = arrays.Images(1, lambda generator: (), None, [])
     with contextlib.redirect_stdout(None):      # the teacher's error, on those images
-        t = teaching.prepare(opt, clock.DEVICE, None, [], lambda: student,
-                                 teacher and ('', *teacher), images._replace(make=make), untested,
-                                 0, size)
+        t = prepare(opt, clock.DEVICE, None, [], lambda: student, teacher and ('', *teacher),
+                    images._replace(make=make), untested, 0, size)
     for v in (*t.state.params.values(), *t.state.momenta.values()):
         v.data = v.data.contiguous(memory_format=layout) if v.ndim == 4 else v.data
     return t

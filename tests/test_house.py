@@ -1,0 +1,40 @@
+"""The order of the house: which file may import which."""
+import ast
+import pathlib
+
+import pytest
+from helpers import ROOT
+
+SCRIPTS = {path.stem for path in ROOT.glob('*.py')} - {'utils'}
+PACKAGES = sorted(path.parent for path in ROOT.glob('*/__init__.py'))
+
+
+def imports(path):
+    """The names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+@pytest.mark.parametrize('package', PACKAGES, ids=lambda path: path.name)
+def test_a_package_says_what_lives_in_it_and_imports_no_script(package):
+    assert ast.get_docstring(ast.parse((package / '__init__.py').read_text()))
+    for path in package.glob('*.py'):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+        assert not SCRIPTS & set(imports(path)), path
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    files = {f'{p.name}.{f.stem}': f for p in PACKAGES for f in p.glob('*.py')}
+    needs = {name: set(imports(path)) & set(files) for name, path in files.items()}
+    while needs:
+        free = {name for name, others in needs.items() if not others & set(needs)}
+        assert free, f'in a circle: {sorted(needs)}'
+        needs = {name: others for name, others in needs.items() if name not in free}
+
+
+def test_tables_import_no_script():
+    assert not SCRIPTS & set(imports(pathlib.Path(ROOT, 'tables.py')))
