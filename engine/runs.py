@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from engine import plots, processes
+from engine import processes
 from utils import InputError, RunError
 from weights import store
 
@@ -196,19 +196,6 @@ def check_options(opt, lines):
     if differing:
         raise InputError(f'{opt.save} holds a run of other options ({"; ".join(differing)}); '
                          f'give those or another --save')
-
-
-def finish(opt, exported):
-    """What is left to do when a run has all of its epochs: the curves, and --export of what
-    `exported` makes of the net."""
-    folder = pathlib.Path(opt.save)
-    last = read_log(folder / 'log.txt')[-1]
-    print(f'{folder} is finished: {last["epoch"]} epochs, test error '
-          f'{100 - last["test_acc"]:.2f} %')
-    plots.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
-    if opt.export:
-        store.write(exported(store.read(folder / 'model.pt7')), opt.export)
-        print(f'wrote {opt.export}')
 
 
 def save_checkpoint(folder, opt, epoch, state, random):

@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from engine import loop, processes, runs, step
+from engine import loop, plots, processes, runs, step
 from utils import InputError, RunError
 from weights import store
 
@@ -235,7 +235,7 @@ def train(opts, device, prepare, exported, afterwards):
             if opt.save in trainings and not trainings[opt.save].is_done:
                 continue
             if processes.is_first():
-                runs.finish(opt, lambda params, opt=opt: exported(opt, params))
+                finish(opt, lambda params, opt=opt: exported(opt, params))
                 afterwards(opt, device)
     failed = [t for t in left if t.failure]
     if len(opts) == 1 and failed:
@@ -244,6 +244,19 @@ def train(opts, device, prepare, exported, afterwards):
         raise RunError('failed: ' + ', '.join(str(t.folder) for t in failed))
     if any(not t.is_done for t in left):
         print('the time is up; the same command continues')
+
+
+def finish(opt, exported):
+    """What is left to do when a run has all of its epochs: the curves, and --export of what
+    `exported` makes of the net."""
+    folder = pathlib.Path(opt.save)
+    last = runs.read_log(folder / 'log.txt')[-1]
+    print(f'{folder} is finished: {last["epoch"]} epochs, test error '
+          f'{100 - last["test_acc"]:.2f} %')
+    plots.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
+    if opt.export:
+        store.write(exported(store.read(folder / 'model.pt7')), opt.export)
+        print(f'wrote {opt.export}')
 
 
 def keep_memory():
