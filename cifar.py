@@ -7,7 +7,7 @@
     python cifar.py --save logs/resnet_16_2_teacher --depth 16 --width 2
     python cifar.py --save logs/at_16_1_16_2 --teacher_id resnet_16_2_teacher --beta 1e+3
 
-The second should give 7.93 % test error (table 1 of the paper; see the README for ours). Defaults
+The second should give 7.93 % test error (table 1 of the paper; see results/ for ours). Defaults
 are the paper's.
 """
 import functools

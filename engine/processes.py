@@ -93,7 +93,7 @@ def connect():
         if os.environ.get('GROUP_WORLD_SIZE') == '1':
             # torchrun keeps its store when it restarts us, with the addresses of the processes that
             # are gone (pytorch/pytorch#135712). Machines count their restarts each for itself, so
-            # that for several of them this is no remedy; the README has one.
+            # that for several of them this is no remedy; docs/runs.md has one.
             store = dist.PrefixStore(os.environ.get('TORCHELASTIC_RESTART_COUNT', ''), store)
         dist.init_process_group('nccl' if cuda else 'gloo', timeout=wait, store=store, rank=number,
                                 world_size=processes)
