@@ -24,8 +24,9 @@ class Pace:
     the same in every run, and with it the last bits of a sum: if `fixed`, it is always `most`.
     """
 
-    def __init__(self, most, fixed=False, clock=time.perf_counter, use=torch.set_num_threads):
-        self.numbers, self.clock, self.use = [most], clock, use
+    def __init__(self, most, fixed=False, clock=time.perf_counter, use=torch.set_num_threads,
+                 used=torch.get_num_threads):
+        self.numbers, self.clock, self.use, self.in_use = [most], clock, use, used
         while self.numbers[-1] > 1 and not fixed:
             self.numbers.append(self.numbers[-1] // 2)
         self.now, self.trial, self.tried = 0, None, []
@@ -34,8 +35,9 @@ class Pace:
         self.steps, self.used = 0, collections.Counter()
 
     def begin(self):
-        if len(self.numbers) > 1:
-            self.use(self.numbers[self.now if self.trial is None else self.trial])
+        number = self.numbers[self.now if self.trial is None else self.trial]
+        if len(self.numbers) > 1 and number != self.in_use():
+            self.use(number)        # which takes milliseconds
         self.started = self.clock()
 
     def end(self):

@@ -17,7 +17,7 @@ class Machine:
 
     def __init__(self, most=4, fixed=False):
         self.now, self.threads, self.takes = 0., most, FREE
-        self.pace = Pace(most, fixed, lambda: self.now, self.use)
+        self.pace = Pace(most, fixed, lambda: self.now, self.use, lambda: self.threads)
 
     def use(self, n):
         self.threads = n
