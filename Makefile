@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(RUN) visualize.py --model $(ROWS:%=logs/demo/%/seed0) --save logs/demo/attention.png
 
 test: .venv/installed lint
-	$(RUN) -m pytest -q -n auto --maxprocesses 4
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --durations=10
 
 slow: .venv/installed
 	$(RUN) -m pytest -q -m slow
