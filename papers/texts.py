@@ -175,8 +175,8 @@ net's multiply-adds. {MOBILENET}
 {SMALL}
 The settings were chosen [on held-out training images](../amazon10-pruned-choices/README.md).
 
-Without pruning AFD and AFDS are 0.6 points better than L2, in each of three seeds; on the same
-images with half the steps [AFD gains 0.2](../amazon10/README.md).
+Without pruning AFD and AFDS are on average 0.6 points better than L2, and better with each of three
+seeds; with half the steps the difference of AFD [was smaller](../amazon10/README.md).
 
 Pruning is costly here, whatever chooses the channels. At half of the multiply-adds random channels
 are as good a choice as those of the smallest magnitude, and AFS and AFDS are 2.6 and 1.8 points
@@ -229,9 +229,10 @@ images of amazon, with one seed per value; two points are within one standard er
 
     'office31-parts': f"""\
 This table belongs to [why Office-31 results
-differ](../../docs/fine-tuning.md#why-office-31-results-differ). {MOBILENET}
+differ](../../docs/fine-tuning.md#why-office-31-results-differ). Unlike those of
+[office31-mobilenet](../office31-mobilenet/README.md), these nets have no bottleneck. {MOBILENET}
 {OFFICE_IMAGES}
-With one seed and 795 images, 2.5 points are one and a half standard errors: the crops, the
+With one seed and 795 images, a test error has a standard error of 1.8 points: the crops, the
 augmentation and the decay make no difference that this experiment could show. Training the
 classification head at ten times the learning rate, which is part of the published recipe, does harm
 here, by 3.9 points. That is after 300 steps; its effect after 20,000 was not measured. Choosing the
