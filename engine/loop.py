@@ -215,8 +215,9 @@ def together(trainings, name):
     for sample in zip(*batches, strict=True):
         yield list(zip(trainings, sample, strict=True))
     torch.cuda.synchronize()
+    share = (time.perf_counter() - begun) / len(trainings)
     for t in trainings:
-        t.seconds = (time.perf_counter() - begun) / len(trainings)
+        t.seconds = share
 
 
 def in_turn(trainings, name):
@@ -227,6 +228,8 @@ def in_turn(trainings, name):
         with runs.drawing_from(t.generator) if t.draws else contextlib.nullcontext():
             for batch in batches:
                 yield [(t, batch)]
+        if t.state.sums.is_cuda:
+            torch.cuda.synchronize()
         t.seconds = time.perf_counter() - begun
 
 
@@ -235,7 +238,7 @@ def why_no_graph(opt, device):
     if device.type != 'cuda':
         return 'this is no GPU'
     if processes.world() > 1:
-        return 'several processes average their gradients between forward pass and update'
+        return 'several processes average their gradients between backward pass and update'
     return '--no_graph' if opt.no_graph else ''
 
 

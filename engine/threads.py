@@ -35,14 +35,14 @@ class Pace:
         self.steps, self.used = 0, collections.Counter()
 
     def begin(self):
-        number = self.numbers[self.now if self.trial is None else self.trial]
-        if len(self.numbers) > 1 and number != self.in_use():
-            self.use(number)        # which takes milliseconds
+        self.number = self.numbers[self.now if self.trial is None else self.trial]
+        if len(self.numbers) > 1 and self.number != self.in_use():
+            self.use(self.number)       # which takes milliseconds
         self.started = self.clock()
 
     def end(self):
         taken = self.clock() - self.started
-        self.used[self.numbers[self.now if self.trial is None else self.trial]] += 1
+        self.used[self.number] += 1
         self.steps += 1
         if len(self.numbers) == 1 or self.steps == 1:      # the first one is slow for other reasons
             return
@@ -77,6 +77,5 @@ class Pace:
 
     def most_used(self):
         """The number of threads that most steps had since the last call."""
-        number, self.used = (self.used.most_common(1) or [(self.numbers[self.now], 0)])[0][0], \
-            collections.Counter()
-        return number
+        counts, self.used = self.used, collections.Counter()
+        return max(counts, key=counts.get, default=self.numbers[self.now])

@@ -3,6 +3,7 @@
 A method of your own is a function of a `Batch` and a line in METHODS; docs/extending.md has an
 example.
 """
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,14 +59,8 @@ class Method(NamedTuple):
     where: str = ''
 
 
-def of_fine_tuning(*how, **more):
-    return Method(*how, **more, where='fine-tuning')
-
-
-def of_teaching(*how, **more):
-    return Method(*how, **more, where='teaching')
-
-
+of_fine_tuning, of_teaching = (functools.partial(Method, where=where)
+                               for where in ('fine-tuning', 'teaching'))
 METHODS = {
     'l2': of_fine_tuning(None),
     'l2_sp': of_fine_tuning(from_source.l2_sp, 'parameters', .1, .01, 0.),
