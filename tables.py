@@ -133,14 +133,11 @@ def locked(folder):
 def done(words):
     """Whether the log says that this very command has finished. Of other cases its process says
     what is to be said."""
-    log, model = (pathlib.Path(save_of(words), name) for name in ('log.txt', 'model.pt7'))
     try:
-        lines = runs.read_log(log)
-        # the log is written before the checkpoint: cut off between the two, an epoch is missing
-        whole = not model.exists() or model.stat().st_mtime >= log.stat().st_mtime
+        lines = runs.read_log(pathlib.Path(save_of(words), 'log.txt'))
     except (InputError, FileNotFoundError):
         return False
-    return whole and is_finished(lines) and comparable(lines[0].get('command', '')) == \
+    return is_finished(lines) and comparable(lines[0].get('command', '')) == \
         comparable(shlex.join(words))
 
 
@@ -263,6 +260,8 @@ def run(names, root, seeds=None, only='', at_once=1, minutes=None):
     before = signal.signal(signal.SIGTERM, interrupt)       # it would leave processes running
     try:
         states = work(commands, places, size, stop_at)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt('the same command continues') from None
     finally:
         signal.signal(signal.SIGTERM, before)
     show_all(names, root)

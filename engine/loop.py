@@ -20,7 +20,7 @@ from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
 
 from data import arrays
-from engine import graphs, processes, runs, step
+from engine import graphs, interrupts, processes, runs, step
 from engine.threads import Pace
 from utils import InputError, RunError
 from weights import store
@@ -184,11 +184,11 @@ def end_epoch(t, z, device, save):
     t.lines[-1].update(t.notes(t.lines))
     t.news = {}
     if processes.is_first():
-        runs.write_log(t.folder / 'log.txt', t.lines)
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
             random = runs.random_state(t.generator, t.draws and device.type == 'cuda')
-            runs.save_checkpoint(t.folder, opt, t.epoch, own, random)
+            runs.save_checkpoint(t.folder, opt, t.lines[-1], own, random)
             t.saved, t.kept = time.monotonic(), t.epoch
+        runs.write_log(t.folder / 'log.txt', t.lines)
     print(summary(t, t.lines[-1]), flush=True)
 
 
@@ -249,6 +249,7 @@ def test(active, samples, take):
     for name, prefix in (('validation', 'val'), ('test', 'test')):
         some = [t for t in active if name in t.tasks]
         for sample in samples(some, name) if some else ():
+            interrupts.check()
             take([(t.tasks[name], batch) for t, batch in sample])
         for t in some:
             seconds[t] += t.seconds
@@ -346,6 +347,7 @@ def fit(trainings, device):
         state['iterator'] = samples(active, 'train')
 
     def on_sample(state):
+        interrupts.check()
         for t, _ in state['sample']:
             next_step(t)
         pace = state['sample'][0][0].pace

@@ -63,7 +63,7 @@ def launch(n, script, argv=None):
         print(f'no GPU: {n} processes on the CPU, which speak by gloo', flush=True)
         os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // n)))
     # the failed process has said in a line what torch would say in thirty
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     argv = sys.argv[1:] if argv is None else argv
     try:
         torchrun.run(torchrun.parse_args(['--standalone', f'--nproc_per_node={n}',
@@ -77,6 +77,7 @@ def launch(n, script, argv=None):
     except SignalException as e:
         sys.exit(128 + e.sigval)
     finally:
+        logging.disable(logging.NOTSET)
         os.environ.clear()
         os.environ.update(before)
 

@@ -71,7 +71,7 @@ def take_lock(path):
 def environment(opt, device):
     """What produced a run's numbers, beside its options."""
     revision, changed = revision_of(HERE)
-    return dict(command=opt.command, git=revision, git_dirty=changed, torch=torch.__version__,
+    return dict(command=opt.command, git=revision, git_dirty=changed, torch=str(torch.__version__),
                 python=platform.python_version(), device=device_name(device),
                 threads=torch.get_num_threads(), processes=processes.world())
 
@@ -178,7 +178,9 @@ def previous(opt):
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
     if 'momenta' not in state:
         print(f'{path} is not of this code: momentum starts from zero')
-    return state, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+    if path is not model or 'line' not in state:    # the latter in checkpoints of older revisions
+        return state, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+    return state, [z for z in lines if z.get('epoch', 0) < state['epoch']] + [state['line']]
 
 
 def check_options(opt, lines):
@@ -198,15 +200,19 @@ def check_options(opt, lines):
                          f'give those or another --save')
 
 
-def save_checkpoint(folder, opt, epoch, state, random):
-    """Write the last finished epoch of a run: the `step.State`, and its random state. The log is
-    written before, and more often: `previous` drops the lines behind the checkpoint."""
+def save_checkpoint(folder, opt, line, state, random):
+    """Write the last finished epoch of a run: its line of the log, the `step.State`, and its random
+    state.
+
+    The log is written afterwards, so that a run cut off in between loses nothing: `previous` takes
+    the line from here. It is written more often, too: `previous` drops the lines of later epochs.
+    """
     def on_host(params):
         return {k: v.detach().cpu() for k, v in params.items()}
 
     data = io.BytesIO()
     torch.save(dict(params=on_host(trained(state.params)), momenta=on_host(state.momenta),
-                    epoch=epoch, random=random, options=vars(opt)), data)
+                    epoch=line['epoch'], line=line, random=random, options=vars(opt)), data)
     write(folder / 'model.pt7', data.getvalue())
 
 

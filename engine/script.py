@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from engine import loop, plots, processes, runs, step
+from engine import interrupts, loop, plots, processes, runs, step
 from utils import InputError, RunError
 from weights import store
 
@@ -228,9 +228,11 @@ def train(opts, device, prepare, exported, afterwards):
             checkpoint, lines = processes.from_first(lambda opt=opt: runs.previous(opt))
             if not checkpoint or checkpoint['epoch'] < opt.epochs:
                 trainings[opt.save] = make(checkpoint, lines)
+            elif processes.is_first():      # cut off, it may lack the line of the last epoch
+                runs.write_log(pathlib.Path(opt.save, 'log.txt'), lines)
         left = list(trainings.values())
         if left:
-            loop.fit(left, device)
+            fit(left, device)
         for opt in opts:
             if opt.save in trainings and not trainings[opt.save].is_done:
                 continue
@@ -244,6 +246,16 @@ def train(opts, device, prepare, exported, afterwards):
         raise RunError('failed: ' + ', '.join(str(t.folder) for t in failed))
     if any(not t.is_done for t in left):
         print('the time is up; the same command continues')
+
+
+def fit(trainings, device):
+    """`loop.fit`, which says on Ctrl-C what the same command would do."""
+    try:
+        loop.fit(trainings, device)
+    except KeyboardInterrupt:
+        kept = any(t.kept for t in trainings)
+        raise KeyboardInterrupt('the same command continues from the last checkpoint' if kept else
+                                'there is no checkpoint yet') from None
 
 
 def finish(opt, exported):
@@ -282,6 +294,7 @@ def run(main):
     """Call main() and end the process: 0 done, 2 bad input, 1 failure while running (each one
     line, no traceback), 130 interrupted."""
     status = 0
+    interrupts.catch()
     try:
         main()
     except (InputError, RunError) as e:
@@ -294,10 +307,9 @@ def run(main):
         raise
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         if processes.is_first() and not os.environ.get(QUIET):
-            print('interrupted; the same command continues a training from its last checkpoint',
-                  file=sys.stderr)
+            print('; '.join(['interrupted', *e.args]), file=sys.stderr)
         status = 130
     if status in (1, 2):
         processes.leave()

@@ -149,9 +149,9 @@ def test_phases_go_on_after_a_kill(epoch, flags, monkeypatch):
     call('logs/whole', *flags)
     old = runs.save_checkpoint
 
-    def save(folder, opt, now, *rest):
-        old(folder, opt, now, *rest)
-        if now == epoch:
+    def save(folder, opt, line, *rest):
+        old(folder, opt, line, *rest)
+        if line['epoch'] == epoch:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, 'save_checkpoint', save)

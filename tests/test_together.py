@@ -199,8 +199,8 @@ def test_stopped_at_a_time_and_continued(way, capsys):
 
 def test_checkpoints_are_written_from_time_to_time_and_at_the_end(monkeypatch):
     saved, real = [], runs.save_checkpoint
-    monkeypatch.setattr(runs, 'save_checkpoint', lambda folder, opt, epoch, *rest: (
-        saved.append(epoch), real(folder, opt, epoch, *rest)))
+    monkeypatch.setattr(runs, 'save_checkpoint', lambda folder, opt, line, *rest: (
+        saved.append(line['epoch']), real(folder, opt, line, *rest)))
     call(run('plain', 'a', '--epochs', 3))
     assert saved == [3]
     call(run('plain', 'b', '--epochs', 3, '--save_every', 0))

@@ -4,6 +4,7 @@ import re
 import signal
 import types
 
+import kill
 import pytest
 import torch
 from helpers import process, same_run
@@ -55,7 +56,7 @@ def test_numbers_of_the_log_are_those_of_the_checkpoint(cifar_run):
 def test_checkpoint_loads_safely_and_has_all_it_needs(cifar_run):
     cifar_run('logs/a', '--width', 2)
     state = torch.load('logs/a/model.pt7', weights_only=True)
-    assert set(state) == {'params', 'momenta', 'epoch', 'random', 'options'}
+    assert set(state) == {'params', 'momenta', 'epoch', 'line', 'random', 'options'}
     assert set(state['momenta']) == {'student.' + k for k in state['params'] if 'running' not in k}
     assert state['epoch'] == 1 and state['options']['width'] == 2
     assert open('logs/a/curves.png', 'rb').read(4) == b'\x89PNG'
@@ -80,9 +81,9 @@ def test_learning_rate_and_momentum_as_published(cifar_run, monkeypatch):
 KILL = '''
 import os, signal
 real = runs.save_checkpoint
-def save(folder, opt, epoch, *rest):
-    real(folder, opt, epoch, *rest)
-    if epoch == 2:
+def save(folder, opt, line, *rest):
+    real(folder, opt, line, *rest)
+    if line['epoch'] == 2:
         os.kill(os.getpid(), signal.{})
 runs.save_checkpoint = save
 '''
@@ -98,11 +99,16 @@ def test_killed_and_continued_equals_uninterrupted(cifar_run, method):
                      before=KILL.format('SIGKILL'))
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
-    assert [z['epoch'] for z in runs.read_log('logs/killed/log.txt')[1:]] == [1, 2]
+    assert [z['epoch'] for z in runs.read_log('logs/killed/log.txt')[1:]] == [1]    # not yet 2
     lines = cifar_run('logs/killed', *flags)
     assert [z['epoch'] for z in lines[1:]] == [1, 2, 3, 4]
     assert ['continued' in z for z in lines[1:]] == [False, False, True, False]
     assert same_run('logs/whole', 'logs/killed')
+
+
+def test_killed_at_any_write_or_on_a_full_disk_continues():
+    """`python tests/kill.py` tries more."""
+    assert kill.main(6, 0, ['first epoch', 'two']) == []
 
 
 def test_longer_epochs_continue(cifar_run):
@@ -174,7 +180,7 @@ def test_large_loss_is_still_finite():
 
 
 def test_line_after_the_checkpoint_is_dropped_on_continuing(cifar_run):
-    """Killed between writing the log and the checkpoint."""
+    """Of the epochs between two checkpoints."""
     cifar_run('logs/a', '--epochs', 1)
     checkpoint = open('logs/a/model.pt7', 'rb').read()
     cifar_run('logs/a', '--epochs', 2)
