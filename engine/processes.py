@@ -9,8 +9,10 @@ alone prints and saves.
 import contextlib
 import datetime
 import gc
+import json
 import logging
 import os
+import pathlib
 import sys
 import time
 
@@ -24,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from utils import InputError, RunError, is_statistic
 
+LISTENS = 'LAUNCHER_LISTENS'    # set by `launch` for the processes that it starts
 PATIENCE = 3    # seconds for which the other processes leave it to the first to say what is wrong
 
 
@@ -64,6 +67,7 @@ def launch(n, script, argv=None):
         os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // n)))
     # the failed process has said in a line what torch would say in thirty
     logging.disable(logging.ERROR)
+    os.environ[LISTENS] = '1'
     argv = sys.argv[1:] if argv is None else argv
     try:
         torchrun.run(torchrun.parse_args(['--standalone', f'--nproc_per_node={n}',
@@ -73,7 +77,9 @@ def launch(n, script, argv=None):
         if failure.exitcode < 0:
             raise RunError(f'process {number} was killed by signal {-failure.exitcode} (for want '
                            f'of memory, perhaps)') from None
-        sys.exit(failure.exitcode)      # it has said why
+        if os.path.isfile(failure.error_file):      # written by `say`
+            raise (InputError if failure.exitcode == 2 else RunError)(failure.message) from None
+        sys.exit(failure.exitcode)      # its traceback has said why
     except SignalException as e:
         sys.exit(128 + e.sigval)
     finally:
@@ -122,11 +128,17 @@ def leave():
         dist.destroy_process_group()
 
 
-def leave_it_to_the_first():
-    """Called before an error is said: the same one befalls all processes more often than not, and
-    torchrun ends the others when the first has ended."""
-    if not is_first():
-        time.sleep(PATIENCE)
+def say(error):
+    """Say why this process ends: to `launch`, if that has started it, which says what the first of
+    the processes to fail has said; else on the screen. The same error befalls all processes more
+    often than not: under torchrun the others leave it to the first one, with which they end."""
+    if LISTENS in os.environ and launched():
+        said = json.dumps({'message': str(error), 'timestamp': str(int(time.time()))})
+        pathlib.Path(os.environ['TORCHELASTIC_ERROR_FILE']).write_text(said)
+    else:
+        if not is_first():
+            time.sleep(PATIENCE)
+        print(f'error: {error}', file=sys.stderr)
 
 
 def from_first(make):

@@ -298,8 +298,7 @@ def run(main):
     try:
         main()
     except (InputError, RunError) as e:
-        processes.leave_it_to_the_first()
-        print(f'error: {e}', file=sys.stderr)
+        processes.say(e)
         status = 2 if isinstance(e, InputError) else 1
     except RuntimeError:
         if processes.launched():     # another one, with which this one spoke, says what is wrong
