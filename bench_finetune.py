@@ -28,6 +28,7 @@ from engine import clock, loop, measuring, runs, script, step
 from engine.clock import DEVICE
 from methods import channels, losses, pruning
 from utils import InputError
+from weights.architecture import architecture_of
 
 CLASSES = 31
 METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
@@ -53,7 +54,7 @@ def step_of(bench, net, method):
                           '1e-6', *flags])
     script.set_up(opt)
     f, start = nets.new_net(net, CLASSES)
-    head, generator = nets.head_of(start), torch.Generator()
+    head, generator = architecture_of(start).head, torch.Generator()
     f_t, layers, params = finetune.assemble(opt, f, start, head, bench.size, 'torchvision', DEVICE,
                                             generator)
     if method == 'delta':
@@ -108,7 +109,7 @@ def inference_rows(bench):
                                 bench.steps)
         whole = pruning.size_of(f, params, bench.size)[1]
         for (part, multiple), v in found.items():
-            widths = [len(v[channels.weight_of(v, conv)]) for conv in channels.inner(v)]
+            widths = [len(v[channels.weight_of(v, conv)]) for conv in architecture_of(v).channels]
             yield (net, pruning.size_of(f, v, bench.size)[1] / whole, multiple,
                    median(speeds[part, multiple]),
                    median(map(truediv, speeds[part, multiple], speeds[1, 1])),

@@ -21,7 +21,6 @@ from data import arrays, cifar_sets
 from engine import processes, script, step
 from methods import teaching
 from utils import InputError
-from weights import facts, store
 
 # options that a run's name leaves out where they are these
 USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
@@ -97,11 +96,6 @@ def scaled(channels, width):
     return widths
 
 
-def width_of(channels, widths):
-    """The width that scales `channels` to `widths`."""
-    return max(w / c for w, c in zip(widths, channels, strict=True))
-
-
 def blocks_in_group(depth):
     """Of WRN-depth."""
     if depth < 10 or (depth - 4) % 6:
@@ -137,7 +131,11 @@ def resnet(depth, width, num_classes):
         'fc': utils.linear_params(widths[2], num_classes),
     })
     utils.set_requires_grad_except_bn_(params)
+    return wide_residual((n, n, n)), params
 
+
+def wide_residual(blocks):
+    """The function of WRN of `blocks` in each group."""
     def block(x, params, base, mode, stride, taps):
         o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
         y = utils.conv2d(o1, params, base + '.conv0', stride, taps=taps)
@@ -147,29 +145,25 @@ def resnet(depth, width, num_classes):
             x = utils.conv2d(o1, params, base + '.convdim', stride, taps=taps)
         return z.add_(x)
 
-    def group(o, params, base, mode, stride, taps):
-        for i in range(n):
-            o = block(o, params, f'{base}.block{i}', mode, 1 if i else stride, taps)
-        return o
-
     def f(inputs, params, mode, base='', taps=None):
-        x = utils.conv2d(inputs, params, base + 'conv0', taps=taps)
-        g0 = group(x, params, base + 'group0', mode, 1, taps)
-        g1 = group(g0, params, base + 'group1', mode, 2, taps)
-        g2 = group(g1, params, base + 'group2', mode, 2, taps)
-        o = F.relu(utils.norm(g2, params, base + 'bn', mode, taps), inplace=True)
+        o, groups = utils.conv2d(inputs, params, base + 'conv0', taps=taps), []
+        for j, n in enumerate(blocks):
+            for i in range(n):
+                name = f'{base}group{j}.block{i}'
+                o = block(o, params, name, mode, 1 if i or not j else 2, taps)
+            groups.append(o)
+        o = F.relu(utils.norm(o, params, base + 'bn', mode, taps), inplace=True)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', mode, taps), (g0, g1, g2)
+        return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
 
-    return f, params
+    return f
 
 
 def nin(width, num_classes, bn=True, pool_relu=True):
     """Network in network: three groups of a 5x5 (3x3 in the last) and two 1x1 convolutions.
 
     -> (f, params), as `resnet`; width 1 is NIN-wide, .5 NIN-thin. The groups' outputs are what is
-    pooled. The parameters say what f computes: a layer with `bias` has no BN, and one that is
-    called `linear` (the last of a group, where `pool_relu` is False) no ReLU.
+    pooled, with `pool_relu` False before the ReLU, which is then left out.
     """
     layers = ('layer0', 'layer1', 'layer2' if pool_relu else 'linear')
     widths = scaled(NIN_CHANNELS, width)
@@ -190,28 +184,28 @@ def nin(width, num_classes, bn=True, pool_relu=True):
         'fc': utils.linear_params(widths[-1], num_classes),
     })
     utils.set_requires_grad_except_bn_(params)
+    return network_in_network, params
 
-    def layer(x, params, base, mode, taps):
+
+def network_in_network(inputs, params, mode, base='', taps=None):
+    """The function of NIN: a layer with `bias` has no BN, one that is called `linear` no ReLU."""
+    def layer(x, base):
         weight = params[base + '.conv']
         x = F.conv2d(x, weight, params.get(base + '.bias'), padding=weight.shape[2] // 2)
         x = utils.norm(utils.tap(x, base + '.conv', taps), params, base + '.bn', mode, taps)
         return x if base.endswith('.linear') else F.relu(x, inplace=True)
 
-    def group(o, params, base, mode, taps):
-        for name in layers:
-            o = layer(o, params, f'{base}.{name}', mode, taps)
+    def group(o, base):
+        last = 'layer2' if base + '.layer2.conv' in params else 'linear'
+        for name in ('layer0', 'layer1', last):
+            o = layer(o, f'{base}.{name}')
         return o
 
-    def f(inputs, params, mode, base='', taps=None):
-        g0 = group(inputs, params, base + 'group0', mode, taps)
-        x = F.max_pool2d(g0, 3, 2, ceil_mode=True)
-        g1 = group(x, params, base + 'group1', mode, taps)
-        x = F.avg_pool2d(g1, 3, 2, ceil_mode=True)
-        g2 = group(x, params, base + 'group2', mode, taps)
-        o = F.adaptive_avg_pool2d(g2, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', mode, taps), (g0, g1, g2)
-
-    return f, params
+    g0 = group(inputs, base + 'group0')
+    g1 = group(F.max_pool2d(g0, 3, 2, ceil_mode=True), base + 'group1')
+    g2 = group(F.avg_pool2d(g1, 3, 2, ceil_mode=True), base + 'group2')
+    o = F.adaptive_avg_pool2d(g2, 1).flatten(1)
+    return utils.linear(o, params, base + 'fc', mode, taps), (g0, g1, g2)
 
 
 # --model -> function of the options and the number of classes that gives (f, params)
@@ -226,34 +220,9 @@ def make_net(opt, num_classes):
     return NETS[opt.model](opt, num_classes)
 
 
-def net_like(params):
-    """A new net of the architecture that the parameters have -> (f, params)."""
-    def channels(pattern):
-        return [v.shape[0] for k, v in params.items() if re.fullmatch(pattern, k)]
-
-    classes = len(params['fc.bias'])
-    if 'group0.layer0.conv' in params:
-        return nin(width_of(NIN_CHANNELS, channels(r'group\d\.\w+\.conv')), classes,
-                   'group0.layer0.bn.weight' in params, 'group0.layer2.conv' in params)
-    n = len(channels(r'group0\.block\d+\.conv0'))
-    return resnet(6 * n + 4, width_of(WRN_CHANNELS, channels(r'group\d\.block0\.conv0')), classes)
-
-
-def net_of(params, path):
-    """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
-    try:
-        f, _ = net_like(params)
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(f'{path} is no net of this script; its first entries are '
-                         f'{", ".join(list(params)[:3])}') from None
-    return f, facts.classes_of(f, params, path)
-
-
-def load_net(name):
-    """A run under logs/, a run's folder or a file of parameters -> (f, classes, params)."""
-    path = store.locate(name)
-    params = store.read(path)
-    return *net_of(params, path), params
+# the kind of an `Architecture` -> function of it that gives the net's function
+FUNCTIONS = {'wrn': lambda found: wide_residual(found.blocks),
+             'nin': lambda found: network_in_network}
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -275,13 +244,12 @@ def prepare(opt, device):
 def make_training(opt, device, checkpoint, lines):
     teacher = None
     if opt.teacher_id:
-        f_t, teacher_classes, teacher = load_net(opt.teacher_id)
-        teacher = opt.teacher_id, f_t, teacher
+        f_t, outputs, params_t, _ = teaching.load_net(opt.teacher_id, FUNCTIONS)
+        teacher = opt.teacher_id, f_t, params_t
     pad = opt.randomcrop_pad
     train, test, classes = images_on(device, opt.dataset, opt.dataroot, opt.validate, pad)
-    if teacher and teacher_classes != classes:
-        raise InputError(f'the teacher {opt.teacher_id} knows {teacher_classes} classes, '
-                         f'{opt.dataset} has {classes}')
+    if teacher:
+        teaching.check_classes(opt.teacher_id, outputs, classes, opt.dataset)
     how = cifar_sets.MEAN, cifar_sets.STD, step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
     return teaching.prepare(

@@ -31,9 +31,10 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_sets
 from engine import loop, processes, runs, script, step
-from methods import attentive, delta, domains, gates, losses, pruning
+from methods import attentive, delta, domains, gates, losses, pruning, teaching
 from utils import InputError
 from weights import facts, folding, store
+from weights.architecture import architecture_of
 
 # options that a run's name leaves out where they are these
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
@@ -48,7 +49,6 @@ OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
                               [k for k, m in METHODS.items() if m.positions]),
               'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
               'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
-PIXELS = {**imagenet.PIXELS, 'cifar': (cifar_sets.MEAN, cifar_sets.STD)}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def add_data_flags(parser):
     p = parser.add_argument_group('pixels')
     p.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: as '
                    "of the source, else 224, 227 of Caffe's AlexNet, 32 of a WRN")
-    p.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation to '
+    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and deviation to '
                    "take off the pixels; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
                    '--size 224) before the crop: height and width, or the short side')
@@ -231,14 +231,6 @@ def run_name(opt):
 
 # ---- data ---------------------------------------------------------------------------------------
 
-def input_of(opt, params, made):
-    """Size and pixels for a net, as `imagenet.input_of`."""
-    if nets.arch_of(params).startswith('wrn'):
-        return (opt.size or made.get('input_size') or 32,
-                opt.pixels or made.get('input_pixels') or 'cifar')
-    return imagenet.input_of(opt, params, made)
-
-
 def read_sets(opt):
     """The sets that the options name -> {'train', 'validation', 'test', 'target': set or None},
     the names of the classes. A set is (files, labels, ...), arrays."""
@@ -262,8 +254,8 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, **ho
     files, labels, *boxes = images
     how = {'crop': opt.crop, **how} if train else {'ten': opt.ten_crop, **how}
     return decoded.decoded_images(
-        files, labels, batch_size or opt.batch_size, size, *PIXELS[pixels], device, opt.nthread,
-        step.parameter_dtype(opt.dtype), train, resize=opt.resize,
+        files, labels, batch_size or opt.batch_size, size, *nets.PIXELS[pixels], device,
+        opt.nthread, step.parameter_dtype(opt.dtype), train, resize=opt.resize,
         boxes=boxes[0] if opt.box else None, **how)
 
 
@@ -339,12 +331,12 @@ def start_of(opt, sets, classes):
     """The net to train, from --source or random -> (f, params, size, pixels)."""
     if not opt.source:
         f, params = nets.new_net(opt.arch, classes)
-        return f, params, *input_of(opt, params, {})
+        return f, params, *imagenet.input_of(opt, params, {})
     f, _, params, path = nets.load_net(opt.source)
-    arch = nets.arch_of(params)
+    arch = architecture_of(params).arch
     if opt.arch and opt.arch != arch:
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
-    size, pixels = input_of(opt, params, store.options(path))
+    size, pixels = imagenet.input_of(opt, params, store.options(path))
     if arch != 'alexnet' and folding.folded(f, params):
         some = some_of(sets['train'], RESTORED)
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
@@ -391,10 +383,7 @@ def reference(opt, f, start, head, layers, pixels):
     needs = METHODS[opt.method].needs
     if needs == 'teacher':
         f_t, outputs, params, path = nets.load_net(opt.teacher)
-        classes = len(start[head + '.weight'])
-        if outputs != classes:
-            raise InputError(f'the teacher {opt.teacher} knows {outputs} classes, the data set has '
-                             f'{classes}')
+        teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']), 'the data set')
         its = store.options(path).get('input_pixels', pixels)
         if its != pixels:
             raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
@@ -456,7 +445,7 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
         start_f, start, size, pixels = start_of(opt, sets, classes)
     # for the log, and for those who use the net
     opt.input_size, opt.input_pixels, opt.steps = size, pixels, steps
-    head = nets.head_of(start)
+    head = architecture_of(start).head
     if not opt.keep_head:
         with runs.drawing_from(generator):
             start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start), opt.dropout)
@@ -527,7 +516,7 @@ def tapped(opt, params):
     needs = METHODS[opt.method].needs
     if needs == 'target':
         alone = opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'
-        return [nets.head_of(params) + '.input'] if alone else nets.last_layers(params)
+        return [architecture_of(params).head + '.input'] if alone else nets.last_layers(params)
     return nets.stages(params) if needs == 'features' else []
 
 
@@ -535,7 +524,7 @@ def bottleneck_of(opt, params):
     """The channels of the layer before the last one; 0 for none."""
     if opt.bottleneck is None:
         wanted = opt.method == 'ddc' or opt.dropout or opt.method == 'dan' and (
-            opt.mmd_layers == 'bottleneck' or nets.arch_of(params) != 'alexnet')
+            opt.mmd_layers == 'bottleneck' or architecture_of(params).arch != 'alexnet')
         return 256 if wanted else 0
     return opt.bottleneck
 
@@ -559,7 +548,7 @@ def evaluate(opt, device):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
     made = store.options(path)
     check_drawn(opt, made, path)
-    size, pixels = input_of(opt, params, made)
+    size, pixels = imagenet.input_of(opt, params, made)
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
     imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
@@ -582,7 +571,7 @@ def report_removal(opt, device, last):
     """Print what the removal of channels has given; `last` is the last line of the run's log."""
     path, size = pathlib.Path(opt.save, 'model.pt7'), last['input_size']
     params = store.read(path)
-    f, _ = nets.script_of(params).net_of(params, path)
+    f, _ = nets.net_of(params, path)
     both = {'before': gates.plain(params), 'after': gates.removed(params)}
     speeds = pruning.speeds(opt, device, f, both, size)
     counts = {k: pruning.size_of(f, v, size) for k, v in both.items()}

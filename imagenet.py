@@ -11,7 +11,6 @@ The first should give 29.3 % top-1 error (table 5 of the paper; without the teac
 second 26.69 %. The folder holds train/ and val/, each with a folder per class. Defaults are the
 paper's, but for the batch size, which it does not give.
 """
-import collections
 import functools
 import pathlib
 import re
@@ -28,6 +27,7 @@ from engine import processes, runs, script, step
 from methods import teaching
 from utils import InputError
 from weights import facts, folding, store
+from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, architecture_of
 
 # Of the pixels, red, green, blue, from 0 to 255: mean and deviation that a net's training took off.
 PIXELS = {
@@ -106,24 +106,12 @@ def run_name(opt):
 
 # ---- nets ---------------------------------------------------------------------------------------
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 ARCHS = [*(f'resnet{depth}' for depth in BLOCKS), 'mobilenet_v2', 'alexnet']
-# How a residual net calls its entries: the first convolution; block i of group j (both from 0); the
-# number that a block's convolutions, and torchvision's groups, count from; the projection.
-# Normalisations follow by utils.bn_of.
-PUBLISHED = ('conv0', 'group{}.block{}', 0, 'convdim')
-ZOO = ('conv0', 'group{}.block{}', 0, 'conv_dim')       # functional-zoo's exports
-TORCHVISION = ('conv1', 'layer{}.{}', 1, 'downsample.0')
 # MobileNetV2: expansion, channels, blocks and stride of each row of the paper's table 2; and the
 # blocks whose outputs, the last at 56, 28, 14 and 7 of 224 pixels, are its groups
 INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
             (6, 160, 3, 2), (6, 320, 1, 1))
 MOBILENET_GROUPS = (3, 6, 13, 17)
-
-
-def bnparams(n):
-    """utils.bnparams with a scale of one, as in fb.resnet.torch and torchvision."""
-    return {**utils.bnparams(n), 'weight': torch.ones(n)}
 
 
 def scaled(channels, width):
@@ -150,7 +138,7 @@ def define_student(depth, width, num_classes=1000):
 
     def add(key, ni, no, k):
         params.update(utils.flatten({key + weight: utils.conv_params(ni, no, k),
-                                     utils.bn_of(key): bnparams(no)}))
+                                     utils.bn_of(key): utils.unit_bnparams(no)}))
 
     add(stem, 3, ni, 7)
     for j, n in enumerate(BLOCKS[depth]):
@@ -239,7 +227,7 @@ def mobilenet_v2(width=1, num_classes=1000):
         return m if m >= .9 * n * width else m + 8
 
     def layer(conv, bn, ni, no, k=1):
-        return {f'{conv}.weight': utils.conv_params(ni, no, k), bn: bnparams(no)}
+        return {f'{conv}.weight': utils.conv_params(ni, no, k), bn: utils.unit_bnparams(no)}
 
     ni, i = channels(32), 0
     params = {'features': layer('0.0', '0.1', 3, ni, 3)}
@@ -294,42 +282,37 @@ def alexnet(num_classes=1000):
         params[f'classifier.{key}'] = utils.linear_params(ni, no)
     params = utils.flatten(params)
     utils.set_requires_grad_except_bn_(params)
-    return chain, params
+    return chain(caffe=False), params
 
 
 ALEXNET_CONVS = (0, 3, 6, 8, 10)
 
 
-def is_caffe(params, base=''):
-    """Whether this is Caffe's AlexNet: its second convolution has two groups."""
-    second = params.get(f'{base}features.3.weight')
-    return second is not None and second.ndim == 4 and second.shape[1] == 48
+def chain(caffe):
+    """The function of AlexNet: torchvision's, or Caffe's reference net (grouped convolutions, local
+    response normalisation after pooling, no padding at first, BGR)."""
+    def f(inputs, params, mode, base='', taps=None):
+        utils.check_mode(mode)
+        o, groups = inputs.flip(1) if caffe else inputs, []
+        for i, key in enumerate(ALEXNET_CONVS):
+            how = {} if i else {'stride': 4, 'padding': 0 if caffe else 2}
+            o = F.relu(utils.conv2d(o, params, f'{base}features.{key}', taps=taps,
+                                    groups=2 if caffe and i in (1, 3, 4) else 1, **how))
+            groups += [o] if i != 2 else []
+            if i in (0, 1, 4):
+                o = F.max_pool2d(o, 3, 2, ceil_mode=caffe)
+            if i in (0, 1) and caffe:
+                o = F.local_response_norm(o, 5, 1e-4, .75)
+        if o.shape[2:] != (6, 6):   # else nothing is to be done, and its gradient not deterministic
+            o = F.adaptive_avg_pool2d(o, 6)
+        o = o.flatten(1)
+        for key in (1, 4, 6):
+            o = F.relu(o) if key > 1 else o
+            o = F.dropout(o, .5, mode) if key in ((4, 6) if caffe else (1, 4)) else o
+            o = utils.linear(o, params, f'{base}classifier.{key}', mode, taps)
+        return o, tuple(groups)
 
-
-def chain(inputs, params, mode, base='', taps=None):
-    """The function of AlexNet: torchvision's, or Caffe's reference net, which the entries tell
-    apart (Caffe's: grouped convolutions, local response normalisation after pooling, no padding at
-    first, BGR)."""
-    utils.check_mode(mode)
-    caffe = is_caffe(params, base)
-    o, groups = inputs.flip(1) if caffe else inputs, []
-    for i, key in enumerate(ALEXNET_CONVS):
-        how = {} if i else {'stride': 4, 'padding': 0 if caffe else 2}
-        o = F.relu(utils.conv2d(o, params, f'{base}features.{key}', taps=taps,
-                                groups=2 if caffe and i in (1, 3, 4) else 1, **how))
-        groups += [o] if i != 2 else []
-        if i in (0, 1, 4):
-            o = F.max_pool2d(o, 3, 2, ceil_mode=caffe)
-        if i in (0, 1) and caffe:
-            o = F.local_response_norm(o, 5, 1e-4, .75)
-    if o.shape[2:] != (6, 6):       # else nothing is to be done, and its gradient not deterministic
-        o = F.adaptive_avg_pool2d(o, 6)
-    o = o.flatten(1)
-    for key in (1, 4, 6):
-        o = F.relu(o) if key > 1 else o
-        o = F.dropout(o, .5, mode) if key in ((4, 6) if caffe else (1, 4)) else o
-        o = utils.linear(o, params, f'{base}classifier.{key}', mode, taps)
-    return o, tuple(groups)
+    return f
 
 
 def make_net(arch, width, num_classes):
@@ -343,62 +326,31 @@ def make_net(arch, width, num_classes):
 
 # ---- nets from files ----------------------------------------------------------------------------
 
-def blocks_of(params):
-    """The number of blocks in each group of a residual net."""
-    found = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
-    groups = collections.Counter(int(m[1]) for m in found if m)
-    return tuple(groups[j] for j in sorted(groups))
-
-
-def net_like(params):
-    """The function of the net whose entries are called like these, and the name of its last layer;
-    (None, '') for no net of this script."""
-    blocks = blocks_of(params)
-    if 'features.1.conv.0.0.weight' in params:
-        return inverted_residual, 'classifier.1'
-    if 'features.0.weight' in params and 'classifier.6.weight' in params:
-        return chain, 'classifier.6'
-    if len(blocks) != 4:
-        return None, ''
-    if 'layer1.0.conv1.weight' in params:
-        return residual(blocks, TORCHVISION), 'fc'
-    if any(k.startswith('affine_last') for k in params):
-        return preactivation(blocks), 'fc'
-    zoo = any('.conv_dim' in k for k in params)
-    return residual(blocks, ZOO if zoo else PUBLISHED), 'fc'
-
-
-def net_of(params, path):
-    """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
-    f, last = net_like(params)
-    if f is None:
-        raise InputError(f'{path} is no net of this script; its first entries are '
-                         f'{", ".join(list(params)[:3])}')
-    return f, facts.classes_of(f, params, path)
-
-
-def load_net(name):
-    """A run, a file of parameters or a known name -> (f, number of classes, params)."""
-    path = store.locate(name)
-    params = store.read(path)
-    return *net_of(params, path), params
+# the kind of an `Architecture` -> function of it that gives the net's function
+FUNCTIONS = {
+    'resnet': lambda found: residual(found.blocks, found.names),
+    'preactivation': lambda found: preactivation(found.blocks),
+    'mobilenet_v2': lambda found: inverted_residual,
+    'alexnet': lambda found: chain(caffe=False),
+    'caffenet': lambda found: chain(caffe=True),
+}
 
 
 def define_teacher(params_file):
     """The net in a file -> (f, params): torchvision's, functional-zoo's exports, Caffe's AlexNet,
     or one of ours. The architecture follows from the entries."""
-    f, _, params = load_net(params_file)
+    f, _, params, _ = teaching.load_net(params_file, FUNCTIONS)
     return f, params
 
 
 # ---- evaluation and training --------------------------------------------------------------------
 
 def input_of(opt, params, made=None):
-    """Height and width of the crops, and the key of PIXELS, for a net: by the flags, else as the
-    run that made it says (`made`, its options), else by what the net is."""
-    made, caffe = made or {}, is_caffe(params)
-    return (opt.size or made.get('input_size') or (227 if caffe else 224),
-            opt.pixels or made.get('input_pixels') or ('caffe' if caffe else 'torchvision'))
+    """Height and width of the crops, and the name of the pixels' normalisation, for a net: by the
+    flags, else as the run that made it says (`made`, its options), else by what the net is."""
+    made, found = made or {}, architecture_of(params)
+    return (opt.size or made.get('input_size') or found.size,
+            opt.pixels or made.get('input_pixels') or found.pixels)
 
 
 def images_of(opt, files, labels, size, pixels, device, **how):
@@ -430,10 +382,7 @@ def check_classes(opt, outputs, names):
 
 def evaluate(opt, device):
     """Test a net from a file, among the classes of the folders."""
-    with processes.first_alone():
-        path = store.locate(opt.evaluate)
-    params = store.read(path)
-    f, outputs = net_of(params, path)
+    f, outputs, params, path = teaching.load_net(opt.evaluate, FUNCTIONS)
     files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
     classes = check_classes(opt, outputs, names)
     size, pixels = input_of(opt, params, store.options(path))
@@ -485,15 +434,11 @@ def prepare(opt, device):
 def make_training(opt, device, checkpoint, lines):
     teacher, made = None, {}
     if opt.teacher_params:
-        with processes.first_alone():    # it may have to be downloaded
-            path = store.locate(opt.teacher_params)
-        params_t, made = store.read(path), store.options(path)
-        f_t, outputs = net_of(params_t, path)
-        teacher = opt.teacher_params, f_t, folding.fold(params_t)
+        f_t, outputs, params_t, path = teaching.load_net(opt.teacher_params, FUNCTIONS)
+        teacher, made = (opt.teacher_params, f_t, params_t), store.options(path)
     files, test_files, num_classes = folder_sets.image_folders(opt.imagenetpath, opt.validate)
-    if teacher and outputs != num_classes:
-        raise InputError(f'the teacher {opt.teacher_params} knows {outputs} classes, '
-                         f'{opt.imagenetpath} has {num_classes}')
+    if teacher:
+        teaching.check_classes(opt.teacher_params, outputs, num_classes, opt.imagenetpath)
     size, pixels = input_of(opt, teacher[2] if teacher else {}, made)
     opt.input_size, opt.input_pixels = size, pixels     # for those who use the net
     if opt.cache:

@@ -7,46 +7,26 @@ import torch
 import cifar
 import imagenet
 import utils
-from engine import processes
-from methods import gates
+from data import cifar_sets
+from methods import teaching
 from utils import InputError
-from weights import facts, folding, store
+from weights import architecture, facts, folding
+from weights.architecture import architecture_of
 
 # ---- from files, and by name --------------------------------------------------------------------
 
+FUNCTIONS = {**imagenet.FUNCTIONS, **cifar.FUNCTIONS}
+PIXELS = {**imagenet.PIXELS, 'cifar': (cifar_sets.MEAN, cifar_sets.STD)}
 
-def script_of(params):
-    """The module whose net it is: cifar or imagenet."""
-    return cifar if imagenet.net_like(params)[0] is None else imagenet
+
+def net_of(params, path):
+    """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
+    return architecture.net_of(FUNCTIONS, params, path)
 
 
 def load_net(name):
-    """A run, a file of parameters or a known name -> (f, number of classes, params, path), where
-    f(inputs, params, mode, base='', taps=None) gives logits and groups. Channels that a run has
-    masked are cut."""
-    with processes.first_alone():        # it may have to be downloaded
-        path = store.locate(name)
-    params = gates.removed(store.read(path))
-    return *script_of(params).net_of(params, path), params, path
-
-
-def head_of(params):
-    """The name of the last layer."""
-    return imagenet.net_like(params)[1] or 'fc'
-
-
-def arch_of(params):
-    """The name of an architecture, as --arch takes it; '' for another one."""
-    names = set(params)
-    if {'features.1.conv.0.0.weight', 'classifier.6.weight'} & names:
-        return 'alexnet' if 'classifier.6.weight' in names else 'mobilenet_v2'
-    blocks = imagenet.blocks_of(params)
-    if len(blocks) == 3 and 'group0.block0.conv0' in names:
-        width = len(params['group0.block0.conv1']) / cifar.WRN_CHANNELS[0]
-        return f'wrn-{6 * blocks[0] + 4}-{width:g}'
-    deep = any('.conv3' in k for k in names)
-    return next((f'resnet{d}' for d, n in imagenet.BLOCKS.items()
-                 if n == blocks and deep == (d >= 50)), '')
+    """A run, a file of parameters or a known name -> (f, number of classes, params, path)."""
+    return teaching.load_net(name, FUNCTIONS)
 
 
 def new_net(arch, classes):
@@ -110,43 +90,17 @@ def over_crops(f):
 
 # ---- the layers that fine-tuning looks at -------------------------------------------------------
 
-def last_convolutions(names, blocks, last):
-    """Of each group of a residual net."""
-    return [names.format(j, n - 1) + f'.conv{last}' for j, n in enumerate(blocks)]
-
-
-# The layers whose outputs are compared in fine-tuning, the last convolution of each stage; of two
-# names of one layer, a net has one.
-TAPPED = {
-    'resnet50': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.5.conv3', 'layer4.2.conv3'],
-    'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3', 'layer4.2.conv3'],
-    'mobilenet_v2': [f'features.{i}.conv.2' for i in (5, 9, 13, 17)],
-    'alexnet': [f'features.{i}' for i in (0, 3, 8, 10)],
-    **{f'resnet{depth}': [
-        *last_convolutions('group{}.block{}', imagenet.BLOCKS[depth], 1),
-        *last_convolutions('layer{}.{}', [0, *imagenet.BLOCKS[depth]], 2)[1:]]
-       for depth in (18, 34)},
-    'wrn': [f'group{j}.block{i}.conv1' for j in range(3) for i in range(20)],
-}
-
-
-def there(params, keys):
-    """Those of the layers that a net has."""
-    return [k for k in keys if k in params or k + '.weight' in params]
-
-
 def stages(params):
     """The names of a net's last convolutions of each stage."""
-    arch = arch_of(params).split('-')[0]
-    if arch not in TAPPED:
-        raise InputError(f'of this net no layers are known that could be compared; those of '
-                         f'{", ".join(TAPPED)} are')
-    found = there(params, TAPPED[arch])
-    return list({k.split('.')[0]: k for k in found}.values()) if arch == 'wrn' else found
+    found = architecture_of(params).stages
+    if not found:
+        raise InputError('of this net no layers are known that could be compared; those of '
+                         'residual nets, MobileNetV2 and AlexNet are')
+    return list(found)
 
 
 def last_layers(params):
     """The names of a net's linear layers, the last one at the end."""
-    head = head_of(params)
-    first = [f'classifier.{i}' for i in (1, 4)] if head == 'classifier.6' else []
-    return there(params, (*first, head + '.bottleneck', head))
+    found = architecture_of(params)
+    wide = [found.head + '.bottleneck'] if found.head + '.bottleneck.weight' in params else []
+    return [*found.hidden, *wide, found.head]

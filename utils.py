@@ -47,6 +47,11 @@ def bnparams(n: int) -> dict[str, Tensor]:
             'running_mean': torch.zeros(n), 'running_var': torch.ones(n)}
 
 
+def unit_bnparams(n: int) -> dict[str, Tensor]:
+    """`bnparams` with a scale of one, as in fb.resnet.torch and torchvision."""
+    return {**bnparams(n), 'weight': torch.ones(n)}
+
+
 def flatten(params: dict) -> dict[str, Tensor]:
     """Nested dicts -> one flat dict with dotted keys; entries that are None are left out."""
     flat = {}

@@ -28,6 +28,7 @@ import utils
 from data import arrays, cifar_sets, folder_sets, shapes
 from engine import runs, script
 from utils import InputError
+from weights.architecture import architecture_of
 
 MAPS = [*utils.MAPPINGS, 'gradient']
 
@@ -167,13 +168,6 @@ def load_nets(models):
     return {label: nets.load_net(m)[:3] for label, m in zip(labels, models, strict=True)}
 
 
-def stats_of(opt, params):
-    """Mean and deviation that are taken off the pixels for a net."""
-    if nets.script_of(params) is cifar:
-        return cifar_sets.MEAN, cifar_sets.STD
-    return imagenet.PIXELS[imagenet.input_of(opt, params)[1]]
-
-
 def label_of(path):
     """The name of a run's folder, without its seed."""
     path = pathlib.Path(path)
@@ -192,9 +186,8 @@ def main(argv=None):
                         'that the net predicts')
     parser.add_argument('--size', default=0, type=int, help='pixels to which images are resized, '
                         'both ways; 0: 32, or 224 for nets of ImageNet')
-    parser.add_argument('--pixels', default='', choices=['', *imagenet.PIXELS], help='mean and '
-                        'deviation that are taken off the pixels for nets of ImageNet, as in '
-                        'imagenet.py')
+    parser.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
+                        "deviation that are taken off the pixels; '': those of the nets' data")
     parser.add_argument('--save', default='attention.png', help='the figure, .png')
     opt = parser.parse_args(argv)
     script.check_numbers(opt, zero_or_more=['size'])
@@ -202,16 +195,17 @@ def main(argv=None):
         raise InputError(f'--save {opt.save}: the figure is a .png')
     models, files = split_images(opt)
     trained = load_nets(models or [demo_net()])
-    scripts = {nets.script_of(params) for _, _, params in trained.values()}
-    if len(scripts) > 1:
+    small = {architecture_of(params).kind in cifar.FUNCTIONS for _, _, params in trained.values()}
+    if len(small) > 1:
         raise InputError('nets of CIFAR and of ImageNet have other numbers of groups: draw them in '
                          'figures of their own')
-    size = opt.size or (224 if scripts == {imagenet} else 32)
+    size = opt.size or (32 if True in small else 224)
     if files:
         images, masks = read_images(files, size), None
     else:
         images, _, masks = (a[::3] for a in shapes.shapes(10, seed=1, size=size))
-    maps = {label: attention_maps(f, params, images, opt.map, stats=stats_of(opt, params))
+    maps = {label: attention_maps(f, params, images, opt.map,
+                                  stats=nets.PIXELS[imagenet.input_of(opt, params)[1]])
             for label, (f, _, params) in trained.items()}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))

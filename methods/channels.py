@@ -1,91 +1,51 @@
-"""Channels that can be taken out of a net: which they are, what they cost, and their removal.
+"""Channels that can be taken out of a net: what they cost, and their removal.
 
-A set of channels is those between two convolutions, where nothing else reads or adds to them, and
-is called by the convolution that gives them; residual sums keep their width. `keep` is {set:
-indices of the channels that stay}.
+The sets of channels are those of `architecture_of(params).channels`, and are called by the
+convolution that gives them. `keep` is {set: indices of the channels that stay}.
 """
 import bisect
 import math
-import re
 
 import torch
 
 import utils
 from utils import InputError
-from weights import facts, folding
+from weights import facts
+from weights.architecture import architecture_of, convolutions
 
 # ---- sets of channels ---------------------------------------------------------------------------
-
-
-def inner(params):
-    """The channels that can be cut: {convolution: (convolutions whose outputs they are,
-    convolutions or linear layers whose inputs they are)}.
-
-    Those of all convolutions of a residual block but its last (ResNets, of either naming, and WRN);
-    MobileNetV2's expanded ones, which a depthwise convolution hands on, but those of its first
-    block, which is not expanded, and those before its last layer. None of other nets.
-    """
-    convs, sets = folding.convolutions(params), {}
-    for conv in convs:
-        following, hidden = after(conv), conv.removesuffix('.0.0')
-        if following in convs:
-            sets[conv] = [conv], [following]
-        elif re.fullmatch(r'features\.\d+\.conv\.0\.0', conv) and f'{hidden}.1.0' in convs:
-            sets[conv] = [conv, f'{hidden}.1.0'], [f'{hidden}.2']
-        elif re.fullmatch(r'features\.[1-9]\d*\.0', conv) and 'classifier.1.weight' in params:
-            wide = 'classifier.1.bottleneck.weight' in params
-            sets[conv] = [conv], ['classifier.1.bottleneck' if wide else 'classifier.1']
-    return sets
-
-
-def after(conv):
-    """What the next convolution of a residual block would be called; '' for others."""
-    m = re.fullmatch(r'((?:group|layer)\d+\.\D*\d+\.conv)(\d)', conv)
-    return f'{m[1]}{int(m[2]) + 1}' if m else ''
-
-
-def norm_of(params, conv):
-    """The name of the normalisation that works on the output of a convolution in a set: in nets of
-    pre-activation that which is called as if it were behind the next one."""
-    if 'bn.weight' in params and after(conv):
-        return utils.bn_of(after(conv))
-    if any(k.startswith('affine_last.') for k in params):
-        return conv.replace('.conv0', '.affine1')
-    return utils.bn_of(conv)
-
 
 def weight_of(params, layer):
     """The key of a layer's filters or matrix."""
     return layer if layer in params else layer + '.weight'
 
 
-def entries(params, conv):
-    """Where the channels of a set are: [(key, dimension)]."""
-    makers, readers = inner(params)[conv]
-    found = [(weight_of(params, k), 0) for k in makers]
-    found += [(weight_of(params, k), 1) for k in readers]
-    found += [(f'{k}.bias', 0) for k in makers if f'{k}.bias' in params]
-    for base in (norm_of(params, k) for k in makers):
+def entries(params, its):
+    """Where channels, `its` of the architecture's, are: [(key, dimension)]."""
+    found = [(weight_of(params, k), 0) for k in its.makers]
+    found += [(weight_of(params, k), 1) for k in its.readers]
+    found += [(f'{k}.bias', 0) for k in its.makers if f'{k}.bias' in params]
+    for base in its.norms:
         found += [(k, 0) for k, v in params.items() if k.startswith(base + '.') and v.ndim]
-    gates = (f'{norm_of(params, k)}.gate.weight' for k in readers)
+    gates = (f'{utils.bn_of(k)}.gate.weight' for k in its.readers)
     return found + [(k, 1) for k in gates if k in params]
 
 
 @torch.no_grad()
 def cut(params, keep):
     """The net without the channels of `keep`'s sets that it does not name; same function."""
-    params = dict(params)
+    params, sets = dict(params), architecture_of(params).channels
     for conv, kept in keep.items():
-        for key, dim in entries(params, conv):
+        for key, dim in entries(params, sets[conv]):
             v = params[key]
             params[key] = v.index_select(dim, kept.to(v.device)).requires_grad_(v.requires_grad)
     return params
 
 
-def entries_of(params, conv):
-    """The keys of what gives the channels of a set, along their first dimension: filters,
-    normalisation and gate, without running statistics."""
-    return [key for key, dim in entries(params, conv)
+def makers_of(params, its):
+    """The keys of what gives channels, along their first dimension: filters, normalisation and
+    gate, without running statistics."""
+    return [key for key, dim in entries(params, its)
             if dim == 0 and not key.endswith(('_mean', '_var'))]
 
 
@@ -93,9 +53,9 @@ def entries_of(params, conv):
 def masked(params, keep):
     """The net in which those channels are zero instead, and stay it in training (all gradients are
     zero): their filters, their normalisation's scale and shift, and their gate."""
-    params = dict(params)
+    params, sets = dict(params), architecture_of(params).channels
     for conv, kept in keep.items():
-        for key in entries_of(params, conv):
+        for key in makers_of(params, sets[conv]):
             v, new = params[key], torch.zeros_like(params[key])
             new[kept] = v[kept]
             params[key] = new.requires_grad_(v.requires_grad)
@@ -105,8 +65,8 @@ def masked(params, keep):
 def left(params):
     """The channels that are not `masked`, of the sets in which some are: `keep`."""
     keep = {}
-    for conv in inner(params):
-        found = (params[key] for key in entries_of(params, conv))
+    for conv, its in architecture_of(params).channels.items():
+        found = (params[key] for key in makers_of(params, its))
         on = torch.stack([v.reshape(len(v), -1).any(1) for v in found]).any(0)
         if not on.all():
             keep[conv] = on.nonzero()[:, 0] if on.any() else torch.zeros(1).long()
@@ -125,18 +85,19 @@ def scale_of(params, base):
 def by_magnitude(params):
     """Mean absolute value of a channel's filter times the absolute scale of its normalisation;
     where a depthwise convolution hands channels on, times the same of that: {set: (C,)}."""
-    def magnitude(conv):
+    def magnitude(conv, norm):
         size = params[weight_of(params, conv)].abs().mean((1, 2, 3))
-        return size * scale_of(params, norm_of(params, conv)).to(size.device).abs()
+        return size * scale_of(params, norm).to(size.device).abs()
 
-    return {conv: math.prod(map(magnitude, makers)) for conv, (makers, _) in inner(params).items()}
+    return {conv: math.prod(map(magnitude, its.makers, its.norms))
+            for conv, its in architecture_of(params).channels.items()}
 
 
 def by_chance(params, seed):
     """Random ones: {set: (C,)}."""
     rng = torch.Generator().manual_seed(seed)
     return {conv: torch.rand(len(params[weight_of(params, conv)]), generator=rng)
-            for conv in inner(params)}
+            for conv in architecture_of(params).channels}
 
 
 def of_left(params, scores):
@@ -159,7 +120,7 @@ def trained(params, scores):
 def areas(f, params, size):
     """The positions that each filter bank is applied at, in an image of size x size pixels:
     {key: number}."""
-    taps = dict.fromkeys(folding.convolutions(params))
+    taps = dict.fromkeys(convolutions(params))
     f(*facts.on_meta(params, size), False, taps=taps)
     return {weight_of(params, k): x[0, 0].numel() for k, x in taps.items() if x is not None}
 
@@ -178,8 +139,8 @@ def channel_costs(params, positions):
     """Multiply-adds that one channel takes part in, in all layers that it goes through, while no
     other is cut: {set: number}."""
     spent = costs(params, positions)
-    return {conv: sum(spent[key] / params[key].shape[dim] for key, dim in entries(params, conv)
-                      if key in spent) for conv in inner(params)}
+    return {conv: sum(spent[key] / params[key].shape[dim] for key, dim in entries(params, its)
+                      if key in spent) for conv, its in architecture_of(params).channels.items()}
 
 
 def ranked(params, scores, positions, protected):

@@ -12,9 +12,10 @@ import torch
 
 import utils
 from methods import channels
-from methods.channels import inner, masked, norm_of, weight_of
+from methods.channels import masked, weight_of
 from utils import InputError
 from weights import facts, folding
+from weights.architecture import architecture_of
 
 # ---- gates --------------------------------------------------------------------------------------
 
@@ -29,8 +30,8 @@ def gates(params):
 
 def gated_sets(params):
     """{set: the name of its gated normalisation}."""
-    names = {conv: norm_of(params, conv) for conv in inner(params)}
-    return {conv: base for conv, base in names.items() if f'{base}.gate.weight' in params}
+    return {conv: its.norms[0] for conv, its in architecture_of(params).channels.items()
+            if f'{its.norms[0]}.gate.weight' in params}
 
 
 @torch.no_grad()
@@ -46,8 +47,8 @@ def with_gates(f, params, density=1.):
     """
     channels.check_part('density', density)
     used = set(folding.normalisations(f, params))
-    for conv in inner(params):
-        base = norm_of(params, conv)
+    for conv, its in architecture_of(params).channels.items():
+        base = its.norms[0]
         if base in used and base == utils.bn_of(conv) and f'{base}.weight' in params and any(
                 f'{base}.{kind}_mean' in params for kind in ('running', 'fixed')):
             params = with_gate(params, conv, base, density)
@@ -151,11 +152,10 @@ def shares(params, taps):
     A channel whose pi is 0 costs nothing where it is computed, in the depthwise convolution behind
     (what that gives is the same everywhere and for all images), and where it is read.
     """
-    found = {}
+    found, sets = {}, architecture_of(params).channels
     for conv, base in gated_sets(params).items():
         part = (taps[f'{base}.gate'] != 0).double().mean(1)
-        makers, readers = inner(params)[conv]
-        for layer in (*makers, *readers):
+        for layer in (*sets[conv].makers, *sets[conv].readers):
             key = weight_of(params, layer)
             found[key] = found.get(key, 1) * part
     return found

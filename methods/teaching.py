@@ -10,10 +10,10 @@ import math
 import torch
 
 import utils
-from engine import loop, runs, script, step
-from methods import losses
+from engine import loop, processes, runs, script, step
+from methods import gates, losses
 from utils import InputError
-from weights import facts
+from weights import architecture, facts, folding, store
 
 DECAYS = ('constant', 'linear', 'cosine', 'step')
 
@@ -111,14 +111,30 @@ def regressors(f_s, student, f_t, teacher, size, groups):
 
 # ---- the training of a student ------------------------------------------------------------------
 
+def load_net(name, functions):
+    """A run, a file of parameters or a known name -> (f, number of classes, params, path), where
+    f(inputs, params, mode, base='', taps=None) gives logits and groups; `functions` as of
+    `architecture.net_of`. Channels that a run has masked are cut. Raises InputError."""
+    with processes.first_alone():        # it may have to be downloaded
+        path = store.locate(name)
+    params = gates.removed(store.read(path))
+    return *architecture.net_of(functions, params, path), params, path
+
+
+def check_classes(name, outputs, classes, where):
+    """Refuse a teacher of other classes than the data set `where`."""
+    if outputs != classes:
+        raise InputError(f'the teacher {name} knows {outputs} classes, {where} has {classes}')
+
+
 def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
     """The `loop.Training` of the net that make_net() gives, by --method from `teacher`: name, f,
-    params; or None.
+    params, in which batch normalisation is folded; or None.
 
     checkpoint, lines: what to go on from; train, test: `data.Images` of size x size pixels.
     """
     name, f_t, teacher = teacher or ('', None, {})
-    teacher = step.on_device(teacher, opt.dtype, device, fixed=True)
+    teacher = step.on_device(folding.fold(teacher), opt.dtype, device, fixed=True)
     if f_t:
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
         print(f'teacher {name}: test error {error:.2f} %')

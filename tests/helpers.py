@@ -12,6 +12,7 @@ import nets
 import utils
 from engine import runs
 from weights import store
+from weights.architecture import architecture_of
 
 FLAGS = ['--dataset', 'shapes', '--size', '40', '--batch_size', '16', '--iterations', '4',
          '--epoch_steps', '2', '--nthread', '0', '--fraction', '0.4', '--lr', '0.01']
@@ -60,7 +61,7 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
     opt = finetune.parse([*FLAGS, '--source', 'a.pth', '--method', method, *given, *flags])
     f, _, start, _ = nets.load_net('a.pth')
     start = {k: v.double() for k, v in start.items()}
-    head = nets.head_of(start)
+    head = architecture_of(start).head
     start = nets.with_new_head(start, head, 5, finetune.bottleneck_of(opt, start))
     start = {k: v.double() for k, v in start.items()}
     rng = torch.Generator().manual_seed(0)

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import cifar
+import nets
 import utils
 from data import arrays, cifar_sets, shapes
 from engine import loop, runs, script, step
 from methods import teaching
-from weights import store
+from weights import folding, store
 
 
 def count_parameters(params):
@@ -36,9 +37,10 @@ def test_nin_follows_from_its_parameters(bn, pool_relu):
     assert logits.shape == (2, 7)
     assert [tuple(g.shape) for g in groups] == [(2, 24, 32, 32), (2, 48, 16, 16), (2, 48, 8, 8)]
     assert all((g.min() >= 0) == pool_relu for g in groups)     # what is pooled
-    again, classes = cifar.net_of(params, 'a file')
+    again, classes = nets.net_of(params, 'a file')
     assert classes == 7 and torch.equal(again(x, params, False)[0], logits)
     assert any(utils.is_statistic(k) for k in params) == bn
+    assert torch.equal(f(x, folding.fold(params), False)[0], logits)
 
 
 @pytest.mark.parametrize('depth, width, count', [(16, 1, 175066), (16, 2, 691674),
@@ -60,9 +62,9 @@ def test_groups_and_logits():
 
 def test_net_follows_from_its_parameters():
     for width in (1.5, 1.3, .7, 20 / 49):       # rounded down to whole channels
-        f, classes = cifar.net_of(cifar.resnet(16, width, 7)[1], 'a file')
+        f, classes = nets.net_of(cifar.resnet(16, width, 7)[1], 'a file')
         assert classes == 7
-        cifar.net_of(cifar.nin(width, 7)[1], 'a file')
+        nets.net_of(cifar.nin(width, 7)[1], 'a file')
     params = cifar.resnet(16, 1.3, 7)[1]
     assert f(torch.randn(2, 3, 32, 32), params, False)[0].shape == (2, 7)
 
@@ -507,7 +509,7 @@ def test_teacher_of_another_architecture(fails):
     store.write({k: v for k, v in params.items() if k != 'bn.weight'}, 'broken.pth')
     store.write(params | {'fc.bias': torch.tensor(1.)}, 'scalar.pth')
     for name, key in (('other.pth', 'features.0.weight'), ('broken.pth', 'bn.weight'),
-                      ('scalar.pth', 'conv0')):
+                      ('scalar.pth', 'fc.bias')):
         status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', name,
                              '--beta', 1)
         assert status == 2 and key in said

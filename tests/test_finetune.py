@@ -20,6 +20,7 @@ from data import cifar_sets, decoded, downloads, image_sets, shapes
 from engine import loop, runs
 from methods import domains, losses
 from weights import folding, store
+from weights.architecture import architecture_of
 
 
 def asked(method, mmd_layers='all'):
@@ -51,7 +52,7 @@ def test_architectures(arch):
     write_net(arch=arch)
     call('logs/a', '--method', 'feature_map', '--arch', arch, '--resize', 'keep', '--crop', 'area')
     params = store.read('logs/a/model.pt7')
-    assert nets.arch_of(params) == arch
+    assert architecture_of(params).arch == arch
     f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
     last = finetune.tapped(asked('feature_map'), params)
@@ -66,7 +67,7 @@ def test_architectures(arch):
                                   'alexnet', 'wrn-16-2'])
 def test_tapped_layers_are_there_and_are_known_by_name(arch):
     _, params = nets.new_net(arch, 3)
-    assert nets.arch_of(params) == arch
+    assert architecture_of(params).arch == arch
     found = finetune.tapped(asked('delta'), params)
     expected = {'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3',
                               'layer4.2.conv3'],
@@ -86,9 +87,9 @@ def test_torchvisions_names_of_resnet18():
         for j in (3, 2, 1, 0):
             k = k.replace(f'layer{j}', f'layer{j + 1}')
         new[k.replace('bndim', 'downsample.1') + ('.weight' if v.ndim == 4 else '')] = v
-    assert nets.arch_of(new) == 'resnet18'
+    assert architecture_of(new).arch == 'resnet18'
     assert finetune.tapped(asked('delta'), new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
-    assert nets.script_of(new).net_of(new, 'a file')[1] == 3
+    assert nets.net_of(new, 'a file')[1] == 3
 
 
 # ---- what is minimised --------------------------------------------------------------------------
@@ -495,13 +496,17 @@ def test_folders_and_lists(shapes_folder, tmp_path):
     assert a['test_loss'] == b['test_loss']
 
 
+# of resnet18, what is compared
+LAYERS = [f'group{j}.block1.conv1' for j in range(4)]
+
+
 def test_channel_weights_are_kept_and_taken_from_elsewhere(capsys):
     write_net()
     flags = ['--method', 'delta', '--channel_weights']
     a = call('logs/a', *flags, 'compute')
     file = pathlib.Path('logs/a/channel_weights.json')
     found = json.loads(file.read_text())
-    assert list(found) == nets.TAPPED['resnet18'][:4]
+    assert list(found) == LAYERS
     assert all(sum(v) == pytest.approx(1, abs=1e-5) and min(v) > 0 for v in found.values())
     capsys.readouterr()
     b = call('logs/b', *flags, file)
@@ -524,7 +529,7 @@ def test_channel_weights_of_another_run_in_the_folder_are_not_taken():
     """Those of a run that was cut off before its first epoch, perhaps with other options."""
     write_net()
     pathlib.Path('logs/a').mkdir(parents=True)
-    old = {k: [1 / n] * n for k, n in zip(nets.TAPPED['resnet18'], (8, 16, 32, 64), strict=False)}
+    old = {k: [1 / n] * n for k, n in zip(LAYERS, (8, 16, 32, 64), strict=True)}
     pathlib.Path('logs/a/channel_weights.json').write_text(json.dumps(old))
     call('logs/a', '--method', 'delta', '--channel_weights', 'compute')
     assert json.loads(pathlib.Path('logs/a/channel_weights.json').read_text()) != old

@@ -6,9 +6,10 @@ from helpers import at_export
 from torch import nn
 
 import imagenet
+import nets
 import utils
 from utils import InputError
-from weights import facts, folding, store
+from weights import architecture, facts, folding, store
 
 
 def values(params):
@@ -47,10 +48,10 @@ def test_net_follows_from_its_entries(name):
     x = torch.randn(2, 3, 64, 64)
     logits, groups = f(x, params, False)
     assert logits.shape == (2, 7) and len(groups) == 4
-    g, classes = imagenet.net_of(params, 'a file')
+    g, classes = nets.net_of(params, 'a file')
     assert classes == 7 and torch.equal(g(x, params, False)[0], logits)
     prefixed = utils.with_prefix(params, 'student.')
-    taps = dict.fromkeys(['student.' + k for k in folding.convolutions(params)])
+    taps = dict.fromkeys(['student.' + k for k in architecture.convolutions(params)])
     assert torch.equal(f(x, prefixed, False, 'student.', taps)[0], logits)
     assert all(v is not None for v in taps.values())
     with pytest.raises(TypeError, match='mode'):
@@ -64,7 +65,7 @@ def test_published_students_have_no_bn_behind_the_projection(depth):
     published = {k: v for k, v in values(params).items() if '.bndim.' not in k}
     assert len(published) == len(params) - 4 * 4 and 'group1.block0.convdim' in published
     x = torch.randn(2, 3, 64, 64)
-    logits, (g0, g1, *_) = imagenet.net_of(published, 'a file')[0](x, published, False)
+    logits, (g0, g1, *_) = nets.net_of(published, 'a file')[0](x, published, False)
 
     def block(x, base, stride):
         def bn(x, name):
@@ -93,7 +94,7 @@ def test_folded_exports_use_the_bias_of_the_projection():
     f, params = imagenet.define_student(34, .125, 7)
     zoo, x = exported(params), torch.randn(2, 3, 64, 64)
     assert {'conv0.bias', 'group1.block0.conv_dim.bias', 'group3.block2.conv1.weight'} < set(zoo)
-    g, classes = imagenet.net_of(zoo, 'a file')
+    g, classes = nets.net_of(zoo, 'a file')
     expected = f(x, values(params), False)
     torch.testing.assert_close(g(x, zoo, False), expected, rtol=1e-3, atol=1e-3)
     without = {k: v for k, v in zoo.items() if 'conv_dim.bias' not in k}
@@ -102,7 +103,7 @@ def test_folded_exports_use_the_bias_of_the_projection():
 
 def test_preactivation_export():
     params, x = at_export(), torch.randn(2, 3, 64, 64)
-    f, classes = imagenet.net_of(params, 'a file')
+    f, classes = nets.net_of(params, 'a file')
     logits, groups = f(x, params, False)
     assert classes == 7 and [g.shape[1] for g in groups] == [8, 16, 32, 64]
 
@@ -136,7 +137,7 @@ def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     linears = [nn.Linear(*n) for n in ((9216, 4096), (4096, 4096), (4096, 7))]
     store.write({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
                  for k, v in layer.state_dict().items()}, 'a.hkl')     # in alphabetical order
-    f, classes, params = imagenet.load_net('a.hkl')
+    f, classes, params, _ = nets.load_net('a.hkl')
     assert classes == 7 and params['features.3.weight'].shape[1] == 48
 
     def pool():
@@ -195,7 +196,7 @@ def test_folded_and_restored_nets_agree(name):
     else:
         params = values(NETS[name]()[1])
     params = {k: v.double() for k, v in params.items()}
-    f, _ = imagenet.net_of(params, 'a file')
+    f, _ = nets.net_of(params, 'a file')
     x, batches = torch.randn(6, 3, 64, 64).double(), torch.randn(2, 4, 3, 64, 64).double()
     logits = f(x, params, False)[0]
     folded = folding.fold(params)
@@ -279,4 +280,4 @@ def test_normalisation_with_statistics_of_its_own_is_left_alone():
     (lambda p: {'group0.block0.conv1': torch.zeros(8, 8, 3, 3)}, 'no net of this script')])
 def test_other_nets_are_refused(change, said):
     with pytest.raises(InputError, match=said):
-        imagenet.net_of(change(NETS['resnet50']()[1]), 'a file')
+        nets.net_of(change(NETS['resnet50']()[1]), 'a file')

@@ -14,6 +14,7 @@ import utils
 from methods import channels, gates
 from utils import InputError
 from weights import facts, folding
+from weights.architecture import architecture_of
 
 SIZE = 40
 
@@ -42,7 +43,7 @@ GATED = ['resnet18', 'torchvision18', 'resnet50', 'mobilenet_v2']
 
 
 def function(params):
-    return nets.script_of(params).net_of(params, 'a file')[0]
+    return nets.net_of(params, 'a file')[0]
 
 
 def net(name):
@@ -85,20 +86,27 @@ def logits(f, params, x):
 # ---- sets, cut and masked -----------------------------------------------------------------------
 
 def test_sets_are_inside_of_blocks():
-    sets = {name: channels.inner(make()) for name, make in MADE.items()}
-    assert sets['resnet18']['group1.block0.conv0'] == (['group1.block0.conv0'],
-                                                       ['group1.block0.conv1'])
-    assert sets['torchvision18']['layer4.1.conv1'] == (['layer4.1.conv1'], ['layer4.1.conv2'])
-    assert sets['resnet50']['layer2.3.conv1'][1] == ['layer2.3.conv2']
-    assert sets['resnet50']['layer2.3.conv2'][1] == ['layer2.3.conv3']
+    sets = {name: architecture_of(make()).channels for name, make in MADE.items()}
+    first = 'group1.block0.conv0'
+    following = ['group1.block0.conv1']
+    assert sets['resnet18'][first] == ([first], following, ['group1.block0.bn0'])
+    assert sets['wrn'][first] == ([first], following, ['group1.block0.bn1'])
+    assert sets['preactivation'][first] == ([first], following, ['group1.block0.affine1'])
+    assert sets['torchvision18']['layer4.1.conv1'] == (['layer4.1.conv1'], ['layer4.1.conv2'],
+                                                       ['layer4.1.bn1'])
+    assert sets['resnet50']['layer2.3.conv1'].readers == ['layer2.3.conv2']
+    assert sets['resnet50']['layer2.3.conv2'].readers == ['layer2.3.conv3']
     assert sets['mobilenet_v2']['features.2.conv.0.0'] == (
-        ['features.2.conv.0.0', 'features.2.conv.1.0'], ['features.2.conv.2'])
-    assert sets['mobilenet_v2']['features.18.0'] == (['features.18.0'], ['classifier.1'])
-    assert sets['bottleneck']['features.18.0'][1] == ['classifier.1.bottleneck']
+        ['features.2.conv.0.0', 'features.2.conv.1.0'], ['features.2.conv.2'],
+        ['features.2.conv.0.1', 'features.2.conv.1.1'])
+    assert sets['mobilenet_v2']['features.18.0'] == (['features.18.0'], ['classifier.1'],
+                                                     ['features.18.1'])
+    assert sets['bottleneck']['features.18.0'].readers == ['classifier.1.bottleneck']
     assert {name: len(s) for name, s in sets.items()} == {
         'resnet18': 8, 'torchvision18': 8, 'resnet50': 32, 'mobilenet_v2': 17, 'bottleneck': 17,
         'wrn': 3, 'preactivation': 8}
-    assert not channels.inner(cifar.nin(.1, 7)[1]) and not channels.inner(imagenet.alexnet(7)[1])
+    for params in (cifar.nin(.1, 7)[1], imagenet.alexnet(7)[1], {}):
+        assert not architecture_of(params).channels
 
 
 @pytest.mark.parametrize('name', MADE)
@@ -115,7 +123,7 @@ def test_cut_net_computes_what_the_masked_one_does(name):
     for conv, kept in keep.items():
         for key in (k for k in (conv, conv + '.weight') if k in small):
             assert len(small[key]) == len(kept) < len(params[key])
-    g, classes = nets.script_of(small).net_of(small, 'a cut net')
+    g, classes = nets.net_of(small, 'a cut net')
     assert classes == 7 and torch.equal(logits(g, small, x), logits(f, small, x))
 
 
@@ -140,7 +148,7 @@ def test_masked_channels_stay_zero_in_training():
     for conv, kept in keep.items():
         off = torch.ones(len(params[conv + '.weight'])).bool()
         off[kept] = False
-        for key, dim in channels.entries(params, conv):
+        for key, dim in channels.entries(params, architecture_of(params).channels[conv]):
             if dim == 0 and params[key].requires_grad:
                 assert not params[key][off].any() and not params[key].grad[off].any()
                 found += bool(params[key].grad[kept].any())
@@ -168,7 +176,8 @@ def test_chance_follows_the_seed():
     params = MADE['wrn']()
     a, b, c = (channels.by_chance(params, seed) for seed in (0, 0, 1))
     assert all(torch.equal(a[k], b[k]) and not torch.equal(a[k], c[k]) for k in a)
-    assert list(a) == list(channels.inner(params)) and len(a['group2.block0.conv0']) == 64
+    assert list(a) == list(architecture_of(params).channels)
+    assert len(a['group2.block0.conv0']) == 64
 
 
 def blank(arch):
@@ -238,20 +247,19 @@ def test_targets_out_of_reach_are_refused():
 @pytest.mark.parametrize('name', GATED)
 def test_new_gates_change_nothing(name):
     f, params = net(name)
-    first = next(iter(channels.inner(params).values()))[0][0]
+    first, *_, last = architecture_of(params).channels
     base = utils.bn_of(first)
     with torch.no_grad():
         params[base + '.weight'][1] = 0
         params[base + '.bias'][1] = 1
     params[first + '.bias'] = torch.randn(len(params[base + '.bias'])).double()
-    last = channels.norm_of(params, list(channels.inner(params))[-1])
-    params = utils.fix_statistics(params, [last])
+    params = utils.fix_statistics(params, [utils.bn_of(last)])
     gated, x = gates.with_gates(f, params), images()
     torch.testing.assert_close(logits(f, gated, x), logits(f, params, x), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*(f(x, dict(p), True)[1] for p in (params, gated)))
-    assert gates.gates(gated) == [utils.bn_of(conv) for conv in channels.inner(params)]
+    assert gates.gates(gated) == [utils.bn_of(conv) for conv in architecture_of(params).channels]
     assert base + '.weight' not in gated and (gated[base + '.gate.bias'] > 0).all()
-    assert nets.script_of(gated).net_of(gated, 'a gated net')[1] == 7
+    assert nets.net_of(gated, 'a gated net')[1] == 7
     flags = {k: gated[f'{base}.gate.{k}'].requires_grad for k in (
         'weight', 'bias', 'scale', 'dynamic', 'mask', 'density')}
     assert flags == dict(weight=True, bias=True, scale=True, dynamic=False, mask=False,
@@ -418,7 +426,7 @@ def test_removed_net_computes_what_the_masked_one_does(name, density, target, sp
     assert first + '.weight' in small and first not in gates.gates(small)
     assert gates.gates(small) and all(small[f'{b}.gate.mask'].all() for b in gates.gates(small))
     assert small[first + '.weight'].requires_grad and small[first + '.bias'].requires_grad
-    assert nets.script_of(small).net_of(small, 'a removed net')[1] == 7
+    assert nets.net_of(small, 'a removed net')[1] == 7
 
 
 def test_masks_only_shrink():
@@ -439,7 +447,7 @@ def test_masks_only_shrink():
 
 def test_what_is_left_is_not_masked_for_what_is_gone():
     f, params = gated_net('resnet18')
-    keep = {conv: torch.tensor([2]) for conv in channels.inner(params)}
+    keep = {conv: torch.tensor([2]) for conv in architecture_of(params).channels}
     params = channels.masked(params, keep)
     never_on = {b: {'pi': torch.zeros(len(params[f'{b}.bias'])).double()}
                 for b in gates.gates(params)}

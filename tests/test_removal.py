@@ -13,6 +13,7 @@ import utils
 from engine import runs
 from methods import channels, gates, pruning
 from weights import facts, store
+from weights.architecture import architecture_of
 
 # three epochs of two steps, a phase each; the small nets have large stems
 PART = .85
@@ -23,7 +24,7 @@ AFDS = [*PHASES, '--prune', 'afs', '--method', 'afd', '--alpha', 1e-4]
 def on_off(params):
     """1 for each channel that is left, 0 for each masked one, of all sets."""
     keep, found = channels.left(params), []
-    for conv in channels.inner(params):
+    for conv in architecture_of(params).channels:
         n = len(params[channels.weight_of(params, conv)])
         found.append(torch.zeros(n).index_fill_(0, keep.get(conv, torch.arange(n)), 1))
     return torch.cat(found)
@@ -39,7 +40,7 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     whole = store.read('source.pth')
     f, _, params, _ = nets.load_net('logs/a')
     g, classes, cut, _ = nets.load_net('cut.pth')
-    with_head = nets.with_new_head(whole, nets.head_of(whole), classes)
+    with_head = nets.with_new_head(whole, architecture_of(whole).head, classes)
     before = facts.multiply_adds(f, with_head, 40)
     after = facts.multiply_adds(g, cut, 40)
     assert last['multiply_adds_before'] == before and last['multiply_adds'] == after

@@ -2,14 +2,10 @@
 import torch
 
 import utils
+from weights.architecture import architecture_of, convolutions
 from weights.facts import on_meta
 
 EPS = 1e-5      # of F.batch_norm
-
-
-def convolutions(params):
-    """The names of the convolutions of a net, as `utils.conv2d` takes them."""
-    return [k.removesuffix('.weight') for k, v in params.items() if v.ndim == 4]
 
 
 def affine(params, base):
@@ -40,8 +36,9 @@ def without(params, base):
 def fold(params, keep=()):
     """The normalisations behind convolutions (`utils.bn_of`) folded into those, but for the
     convolutions to `keep`: a dict of which the same function computes, in evaluation mode, the
-    same. A WRN, whose normalisations are before its convolutions, stays as it is."""
-    if 'bn.weight' in params:
+    same. A WRN, whose normalisations are before its convolutions, stays as it is, and so does NIN,
+    which has no place for the convolutions' biases."""
+    if architecture_of(params).kind in ('wrn', 'nin'):
         return params
     for conv in convolutions(params):
         base = utils.bn_of(conv)
