@@ -1,4 +1,4 @@
-"""CIFAR teachers and students: attention transfer and distillation of WRN and NIN.
+"""CIFAR teachers and students: attention transfer and distillation of WRN, NIN and ResNets.
 
   Zagoruyko & Komodakis, 'Paying More Attention to Attention: Improving the Performance of
   Convolutional Neural Networks via Attention Transfer', https://arxiv.org/abs/1612.03928
@@ -21,10 +21,11 @@ from data import arrays, cifar_sets
 from engine import processes, script, step
 from methods import teaching
 from utils import InputError
+from weights.architecture import EXTRA_LAYERS, TORCHVISION
 
 # options that a run's name leaves out where they are these
-USUAL = {'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
-         'randomcrop_pad': 4}
+USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code',
+         'beta_decay': 'constant', 'randomcrop_pad': 4}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -33,10 +34,16 @@ def parse(argv):
     parser = script.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--model', default='resnet', choices=NETS,
-                   help='resnet: WRN-depth-width; nin: network in network of nine convolutions')
-    m.add_argument('--depth', default=16, type=int, help='number of layers of resnet, 6n+4')
-    m.add_argument('--width', default=1, type=float, help='resnet: multiple of 16, 32, 64 channels '
-                   'in the three groups; nin: 1 is NIN-wide, 0.5 NIN-thin')
+                   help='resnet: WRN-depth-width; nin: network in network of nine convolutions; '
+                   'cifar_resnet: ResNet-20 to 110 of He et al., section 4.2')
+    m.add_argument('--depth', default=16, type=int, help='number of layers of resnet, 6n+4, or '
+                   'cifar_resnet, 6n+2')
+    m.add_argument('--width', default=1, type=float, help='resnet, cifar_resnet: multiple of 16, '
+                   "32, 64 channels in the three groups (4 in RepDistiller's resnet8x4); nin: 1 "
+                   'is NIN-wide, 0.5 NIN-thin')
+    m.add_argument('--shortcut', default='A', choices=['A', 'B'], help='of cifar_resnet, where '
+                   'the number of channels grows: zeros for the new ones (A, He et al.) or '
+                   'projections (B, RepDistiller)')
     m.add_argument('--no_bn', action='store_true', help='nin without batch normalisation')
     m.add_argument('--no_pool_relu', action='store_true',
                    help='nin without the ReLU before each pooling')
@@ -64,8 +71,10 @@ def check_flags(opt):
     teaching.check_flags(opt, 'teacher_id', groups=3)
     if opt.model != 'nin' and (opt.no_bn or opt.no_pool_relu):
         raise InputError('--no_bn and --no_pool_relu are variants of --model nin')
-    if opt.model == 'resnet':
-        blocks_in_group(opt.depth)
+    if opt.model != 'cifar_resnet' and opt.shortcut != 'A':
+        raise InputError('--shortcut is a variant of --model cifar_resnet')
+    if opt.model in KINDS:
+        blocks_in_group(opt.depth, opt.model)
         scaled(WRN_CHANNELS, opt.width)
     if opt.model == 'nin':
         scaled(NIN_CHANNELS, opt.width)
@@ -73,7 +82,7 @@ def check_flags(opt):
 
 def run_name(opt):
     """A folder name from the options that tell the experiments of the paper apart."""
-    size = f'{opt.depth}_{opt.width:g}' if opt.model == 'resnet' else f'{opt.width:g}'
+    size = f'{opt.depth}_{opt.width:g}' if opt.model in KINDS else f'{opt.width:g}'
     parts = [opt.dataset, opt.model, size]
     parts += [name for name in ('no_bn', 'no_pool_relu') if getattr(opt, name)]
     parts += teaching.name_parts(opt, USUAL)
@@ -96,19 +105,23 @@ def scaled(channels, width):
     return widths
 
 
-def blocks_in_group(depth):
-    """Of WRN-depth."""
-    if depth < 10 or (depth - 4) % 6:
-        raise InputError(f'--depth {depth}: the depth of a wide residual net is 6n+4, such as '
-                         f'10, 16, 22, 28 or 40')
-    return (depth - 4) // 6
+KINDS = {'resnet': 'wrn', 'cifar_resnet': 'cifar_resnet'}   # of the residual nets, by --model
+
+
+def blocks_in_group(depth, model):
+    """Of residual nets, `model` of KINDS. Raises InputError if there are none of that depth."""
+    extra = EXTRA_LAYERS[KINDS[model]]
+    if depth < 6 + extra or (depth - extra) % 6:
+        raise InputError(f'--depth {depth}: the depth of {model} is 6n+{extra}, such as '
+                         f'{", ".join(str(6 * n + extra) for n in (1, 2, 3, 4, 6, 9))}')
+    return (depth - extra) // 6
 
 
 def resnet(depth, width, num_classes):
     """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='', taps=None)
     gives logits (B, num_classes) and the outputs of the three groups, before the next BN and ReLU.
     """
-    n, widths = blocks_in_group(depth), scaled(WRN_CHANNELS, width)
+    n, widths = blocks_in_group(depth, 'resnet'), scaled(WRN_CHANNELS, width)
 
     def gen_block_params(ni, no):
         return {
@@ -155,6 +168,61 @@ def wide_residual(blocks):
         o = F.relu(utils.norm(o, params, base + 'bn', mode, taps), inplace=True)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
         return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
+
+    return f
+
+
+def cifar_resnet(depth, width, num_classes, shortcut='A'):
+    """ResNet-depth for CIFAR (He et al., https://arxiv.org/abs/1512.03385, section 4.2), or
+    RepDistiller's resnet8x4 and 32x4, of width 4 -> (f, params).
+
+    f is as that of `resnet`, but the groups' outputs are those after ReLU. Entries are called as
+    torchvision's. Where there are more channels than before, the shortcut is the identity and zeros
+    (`shortcut` 'A'), or a projection with BN ('B'). The stem has 16 channels, or half of those of
+    the first group, if that is more.
+    """
+    n, widths = blocks_in_group(depth, 'cifar_resnet'), scaled(WRN_CHANNELS, width)
+    ni = min(widths[0], max(16, widths[0] // 2))
+
+    def layer(conv, ni, no, k=3):
+        return {f'{conv}.weight': utils.conv_params(ni, no, k),
+                utils.bn_of(conv): utils.unit_bnparams(no)}
+
+    params = layer('conv1', 3, ni)
+    for j, no in enumerate(widths, 1):
+        for i in range(n):
+            projection = layer('downsample.0', ni, no, 1) if shortcut == 'B' and ni != no else {}
+            params[f'layer{j}.{i}'] = {**layer('conv1', ni, no), **layer('conv2', no, no),
+                                       **projection}
+            ni = no
+    params = utils.flatten({**params, 'fc': utils.linear_params(ni, num_classes)})
+    utils.set_requires_grad_except_bn_(params)
+    return basic_residual((n, n, n), TORCHVISION, 'fc'), params
+
+
+def basic_residual(blocks, names, head):
+    """The function of CIFAR's ResNets of `blocks` in each group, whose entries are called by
+    `names`, the last layer `head`. The entries say where there are projections, and BN."""
+    def block(x, params, base, mode, stride, taps):
+        o = utils.conv_bn(x, params, f'{base}.conv1', mode, stride, taps=taps)
+        o = utils.conv_bn(F.relu(o, inplace=True), params, f'{base}.conv2', mode, taps=taps)
+        projection, more = f'{base}.{names.projection}', o.shape[1] - x.shape[1]
+        if projection + '.weight' in params:
+            x = utils.conv_bn(x, params, projection, mode, stride, taps=taps)
+        elif more > 0:
+            x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2))
+        return F.relu(o.add_(x), inplace=True)
+
+    def f(inputs, params, mode, base='', taps=None):
+        o = utils.conv_bn(inputs, params, base + names.stem, mode, taps=taps)
+        o, groups = F.relu(o, inplace=True), []
+        for j, n in enumerate(blocks):
+            for i in range(n):
+                name = base + names.block.format(j + names.first, i)
+                o = block(o, params, name, mode, 1 if i or not j else 2, taps)
+            groups.append(o)
+        o = F.adaptive_avg_pool2d(o, 1).flatten(1)
+        return utils.linear(o, params, base + head, mode, taps), tuple(groups)
 
     return f
 
@@ -211,6 +279,7 @@ def network_in_network(inputs, params, mode, base='', taps=None):
 # --model -> function of the options and the number of classes that gives (f, params)
 NETS = {
     'resnet': lambda opt, classes: resnet(opt.depth, opt.width, classes),
+    'cifar_resnet': lambda opt, classes: cifar_resnet(opt.depth, opt.width, classes, opt.shortcut),
     'nin': lambda opt, classes: nin(opt.width, classes, not opt.no_bn, not opt.no_pool_relu),
 }
 
@@ -222,6 +291,7 @@ def make_net(opt, num_classes):
 
 # the kind of an `Architecture` -> function of it that gives the net's function
 FUNCTIONS = {'wrn': lambda found: wide_residual(found.blocks),
+             'cifar_resnet': lambda found: basic_residual(found.blocks, found.names, found.head),
              'nin': lambda found: network_in_network}
 
 

@@ -80,7 +80,7 @@ def parse(argv):
 def add_data_flags(parser):
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', help='net: resnet18, 34, 50, 101, mobilenet_v2, '
-                   "alexnet, wrn-depth-width; '': that of --source")
+                   "alexnet, wrn-depth-width, cifar_resnet-depth-width; '': that of --source")
     m.add_argument('--source', default='', metavar='WEIGHTS', help='a file of parameters, a run or '
                    f"one of {', '.join(store.KNOWN)}; '' starts afresh")
     m.add_argument('--dataset', default='folder', choices=image_sets.NAMES, help='folder: train/ '
@@ -106,7 +106,7 @@ def add_data_flags(parser):
                    'training')
     p = parser.add_argument_group('pixels')
     p.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: as '
-                   "of the source, else 224, 227 of Caffe's AlexNet, 32 of a WRN")
+                   "of the source, else 224, 227 of Caffe's AlexNet, 32 of nets for CIFAR")
     p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and deviation to '
                    "take off the pixels; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '

@@ -31,11 +31,12 @@ def load_net(name):
 
 def new_net(arch, classes):
     """A net of random parameters -> (f, params)."""
-    if m := re.fullmatch(r'wrn-(\d+)-(\d+(?:\.\d+)?)', arch):
-        return cifar.resnet(int(m[1]), float(m[2]), classes)
+    if m := re.fullmatch(r'(wrn|cifar_resnet)-(\d+)-(\d+(?:\.\d+)?)', arch):
+        make = cifar.resnet if m[1] == 'wrn' else cifar.cifar_resnet
+        return make(int(m[2]), float(m[3]), classes)
     if arch not in imagenet.ARCHS:
         raise InputError(f'--arch {arch}: choose from {", ".join(imagenet.ARCHS)}, '
-                         f'wrn-depth-width')
+                         f'wrn-depth-width, cifar_resnet-depth-width')
     return imagenet.make_net(arch, 1, classes)
 
 

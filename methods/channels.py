@@ -11,14 +11,9 @@ import torch
 import utils
 from utils import InputError
 from weights import facts
-from weights.architecture import architecture_of, convolutions
+from weights.architecture import architecture_of, convolutions, weight_of
 
 # ---- sets of channels ---------------------------------------------------------------------------
-
-def weight_of(params, layer):
-    """The key of a layer's filters or matrix."""
-    return layer if layer in params else layer + '.weight'
-
 
 def entries(params, its):
     """Where channels, `its` of the architecture's, are: [(key, dimension)]."""

@@ -22,6 +22,7 @@ TORCHVISION = Names('conv1', 'layer{}.{}', 1, 'downsample.0')
 
 # blocks in each group of the ResNets that have a name
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+EXTRA_LAYERS = {'wrn': 4, 'cifar_resnet': 2}        # CIFAR's residual nets have 6n + these
 
 
 class Channels(NamedTuple):
@@ -69,14 +70,18 @@ def residual_of(params):
     """The `Architecture` of a residual net, but for its channels; an unknown one for others."""
     matches = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
     counts = collections.Counter(int(m[1]) for m in matches if m)
-    blocks, names, own = tuple(counts[j] for j in sorted(counts)), PUBLISHED, {}
-    if len(blocks) == 4 and 'layer1.0.conv1.weight' in params:
-        kind, names = 'resnet', TORCHVISION
-    elif len(blocks) == 4:
+    blocks = tuple(counts[j] for j in sorted(counts))
+    torchvisions = 'layer1.0.conv1.weight' in params
+    if len(blocks) == 4:
         kind = 'preactivation' if any(k.startswith('affine_last') for k in params) else 'resnet'
         names = ZOO if any('.conv_dim' in k for k in params) else PUBLISHED
-    elif len(blocks) == 3 and 'group0.block0.conv0' in params:
-        kind, own = 'wrn', {'size': 32, 'pixels': 'cifar'}
+        names, own = TORCHVISION if torchvisions else names, {}
+    elif len(blocks) == 3 and (torchvisions or 'group0.block0.conv0' in params):
+        kind, names = ('cifar_resnet', TORCHVISION) if torchvisions else ('wrn', PUBLISHED)
+        if any('.shortcut.0.' in k for k in params):
+            names = names._replace(projection='shortcut.0')
+        head = 'linear' if 'linear.weight' in params else 'fc'
+        own = {'size': 32, 'pixels': 'cifar', 'head': head}
     else:
         return Architecture()
     deep = any(f'.conv{names.first + 2}' in k for k in params)
@@ -84,9 +89,15 @@ def residual_of(params):
     stages = tuple(names.block.format(j + names.first, n - 1) + last
                    for j, n in enumerate(blocks))
     arch = next((f'resnet{d}' for d, n in BLOCKS.items() if n == blocks and deep == (d >= 50)), '')
-    if kind == 'wrn' and len(set(blocks)) == 1 and stages[0] in convolutions(params):
-        arch = f'wrn-{6 * blocks[0] + 4}-{len(params[stages[0]]) / 16:g}'
+    filters = params.get(weight_of(params, stages[0]))
+    if kind in EXTRA_LAYERS and len(set(blocks)) == 1 and filters is not None and filters.ndim == 4:
+        arch = f'{kind}-{6 * blocks[0] + EXTRA_LAYERS[kind]}-{len(filters) / 16:g}'
     return Architecture(kind, arch, blocks, names, stages=stages, **own)
+
+
+def weight_of(params, layer):
+    """The key of a layer's filters or matrix."""
+    return layer if layer in params else layer + '.weight'
 
 
 def convolutions(params):
@@ -105,11 +116,11 @@ def channels_of(params, kind):
     for conv in convs:
         block, hidden = re.fullmatch(r'(.+\.conv)(\d)', conv), conv.removesuffix('.0.0')
         following = f'{block[1]}{int(block[2]) + 1}' if block else ''
-        if kind in ('resnet', 'preactivation', 'wrn') and following in convs:
+        if kind and following in convs:
             # in nets of pre-activation its name is that of one in front of the next convolution
-            norm = {'wrn': utils.bn_of(following), 'resnet': utils.bn_of(conv),
-                    'preactivation': conv.replace('.conv0', '.affine1')}[kind]
-            sets[conv] = Channels([conv], [following], [norm])
+            norms = {'wrn': utils.bn_of(following),
+                     'preactivation': conv.replace('.conv0', '.affine1')}
+            sets[conv] = Channels([conv], [following], [norms.get(kind, utils.bn_of(conv))])
         elif kind == 'mobilenet_v2' and conv == f'{hidden}.0.0' and f'{hidden}.1.0' in convs:
             makers = [conv, f'{hidden}.1.0']
             sets[conv] = Channels(makers, [f'{hidden}.2'], [utils.bn_of(k) for k in makers])
