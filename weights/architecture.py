@@ -139,8 +139,8 @@ def net_of(functions, params, path):
     """
     found = architecture_of(params)
     if found.kind not in functions:
-        raise InputError(f'{path} is no net of this script; its first entries are '
-                         f'{", ".join(list(params)[:3])}')
+        raise InputError(f'{path} is {found.arch and found.arch + ", "}no net of this script; its '
+                         f'first entries are {", ".join(list(params)[:3])}')
     f, bias = functions[found.kind](found), found.head + '.bias'
     classes = facts.classes_of(f, params, path)
     if params[bias].shape != (classes,):        # it would be broadcast
