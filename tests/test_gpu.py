@@ -26,6 +26,7 @@ NETS = {
     'wrn-10-1': (lambda: cifar.resnet(10, 1, 10), 32),
     'wrn-16-2': (lambda: cifar.resnet(16, 2, 10), 32),
     'nin': (lambda: cifar.nin(.25, 10), 32),
+    'cifar_resnet': (lambda: cifar.cifar_resnet(8, 1, 10), 32),
     'resnet18': (lambda: imagenet.define_student(18, .25, 10), 64),
     'resnet50': (lambda: imagenet.define_student(50, .25, 10), 64),
     'mobilenet_v2': (lambda: imagenet.mobilenet_v2(.5, 10), 64),
