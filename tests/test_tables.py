@@ -25,6 +25,7 @@ import tables
 from engine import plots, runs, script
 from papers import catalogue, pages, report
 from papers.commands import command
+from papers.rows import choice, row
 from weights import store
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
@@ -76,11 +77,11 @@ def saves(commands):
 @pytest.fixture
 def two_tables(monkeypatch):
     """`t` of three rows, `u` with two of those and one of its own."""
-    t = {'teacher': catalogue.row('WRN-10-1', seeds=2), 'student': catalogue.row('alone', seeds=2),
-         'at': catalogue.row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
+    t = {'teacher': row('WRN-10-1', seeds=2), 'student': row('alone', seeds=2),
+         'at': row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
                              'student', 2)}
-    u = {'t/student': catalogue.row('none', '9.00', seeds=2),
-         'own': catalogue.row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
+    u = {'t/student': row('none', '9.00', seeds=2),
+         'own': row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
 
 
@@ -163,12 +164,12 @@ def teacher_of(opt):
 
 def test_plain_students_are_their_students_nets():
     for name, t in catalogue.TABLES.items():
-        for row, r in t['rows'].items():
+        for key, r in t['rows'].items():
             if r['plain'] and '--keep_head' not in r['options']:    # another stage, of another rate
-                a, b = (vars(parse(command(name, k, 0, 'r'))) for k in (row, r['plain']))
+                a, b = (vars(parse(command(name, k, 0, 'r'))) for k in (key, r['plain']))
                 for k in ('model', 'arch', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr',
                           'source', 'domain', 'target', 'per_class', 'iterations'):
-                    assert a.get(k) == b.get(k), (name, row, k)
+                    assert a.get(k) == b.get(k), (name, key, k)
 
 
 # ---- the numbers --------------------------------------------------------------------------------
@@ -361,10 +362,10 @@ def call_run(*flags):
 
 
 def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, capfd, small):
-    rows = {'teacher': catalogue.row('a bad row', options='--depth 11', seeds=1),
-            'killed': catalogue.row('killed after an epoch', seeds=1),
-            'taught': catalogue.choice('taught by none', '--teacher_id @teacher --beta 1'),
-            'taught_by_killed': catalogue.choice('taught', '--teacher_id @killed --beta 1')}
+    rows = {'teacher': row('a bad row', options='--depth 11', seeds=1),
+            'killed': row('killed after an epoch', seeds=1),
+            'taught': choice('taught by none', '--teacher_id @teacher --beta 1'),
+            'taught_by_killed': choice('taught', '--teacher_id @killed --beta 1')}
     common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2 --save_every 0'
     rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, '')})
@@ -374,9 +375,9 @@ def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, 
     assert err.count('6n+4') == 1 and last.startswith('error: failed: cifar.py --save '
                                                       'logs/t/teacher/seed0')
     assert '; cifar.py --save logs/t/killed/seed0 ' in last
-    for row in ('taught', 'taught_by_killed'):
-        assert f'(its teacher failed) cifar.py --save logs/t/{row}/seed0' in last
-        assert not pathlib.Path('logs/t', row).exists()
+    for k in ('taught', 'taught_by_killed'):
+        assert f'(its teacher failed) cifar.py --save logs/t/{k}/seed0' in last
+        assert not pathlib.Path('logs/t', k).exists()
     assert not pathlib.Path('logs/t/teacher').exists()      # the bad command left nothing behind
     assert re.search(r'^a bad row +0', out, re.M)
 
@@ -693,10 +694,10 @@ def test_run_that_fails_beside_others_is_named_and_they_are_done(two_tables, fak
 
 def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, small, gpu, capfd):
     """As a GPU would have it; what is started here trains on the CPU, one run after another."""
-    rows = {'teacher': catalogue.row('teacher', seeds=1),
-            'wild': catalogue.choice('a loss that is not finite', '--lr 1e30'),
-            'at': catalogue.choice('taught', '--teacher_id @teacher --beta 1'),
-            'none': catalogue.choice('taught by none', '--teacher_id @wild --beta 1')}
+    rows = {'teacher': row('teacher', seeds=1),
+            'wild': choice('a loss that is not finite', '--lr 1e30'),
+            'at': choice('taught', '--teacher_id @teacher --beta 1'),
+            'none': choice('taught by none', '--teacher_id @wild --beta 1')}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows)})
     assert call_run('t', '--root', 'logs', '--at_once', '4') == 1
     out, err = capfd.readouterr()
@@ -739,7 +740,7 @@ def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu
 
 def test_interrupt_leaves_nothing_running(small):
     """The terminal sends it to all."""
-    rows = {k: catalogue.row(k, seeds=1) for k in 'ab'}
+    rows = {k: row(k, seeds=1) for k in 'ab'}
     code = f'''
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -836,8 +837,8 @@ def test_second_process_is_refused(fails, tmp_path):
 
 
 def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
-    rows = {'l2': catalogue.row('L2, 1x', seeds=2), 'magnitude_2x': catalogue.row('magnitude, 2x'),
-            'afs_2x': catalogue.row('AFS, 2x', seeds=2), 'afs_4x': catalogue.row('AFS, 4x')}
+    rows = {'l2': row('L2, 1x', seeds=2), 'magnitude_2x': row('magnitude, 2x'),
+            'afs_2x': row('AFS, 2x', seeds=2), 'afs_4x': row('AFS, 4x')}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, epochs=1, pruned=True)})
     drawn = []
     monkeypatch.setattr(plots, 'plot_points', lambda *a, **labels: drawn.append(a))
@@ -859,7 +860,7 @@ def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
 
 
 def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_path):
-    rows = {'plain': catalogue.row('plain')}
+    rows = {'plain': row('plain')}
     write_run(tmp_path / 'r/t/plain/seed0', [30., 20., 10.])
     for epochs, shown in ((None, 1), (3, 1), (2, 0)):
         monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, '', epochs=epochs)})
