@@ -57,7 +57,7 @@ def title(name):
     table, epochs = table_of(name), split(name)[1]
     if not epochs:
         return table['title']
-    usual = 'as published' if table['epochs'] is None else table['epochs']
+    usual = 'the published number' if table['epochs'] is None else table['epochs']
     return f'{table["title"]}, in {plural(epochs, "epoch")} instead of {usual}'
 
 
