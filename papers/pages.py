@@ -27,6 +27,8 @@ WRITTEN = '<!-- `python tables.py report` writes this file; its text is in paper
 # How a column is to be read.
 LEGEND = {
     'ours': '*ours*: {measure}, mean ± standard deviation over n seeds',
+    'others': "*others*: the range of other people's runs with the paper's schedule, of which the "
+              'best chose the epoch on the test images',
     'median': '*median*: the median over the seeds, as in the paper',
     'against': '*{against}*: the difference between runs with the same seed, mean ± standard error',
     'MACs, %': '*MACs*: the multiply-adds of the pruned net',
@@ -49,10 +51,11 @@ def measure_of(name, logs):
 def legend(name, logs):
     """How the columns of a table are to be read, as a list."""
     head, *rows = grid(name, logs)
+    columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
     against = table_of(name).get('against', AGAINST)
     words = dict(measure=measure_of(name, logs), against=against)
     said = [text.format(**words) for column, text in LEGEND.items()
-            if (against if column == 'against' else column) in head]
+            if (against if column == 'against' else column) in columns]
     said += [UNVERIFIED] * ('(unverified)' in str(rows)) + [LOGS]
     return '\n'.join(f'* {text}' for text in said)
 

@@ -101,11 +101,11 @@ def cells(name, row, logs):
     """A row of a table as {column: text}."""
     table, short = table_of(name), split(name)[1]
     r = table['rows'][row]
-    paper = f'paper, {schedule_of(name)}' if short else 'paper'
+    of_paper = f', {schedule_of(name)}' * bool(short)
     against = table.get('against', AGAINST)
-    z = {table.get('measure', 'test error, %'): r['label'], paper: paper_number(r), 'ours': '',
-         'median': '', against: '', 'MACs, %': '', 'MACs per image, %': '',
-         'n': str(len(logs[row])), 'seconds per run': ''}
+    z = {table.get('measure', 'test error, %'): r['label'], f'paper{of_paper}': paper_number(r),
+         f'others{of_paper}': r['others'], 'ours': '', 'median': '', against: '', 'MACs, %': '',
+         'MACs per image, %': '', 'n': str(len(logs[row])), 'seconds per run': ''}
     if logs[row]:
         value = table.get('value', 'test_acc')
         errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
@@ -168,7 +168,8 @@ def caption(name, logs):
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]
-    sources = {rows_of(name)[row]['source'] for row in logs} - {''}
+    rows = [rows_of(name)[row] for row in logs]
+    sources = {r['source'] for r in rows if r['paper'] and r['source']}
     if sources:
         said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
     missing = len(rows_of(name)) - len(logs)

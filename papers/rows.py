@@ -16,11 +16,12 @@ Numbers are errors in %; one without a source could not be checked and is printe
 """
 
 
-def row(label, paper='', source='', options='', plain='', seeds=5):
+def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
     """A row: the paper's error in % and its source; the options of the script, in which @ROW stands
-    for the run of that row with the same seed; the row of the plain student; the number of seeds.
-    """
-    return dict(label=label, paper=paper, source=source, options=options, plain=plain, seeds=seeds)
+    for the run of that row with the same seed; the row of the plain student; the number of seeds;
+    the range of the errors that others reached with the paper's schedule."""
+    return dict(label=label, paper=paper, source=source, options=options, plain=plain, seeds=seeds,
+                others=others)
 
 
 def choice(label, options, plain=''):
