@@ -41,8 +41,7 @@ PATIENCE = 10       # seconds in which a process that Ctrl-C has reached ends by
 
 # ---- which runs are next ------------------------------------------------------------------------
 # The functions of this part only decide. `states` is {folder of a run: what has become of it}:
-# 'waiting', 'locked' (waiting, and another process is at work on it), 'running', 'finished',
-# 'failed'. Commands stand behind those of their teachers.
+# 'waiting', 'running', 'finished', 'failed'. Commands stand behind those of their teachers.
 
 # Flags whose values runs in one process share, as the scripts demand.
 SHARED = {f'--{name}' for name in script.SHARED}
@@ -53,18 +52,12 @@ ALONE = {'--evaluate', '--dropout'}
 
 def waiting(states):
     """The folders of the runs that are not begun here."""
-    return [folder for folder, state in states.items() if state in ('waiting', 'locked')]
+    return [folder for folder, state in states.items() if state == 'waiting']
 
 
 def teachers(words, states):
     """The folders of the runs that a command learns from."""
     return [word for word in words if word in states and word != save_of(words)]
-
-
-def may_start(words, states):
-    """Whether a run is waiting, if perhaps for another process, and its teachers are finished."""
-    return save_of(words) in waiting(states) and \
-        all(states[folder] == 'finished' for folder in teachers(words, states))
 
 
 def in_common(words, alone):
@@ -76,16 +69,14 @@ def in_common(words, alone):
     return words[0], {flag: values for flag, values in flags.items() if flag in SHARED}
 
 
-def next_groups(commands, states, places, size, alone=()):
-    """The commands to start now: a list for each process, of which there are `places`, of up to
+def side_by_side(commands, places, size, alone=()):
+    """The commands to start first: a list for each process, of which there are `places`, of up to
     `size` runs. alone: the folders of runs that turned out to go with no other."""
-    groups = []
-    ready = [words for words in commands
-             if may_start(words, states) and states[save_of(words)] == 'waiting']
-    while ready and len(groups) < places:
-        first = in_common(ready[0], alone)
-        groups.append([words for words in ready if in_common(words, alone) == first][:size])
-        ready = [words for words in ready if words not in groups[-1]]
+    groups, rest = [], list(commands)
+    while rest and len(groups) < places:
+        first = in_common(rest[0], alone)
+        groups.append([words for words in rest if in_common(words, alone) == first][:size])
+        rest = [words for words in rest if words not in groups[-1]]
     return groups
 
 
@@ -139,20 +130,21 @@ def has_finished(words):
         return False
 
 
-def state_in_folder(words):
-    """What a command's folder says of its run."""
-    if locked(save_of(words)):
-        return 'locked'
-    return 'finished' if has_finished(words) else 'waiting'
-
-
-def note_folders(commands, states):
-    """Note what the folders say of the runs that could be started, in place."""
+def ready(commands, states):
+    """The commands that can be started: nobody is at work on them, and their teachers are finished.
+    Notes, in place, which of them are finished themselves."""
+    found = []
     for words in commands:
-        if may_start(words, states):
-            states[save_of(words)] = state_in_folder(words)
-            if states[save_of(words)] == 'finished':
-                print(f'{save_of(words)} is finished', flush=True)
+        folder = save_of(words)
+        if states[folder] != 'waiting' or locked(folder) or \
+                any(states[teacher] != 'finished' for teacher in teachers(words, states)):
+            continue
+        if has_finished(words):
+            states[folder] = 'finished'
+            print(f'{folder} is finished', flush=True)
+        else:
+            found.append(words)
+    return found
 
 
 # ---- the processes ------------------------------------------------------------------------------
@@ -210,8 +202,8 @@ def run_all(commands, places, size, stop_at):
     try:
         while running or waiting(states) and time.time() < stop_at:
             if len(running) < places and time.time() < stop_at:
-                note_folders(commands, states)
-                for group in next_groups(commands, states, places - len(running), size, alone):
+                free = places - len(running)
+                for group in side_by_side(ready(commands, states), free, size, alone):
                     running[start_process(group, places > 1, stop_at)] = group
                     states |= dict.fromkeys(map(save_of, group), 'running')
             others = waiting(states)

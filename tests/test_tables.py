@@ -558,18 +558,19 @@ def run_of(folder, *options):
     return ['cifar.py', '--save', folder, *options]
 
 
-def test_what_is_next_waits_for_teachers_and_fills_the_places():
+def test_what_is_ready_waits_for_teachers_and_locks_and_fills_the_places():
     commands = [run_of('a'), run_of('b'), run_of('c', '--teacher_id', 'a'), run_of('d')]
-    states = dict.fromkeys('abcd', 'waiting')
-    assert folders(tables.next_groups(commands, states, 2, 1)) == [['a'], ['b']]
-    assert folders(tables.next_groups(commands, states, 1, 2)) == [['a', 'b']]
-    assert folders(tables.next_groups(commands, states, 1, 9)) == [['a', 'b', 'd']]
-    assert tables.next_groups(commands, states, 0, 9) == []
-    states = dict(a='running', b='locked', c='waiting', d='waiting')
-    assert folders(tables.next_groups(commands, states, 9, 9)) == [['d']]
-    assert tables.waiting(states) == ['b', 'c', 'd']
-    states = dict(a='finished', b='finished', c='waiting', d='failed')
-    assert folders(tables.next_groups(commands, states, 9, 9)) == [['c']]
+    for states, folders_ready in (('wwww', 'abd'), ('rwww', 'bd'), ('fwww', 'bcd'), ('xwfw', 'bd')):
+        words = dict(w='waiting', r='running', f='finished', x='failed')
+        states = {k: words[v] for k, v in zip('abcd', states, strict=True)}
+        assert saves(tables.ready(commands, states)) == list(folders_ready)
+    with runs.lock('b'):
+        assert saves(tables.ready(commands, dict.fromkeys('abcd', 'waiting'))) == ['a', 'd']
+    some = [run_of('a'), run_of('b'), run_of('d')]
+    assert folders(tables.side_by_side(some, 2, 1)) == [['a'], ['b']]
+    assert folders(tables.side_by_side(some, 1, 2)) == [['a', 'b']]
+    assert folders(tables.side_by_side(some, 1, 9)) == [['a', 'b', 'd']]
+    assert tables.side_by_side(some, 0, 9) == []
 
 
 def test_one_process_takes_runs_that_share_what_the_scripts_demand():
@@ -579,8 +580,7 @@ def test_one_process_takes_runs_that_share_what_the_scripts_demand():
                 run_of('f', *few, '--epochs', '2'), run_of('g', '--epochs', '2', *few),
                 run_of('h', '--evaluate', 'x'), ['imagenet.py', *run_of('i', *shapes)[1:]],
                 run_of('j', *shapes), run_of('k', '--deterministic', *shapes, '--seed', '3')]
-    states = dict.fromkeys('abcdefghijk', 'waiting')
-    assert folders(tables.next_groups(commands, states, 99, 99, {'j'})) == [
+    assert folders(tables.side_by_side(commands, 99, 99, {'j'})) == [
         ['a', 'd'], ['b', 'g'], ['c'], ['e', 'k'], ['f'], ['h'], ['i'], ['j']]
 
 
@@ -702,24 +702,14 @@ def test_gpu_has_runs_side_by_side_in_one_process(two_tables, fake, gpu, capsys)
     assert lines[2].count('+') == 1 and lines[2].count('cifar.py') == 1
 
 
-def test_runs_that_are_refused_together_run_one_by_one(two_tables, fake, gpu):
-    started = fake(lambda words: 2 if '+' in words else finish(words))
-    tables.run_tables(['t'], 'r', 1, '', 2)
-    assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
-                       'r/t/at/seed0']
-
-
-def test_run_that_fails_beside_others_is_tried_alone_and_named(two_tables, fake, gpu):
-    def process(words):
-        for part in plus(words):
-            if 't/student' not in part[2]:
-                finish(part)
-        return int('t/student' in ' '.join(words))
-
-    started = fake(process)
+@pytest.mark.parametrize('status', [1, 2, -9])
+def test_runs_that_fail_together_are_tried_alone(two_tables, fake, gpu, status):
+    """One had a loss that is not finite, they were refused together, or memory was not enough."""
+    started = fake(lambda words: status if '+' in words or 'student' in words[2] else finish(words))
     with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
         tables.run_tables(['t'], 'r', 1, '', 2)
-    assert started == ['r/t/teacher/seed0', 'r/t/student/seed0', 'r/t/at/seed0']
+    assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
+                       'r/t/at/seed0']
 
 
 def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, small, gpu, capfd):
@@ -738,15 +728,6 @@ def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, 
         f'logs/t/{row}/seed0' for row in ('teacher', 'wild', 'wild', 'at')]
     for label in ('teacher', 'taught'):
         assert re.search(rf'^{label} +\d+\.\d\d .* 1 ', out, re.M)
-
-
-def test_process_that_breaks_down_takes_none_of_its_runs_with_it(two_tables, fake, gpu):
-    """As for want of memory: each has a process of its own then."""
-    started = fake(lambda words: -9 if '+' in words or 'student' in words[2] else finish(words))
-    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
-        tables.run_tables(['t'], 'r', 1, '', 2)
-    assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
-                       'r/t/at/seed0']
 
 
 def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu, sleep):
