@@ -120,12 +120,9 @@ def options_of(words):
 def has_finished(words):
     """Whether the log in a command's folder is that of a finished run of its options. Of other
     cases its process says what is to be said."""
-    log, model = (pathlib.Path(save_of(words), name) for name in ('log.txt', 'model.pt7'))
     try:
-        lines = runs.read_log(log)
-        # the log is written before the checkpoint: cut off between the two, an epoch is missing
-        whole = not model.exists() or model.stat().st_mtime >= log.stat().st_mtime
-        return whole and is_finished(lines) and not runs.differences(options_of(words), lines[-1])
+        lines = runs.read_log(pathlib.Path(save_of(words), 'log.txt'))
+        return is_finished(lines) and not runs.differences(options_of(words), lines[-1])
     except (InputError, FileNotFoundError):
         return False
 
@@ -245,6 +242,8 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
     before = signal.signal(signal.SIGTERM, raise_interrupt)     # it would leave processes running
     try:
         states = run_all(commands, places, size, stop_at)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt('the same command continues') from None
     finally:
         signal.signal(signal.SIGTERM, before)
     show_tables(names, root)
