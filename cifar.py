@@ -58,7 +58,7 @@ def parse(argv):
                            '[0,1,2]', 'the paper uses all')
     script.add_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
                      epoch_step='[60,120,160]', lr_decay_ratio=.2)
-    opt = parser.parse_args(argv)
+    opt = script.parse_args(parser, argv)
     script.check_flags(opt)
     check_flags(opt)
     script.whole_epochs(opt)

@@ -71,8 +71,10 @@ def parse(argv):
     s.add_argument('--lr_gamma', default=1e-3, type=float, help='of --schedule inv')
     s.add_argument('--lr_power', default=.75, type=float, help='of --schedule inv')
     parser.set_defaults(at_map='sum2', at_mode='code')
-    opt = parser.parse_args(argv)
-    check_flags(opt, {k for k, v in vars(opt).items() if v != parser.get_default(k)})
+    opt = script.parse_args(parser, argv)
+    check_flags(opt)
+    if opt.epochs or opt.epoch_steps:
+        set_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
 
@@ -165,12 +167,11 @@ def add_method_flags(parser):
                    'compares, from 0; -1 is the last one')
 
 
-def check_flags(opt, given):
-    """Refuse what does not go together, and fill in a method's defaults; `given` are the names of
-    options that are not at theirs."""
+def check_flags(opt):
+    """Refuse what does not go together, and fill in a method's defaults."""
     method = METHODS[opt.method]
     for name, methods in OF_METHODS.items():
-        if name in given and opt.method not in methods:
+        if name in opt.given and opt.method not in methods:
             raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
                              f'{", ".join(methods)}')
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
@@ -259,8 +260,9 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, **ho
         boxes=boxes[0] if opt.box else None, **how)
 
 
-def set_epochs(opt, n):
-    """Fill in how many epochs the steps make of n training images, and where the rate drops."""
+def set_epochs(opt, n=0):
+    """Fill in how many epochs the steps make of n training images, and where the rate drops ->
+    the steps of an epoch. --epochs or --epoch_steps make n needless for all but these."""
     steps = opt.epoch_steps or -(-n // opt.batch_size)
     if not opt.epochs:
         if opt.epoch_steps and opt.iterations % opt.epoch_steps:

@@ -70,9 +70,10 @@ def parse(argv):
                            f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
     script.add_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
                      epoch_step='[30,60,90]', lr_decay_ratio=.1)
-    opt = parser.parse_args(argv)
+    opt = script.parse_args(parser, argv)
     script.check_flags(opt)
     check_flags(opt)
+    opt.epochs = 0 if opt.evaluate else opt.epochs      # a test has none
     script.whole_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt

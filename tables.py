@@ -12,10 +12,10 @@ With --at_once K up to K runs are trained together: on a GPU by one process, in 
 command line stand side by side with a + between; on a CPU by K processes of one thread each.
 Several `run`s side by side share the work: each run is done by one of them.
 
-A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/report.py.
+A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/results.py.
 """
 import contextlib
-import itertools
+import importlib
 import math
 import os
 import pathlib
@@ -30,8 +30,8 @@ import torch
 from engine import runs, script
 from papers import pages
 from papers.catalogue import TABLES
-from papers.commands import commands, comparable, save_of, split
-from papers.report import is_finished, show
+from papers.commands import commands, flags_of, save_of, split
+from papers.results import is_finished, show
 from utils import InputError
 
 HOME = pathlib.Path(__file__).parent
@@ -39,9 +39,9 @@ WAIT = 5            # seconds until `run` looks again at what other processes ar
 PATIENCE = 10       # seconds in which a process that Ctrl-C has reached ends by itself
 
 
-# ---- what is next -------------------------------------------------------------------------------
+# ---- which runs are next ------------------------------------------------------------------------
 # The functions of this part only decide. `states` is {folder of a run: what has become of it}:
-# 'left', 'locked' (left, and another process is at work on it), 'running', 'finished', 'failed'.
+# 'waiting', 'running', 'finished', 'failed'. Commands stand behind those of their teachers.
 
 # Flags whose values runs in one process share, as the scripts demand.
 SHARED = {f'--{name}' for name in script.SHARED}
@@ -50,52 +50,44 @@ SHARED = {f'--{name}' for name in script.SHARED}
 ALONE = {'--evaluate', '--dropout'}
 
 
+def waiting(states):
+    """The folders of the runs that are not begun here."""
+    return [folder for folder, state in states.items() if state == 'waiting']
+
+
 def teachers(words, states):
     """The folders of the runs that a command learns from."""
     return [word for word in words if word in states and word != save_of(words)]
 
 
-def may_start(words, states):
-    """Whether a run is left, if perhaps to another process, and its teachers are finished."""
-    return states[save_of(words)] in ('left', 'locked') and \
-        all(states[folder] == 'finished' for folder in teachers(words, states))
-
-
 def in_common(words, alone):
     """What commands have in common that one process can take; a run that goes with no other has it
     with none."""
-    if ALONE & set(words) or save_of(words) in alone:
+    flags = flags_of(words)
+    if ALONE & set(flags) or save_of(words) in alone:
         return save_of(words)
-    return words[0], {flag: '' if value.startswith('--') else value
-                      for flag, value in itertools.pairwise([*words, '--']) if flag in SHARED}
+    return words[0], {flag: values for flag, values in flags.items() if flag in SHARED}
 
 
-def left_of(states):
-    """The folders of the runs that are left."""
-    return [folder for folder, state in states.items() if state in ('left', 'locked')]
-
-
-def next_runs(commands, states, places, size, alone=()):
-    """The commands to start now: a list for each process, of which there are `places`, of up to
+def side_by_side(commands, places, size, alone=()):
+    """The commands to start first: a list for each process, of which there are `places`, of up to
     `size` runs. alone: the folders of runs that turned out to go with no other."""
-    found = []
-    ready = [words for words in commands
-             if may_start(words, states) and states[save_of(words)] == 'left']
-    while ready and len(found) < places:
-        first = in_common(ready[0], alone)
-        found.append([words for words in ready if in_common(words, alone) == first][:size])
-        ready = [words for words in ready if words not in found[-1]]
-    return found
+    groups, rest = [], list(commands)
+    while rest and len(groups) < places:
+        first = in_common(rest[0], alone)
+        groups.append([words for words in rest if in_common(words, alone) == first][:size])
+        rest = [words for words in rest if words not in groups[-1]]
+    return groups
 
 
 def teacher_failed(words, states):
     return any(states[folder] == 'failed' for folder in teachers(words, states))
 
 
-def with_students(commands, states):
+def with_failed_students(commands, states):
     """The states, with those failed whose teacher has failed."""
     states = dict(states)
-    for words in commands:      # teachers first
+    for words in commands:
         if teacher_failed(words, states):
             states[save_of(words)] = 'failed'
     return states
@@ -105,16 +97,6 @@ def failures(commands, states):
     """What is said of the runs that failed."""
     return ['(its teacher failed) ' * teacher_failed(words, states) + shlex.join(words)
             for words in commands if states[save_of(words)] == 'failed']
-
-
-def state_of_rest(status, several, some_over, late, locked):
-    """What has become of the runs of a process, one or several, that ended before they did. The
-    others may be over; it may be late, and a run may be locked by another process."""
-    if late and (several or status == 0):
-        return 'left'       # the clock stopped them; if one failed, then it will again
-    if several:             # those that go on when others fail end; else the whole process failed
-        return 'failed' if status == 1 and some_over else 'left'
-    return 'left' if status == 2 and locked else 'failed'
 
 
 # ---- what the folders say -----------------------------------------------------------------------
@@ -130,38 +112,41 @@ def locked(folder):
         return True
 
 
-def done(words):
-    """Whether the log says that this very command has finished. Of other cases its process says
-    what is to be said."""
+def options_of(words):
+    """The options of a command, as its script parses them; InputError, if it does not."""
+    return importlib.import_module(pathlib.Path(words[0]).stem).parse(words[1:])
+
+
+def has_finished(words):
+    """Whether the log in a command's folder is that of a finished run of its options. Of other
+    cases its process says what is to be said."""
     try:
         lines = runs.read_log(pathlib.Path(save_of(words), 'log.txt'))
+        return is_finished(lines) and not runs.differences(options_of(words), lines[-1])
     except (InputError, FileNotFoundError):
         return False
-    return is_finished(lines) and comparable(lines[0].get('command', '')) == \
-        comparable(shlex.join(words))
 
 
-def look(commands, states):
-    """Note which of the runs that could be started are locked, finished or left, in place."""
-    for words in commands:      # teachers first
+def ready(commands, states):
+    """The commands that can be started: nobody is at work on them, and their teachers are finished.
+    Notes, in place, which of them are finished themselves."""
+    found = []
+    for words in commands:
         folder = save_of(words)
-        if may_start(words, states):
-            states[folder] = 'locked' if locked(folder) else 'finished' if done(words) else 'left'
-            if states[folder] == 'finished':
-                print(f'{folder} is finished', flush=True)
-
-
-def is_over(words, status, several, late):
-    """Whether a run whose process has ended is at its own end. The status is that of all runs of
-    the process; after 0, only the clock may have stopped one."""
-    if status == 0 and not late:
-        return True
-    return (several or status in (0, 2)) and done(words)
+        if states[folder] != 'waiting' or locked(folder) or \
+                any(states[teacher] != 'finished' for teacher in teachers(words, states)):
+            continue
+        if has_finished(words):
+            states[folder] = 'finished'
+            print(f'{folder} is finished', flush=True)
+        else:
+            found.append(words)
+    return found
 
 
 # ---- the processes ------------------------------------------------------------------------------
 
-def start(group, one_thread, stop_at):
+def start_process(group, one_thread, stop_at):
     """Start the process of some commands, which ends early at the time `stop_at`."""
     words = group[0] + [word for others in group[1:] for word in ('+', *others[1:])]
     print('$ python', shlex.join(words), flush=True)
@@ -171,24 +156,14 @@ def start(group, one_thread, stop_at):
                             env=os.environ | more)
 
 
-def wait(processes):
+def wait_for_news(processes):
     """Wait until one of some processes has ended, or until there may be news of others."""
     until = time.monotonic() + WAIT
     while all(p.poll() is None for p in processes) and time.monotonic() < until:
         time.sleep(.1)
 
 
-def wait_for_others(left, said):
-    """Wait for other processes, if they are at work on something that is left, and say so, if that
-    is not what was said before."""
-    if left and left != said:
-        print('waiting for other processes:', ', '.join(left), flush=True)
-    if left:
-        time.sleep(WAIT)
-    return left
-
-
-def end(processes):
+def end_processes(processes):
     """Leave no process running: those that Ctrl-C has reached end by themselves."""
     until = time.monotonic() + PATIENCE
     try:
@@ -201,44 +176,51 @@ def end(processes):
             p.wait()
 
 
-def settle(group, status, states, alone, stop_at):
-    """Note what has become of the runs of a process that has ended, in place."""
+def note_end(group, status, states, alone, late):
+    """Note what has become of the runs of a process that has ended, in place. late: the time was
+    up, which stops runs before their ends."""
     if status in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
-    several, late = len(group) > 1, time.time() >= stop_at
-    over = [save_of(w) for w in group if is_over(w, status, several, late)]
-    rest = [save_of(w) for w in group if save_of(w) not in over]
-    faster = status == 2 and any(map(locked, rest))     # another process was
-    state = state_of_rest(status, several, bool(over), late, faster)
-    states |= dict.fromkeys(over, 'finished') | dict.fromkeys(rest, state)
-    if several and not late and not faster:
-        alone.update(rest)      # refused, or stopped by the failure of one, which alone will say so
+    over = [words for words in group if status == 0 and not late or has_finished(words)]
+    states |= dict.fromkeys(map(save_of, over), 'finished')
+    rest = [save_of(words) for words in group if words not in over]
+    # another process was faster; the clock stopped them
+    again = status == 2 and any(map(locked, rest)) or late and (status == 0 or len(group) > 1)
+    states |= dict.fromkeys(rest, 'waiting' if again or len(group) > 1 else 'failed')
+    if len(group) > 1 and not again:
+        alone.update(rest)      # each by itself, to say what is wrong with it or to go on
 
 
-def work(commands, places, size, stop_at):
+def run_all(commands, places, size, stop_at):
     """Run commands in up to `places` processes of up to `size` runs -> the states in the end. No
     run is started after the time `stop_at`."""
-    states, alone, running, said = dict.fromkeys(map(save_of, commands), 'left'), set(), {}, []
+    states, alone = dict.fromkeys(map(save_of, commands), 'waiting'), set()
+    running, said = {}, []      # {process: its commands}; the folders that were waited for
     try:
-        while running or left_of(states) and time.time() < stop_at:
+        while running or waiting(states) and time.time() < stop_at:
             if len(running) < places and time.time() < stop_at:
-                look(commands, states)
-                for group in next_runs(commands, states, places - len(running), size, alone):
-                    running[start(group, places > 1, stop_at)] = group
+                free = places - len(running)
+                for group in side_by_side(ready(commands, states), free, size, alone):
+                    running[start_process(group, places > 1, stop_at)] = group
                     states |= dict.fromkeys(map(save_of, group), 'running')
+            others = waiting(states)
             if running:
-                wait(running)
-            else:
-                said = wait_for_others(left_of(states), said)
+                wait_for_news(running)
+            elif others:
+                if others != said:
+                    print('waiting for other processes:', ', '.join(others), flush=True)
+                said = others
+                time.sleep(WAIT)
             for process in [p for p in running if p.poll() is not None]:
-                settle(running.pop(process), process.returncode, states, alone, stop_at)
-                states = with_students(commands, states)
+                late = time.time() >= stop_at
+                note_end(running.pop(process), process.returncode, states, alone, late)
+                states = with_failed_students(commands, states)
     finally:
-        end(running)
+        end_processes(running)
     return states
 
 
-def interrupt(signum, frame):
+def raise_interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
@@ -248,32 +230,32 @@ def all_commands(names, *rest):
     return list({save_of(words): words for words in found}.values())
 
 
-def run(names, root, seeds=None, only='', at_once=1, minutes=None):
+def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
     """Run what is not finished of some tables, up to `at_once` runs together; what another process
-    is running is waited for. A failed run is named at the end and stops no other, but for its
-    students. After so many minutes nothing is started any more, and what runs ends early."""
+    is running is waited for. A failed run stops no other, but for its students; a RunError names
+    all in the end. After so many minutes nothing is started any more, and what runs ends early."""
     # the time may be limited from outside, too
     stop_at = min(float(os.environ.get('STOP_AT', 'inf')), time.time() + 60 * (minutes or math.inf))
     commands = all_commands(names, root, seeds, only)
     cuda = torch.cuda.is_available()
     places, size = (1, at_once) if cuda else (min(at_once, os.cpu_count() or 1), 1)
-    before = signal.signal(signal.SIGTERM, interrupt)       # it would leave processes running
+    before = signal.signal(signal.SIGTERM, raise_interrupt)     # it would leave processes running
     try:
-        states = work(commands, places, size, stop_at)
+        states = run_all(commands, places, size, stop_at)
     except KeyboardInterrupt:
         raise KeyboardInterrupt('the same command continues') from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    show_all(names, root)
-    if left_of(states):
+    show_tables(names, root)
+    if waiting(states):
         print('the time is up; the same command continues')
     if failed := failures(commands, states):
         raise script.RunError('failed: ' + '; '.join(failed))
 
 
-# ---- the command line ----------------------------------------------------------------------------
+# ---- the command line ---------------------------------------------------------------------------
 
-def show_all(names, root):
+def show_tables(names, root):
     for i, name in enumerate(names):
         if i:
             print()
@@ -322,9 +304,9 @@ def main(argv=None):
         for words in all_commands(names, opt.root, opt.seeds, opt.only):
             print('python', shlex.join(words))
     elif opt.what == 'run':
-        run(names, opt.root, opt.seeds, opt.only, opt.at_once, opt.minutes)
+        run_tables(names, opt.root, opt.seeds, opt.only, opt.at_once, opt.minutes)
     else:
-        show_all(names, opt.root)
+        show_tables(names, opt.root)
 
 
 if __name__ == '__main__':

@@ -21,10 +21,9 @@ from engine import processes
 from utils import InputError, RunError
 from weights import store
 
-# options that say where and how a run runs, not what it computes: they may differ on continuing
-NEUTRAL = {'epochs', 'save', 'resume', 'export', 'nthread', 'ngpu', 'gpu_id', 'dataroot', 'compile',
-           'cuda', 'imagenetpath', 'iterations', 'no_graph', 'save_every',
-           'command'}
+# options that say where and how a run runs, not what it computes
+NEUTRAL = {'save', 'save_every', 'resume', 'export', 'dataroot', 'imagenetpath', 'download',
+           'nthread', 'ngpu', 'gpu_id', 'cuda', 'compile', 'no_graph', 'command', 'given'}
 HERE = pathlib.Path(__file__).parents[1]
 
 
@@ -183,21 +182,47 @@ def previous(opt):
     return state, [z for z in lines if z.get('epoch', 0) < state['epoch']] + [state['line']]
 
 
+def undecided(opt):
+    """The options that the machine or the number of images decides when a run begins."""
+    names = {'dtype'} if opt.dtype == 'auto' else set()
+    return names if opt.epochs else names | {'epochs', 'epoch_step'}
+
+
+def differences(opt, line):
+    """Where the options of a run differ from those of the run that has `line` in its log, as
+    {option: (logged value, or None if it is not logged, value)}.
+
+    What does not change the numbers of a run (NEUTRAL) is left out, and so is what is `undecided`
+    yet. An option that the log lacks is newer than the log, which counts as a run with its default.
+    """
+    return {k: (line.get(k), v) for k, v in vars(opt).items()
+            if k not in NEUTRAL | undecided(opt)
+            and (line[k] != v if k in line else k in opt.given)}
+
+
 def check_options(opt, lines):
-    """Refuse options that compute something else than those in a log; name them."""
-    # the first logs of AT+KD are older than --beta_decay: their beta was constant
-    old, epochs = {'beta_decay': 'constant', **lines[0]}, lines[-1]['epochs']
-    differing = [f'--{k} was {old[k]}, is {v}' for k, v in vars(opt).items()
-                 if k in old and k not in NEUTRAL and old[k] != v]
-    if opt.epochs != epochs and old['beta_decay'] in ('linear', 'cosine'):
-        differing.append(f'--epochs was {epochs}, is {opt.epochs}: --beta falls to zero over it')
-    elif opt.epochs != epochs and old.get('prune'):
-        differing.append(f'--epochs was {epochs}, is {opt.epochs}: --phases are parts of them')
-    elif opt.epochs < epochs:
-        differing.append(f'--epochs was {epochs}, is {opt.epochs}: it may only grow')
-    if differing:
-        raise InputError(f'{opt.save} holds a run of other options ({"; ".join(differing)}); '
-                         f'give those or another --save')
+    """Refuse, with an InputError that names them, options that compute something else than those
+    in a log."""
+    last = lines[-1]
+    found = differences(opt, last)
+    found.pop('iterations', None)       # they are counted as epochs
+    reason = why_epochs_stay(opt, last) if 'epochs' in found else ''
+    if not reason:
+        found.pop('epochs', None)
+    if found:
+        said = '; '.join(f'--{k} was {"the default" if old is None else old}, is {new}'
+                         for k, (old, new) in found.items())
+        raise InputError(f'{opt.save} holds a run of other options ({said}{reason}); give those or '
+                         f'another --save')
+
+
+def why_epochs_stay(opt, last):
+    """Why a run, of the last line `last`, cannot go on to the epochs of `opt`; '' if it can."""
+    if last.get('beta_decay') in ('linear', 'cosine'):
+        return ': --beta falls to zero over the epochs'
+    if last.get('prune'):
+        return ': --phases are parts of the epochs'
+    return ': the epochs may only grow' if opt.epochs < last['epochs'] else ''
 
 
 def save_checkpoint(folder, opt, line, state, random):

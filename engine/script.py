@@ -39,6 +39,14 @@ def make_parser(doc):
     return parser
 
 
+def parse_args(parser, argv):
+    """The options of the words `argv`; `given` are the names of those that are not at their
+    defaults. InputError, if the parser does not understand the words."""
+    opt = parser.parse_args(argv)
+    opt.given = [k for k, v in vars(opt).items() if v != parser.get_default(k)]
+    return opt
+
+
 def add_flags(parser, **defaults):
     """The flags that all training scripts share; `defaults` are the script's own."""
     t = parser.add_argument_group('training')

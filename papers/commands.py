@@ -15,19 +15,26 @@ SHORT_SEEDS = 3     # at most, in a short schedule
 # ---- the tables ---------------------------------------------------------------------------------
 
 def split(name):
-    """'cifar10-10epochs' -> 'cifar10', 10; 'cifar10' -> 'cifar10', None."""
+    """'cifar10-10epochs' -> 'cifar10', 10; 'cifar10' -> 'cifar10', None. InputError, if there is no
+    such table."""
     table, epochs = re.fullmatch(r'(.+?)(?:-([1-9]\d*)epochs)?', name, re.S).groups()
     if table not in catalogue.TABLES:
         raise InputError(f'there is no table {name}; name one of {", ".join(catalogue.TABLES)}')
     return table, epochs and int(epochs)
 
 
+def table_of(name):
+    """The table, as data, that `name` is, in whichever schedule."""
+    return catalogue.TABLES[split(name)[0]]
+
+
 def rows_of(name):
-    return catalogue.TABLES[split(name)[0]]['rows']
+    return table_of(name)['rows']
 
 
-def home(name, row):
-    """The table, in the schedule of the table `name`, and the row that `row` stands for there."""
+def owner(name, row):
+    """The table that has the runs of a row of the table `name`, and the row's name there:
+    'cifar10-maps-10epochs', 'cifar10/at' -> 'cifar10-10epochs', 'at'."""
     if '/' not in row:
         return name, row
     table, row = row.split('/')
@@ -35,44 +42,61 @@ def home(name, row):
     return (f'{table}-{epochs}epochs' if epochs else table), row
 
 
+def plural(number, noun):
+    return f'{number:,} {noun}' + 's' * (number != 1)
+
+
+def schedule_of(name):
+    """The schedule that the paper has for a table, in words."""
+    epochs = table_of(name)['epochs']
+    return 'as published' if epochs is None else plural(epochs, 'epoch')
+
+
 def title(name):
-    table, epochs = split(name)
-    table = catalogue.TABLES[table]
-    return table['title'] + (f', in {epochs} epochs instead of {table["epochs"]}' if epochs else '')
+    """The heading of a table; in a short schedule that is said, too."""
+    table, epochs = table_of(name), split(name)[1]
+    if not epochs:
+        return table['title']
+    usual = 'the published number' if table['epochs'] is None else table['epochs']
+    return f'{table["title"]}, in {plural(epochs, "epoch")} instead of {usual}'
 
 
 # ---- the commands -------------------------------------------------------------------------------
 
 def folder_of(name, row, seed, root):
-    return str(pathlib.Path(root, *home(name, row), f'seed{seed}'))
+    return str(pathlib.Path(root, *owner(name, row), f'seed{seed}'))
+
+
+def flags_of(words):
+    """The flags of a command line and their values, {flag: [value, ...]}; of one that stands there
+    twice, the last values."""
+    found = {}
+    for word in words:
+        if word.startswith('--'):
+            values = found[word] = []
+        elif found:
+            values.append(word)
+    return found
 
 
 def command(name, row, seed, root):
     """The command line of a run, as a list of words."""
     save = folder_of(name, row, seed, root)
-    name, row = home(name, row)
-    table, epochs = split(name)
-    table = catalogue.TABLES[table]
-    short = f"--epochs {epochs} --epoch_step '[0.3,0.6,0.8]'" if epochs else ''
-    own = shlex.split(table['rows'][row]['options'])
-    options = [*own, *without(shlex.split(table['common']), own), *shlex.split(short)]
+    name, row = owner(name, row)
+    epochs, table = split(name)[1], table_of(name)
+    own, common = (flags_of(shlex.split(s)) for s in (table['rows'][row]['options'],
+                                                      table['common']))
+    short = {'--epochs': [str(epochs)], '--epoch_step': ['[0.3,0.6,0.8]']} if epochs else {}
+    flags = {**own, **common, **own, **short}       # a row's own stand first, and win
+    words = [word for flag, values in flags.items() for word in (flag, *values)]
     return [table.get('script', 'cifar.py'), '--save', save,
             *(folder_of(name, word[1:], seed, root) if word.startswith('@') else word
-              for word in options), '--seed', str(seed)]
-
-
-def without(words, own):
-    """The words of a command line without the flags, and their values, that are in `own`."""
-    kept, skip = [], False
-    for word in words:
-        skip = word in own if word.startswith('--') else skip
-        kept += [] if skip else [word]
-    return kept
+              for word in words), '--seed', str(seed)]
 
 
 def with_teachers(name, row):
     """A row behind the rows that its options name, as (table, row)."""
-    name, row = home(name, row)
+    name, row = owner(name, row)
     for teacher in re.findall(r'@(\S+)', rows_of(name)[row]['options']):
         yield from with_teachers(name, teacher)
     yield name, row
@@ -80,7 +104,7 @@ def with_teachers(name, row):
 
 def commands(name, root, seeds=None, only=''):
     """The command line of each run of a table, or of one row, with the teachers that it needs, as
-    lists of words: seed by seed, teachers first."""
+    lists of words: seed by seed, teachers first. InputError, if there is no such row."""
     rows, short, known = rows_of(name), split(name)[1], set()
     if only and only not in rows:
         raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows)}')
@@ -95,10 +119,5 @@ def commands(name, root, seeds=None, only=''):
 
 
 def save_of(words):
+    """The folder of a command's run."""
     return words[words.index('--save') + 1]
-
-
-def comparable(command):
-    """The words of a command line. The first logs of AT+KD are older than --beta_decay: they were
-    made with a constant β and do not say so."""
-    return shlex.split(command.replace(' --beta_decay constant', ''))

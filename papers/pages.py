@@ -6,20 +6,18 @@ import math
 import re
 
 from papers import catalogue
-from papers.commands import command, rows_of, split, title
-from papers.report import (
+from papers.commands import command, flags_of, plural, rows_of, schedule_of, split, table_of, title
+from papers.results import (
     AGAINST,
     cells,
     curves_of,
-    draw,
     grid,
-    is_pruned,
     logs_of,
     markdown,
     paper_number,
-    plural,
     table_lines,
     without_empty,
+    write_pictures,
 )
 from papers.texts import STATUS, TEXTS
 
@@ -29,6 +27,8 @@ WRITTEN = '<!-- `python tables.py report` writes this file; its text is in paper
 # How a column is to be read.
 LEGEND = {
     'ours': '*ours*: {measure}, mean ± standard deviation over n seeds',
+    'others': "*others*: the range of other people's runs with the paper's schedule, of which the "
+              'best chose the epoch on the test images',
     'median': '*median*: the median over the seeds, as in the paper',
     'against': '*{against}*: the difference between runs with the same seed, mean ± standard error',
     'MACs, %': '*MACs*: the multiply-adds of the pruned net',
@@ -43,7 +43,7 @@ SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: do not c
 
 def measure_of(name, logs):
     """What is tabulated, in words."""
-    measure = catalogue.TABLES[split(name)[0]].get('measure', 'test error, %').removesuffix(', %')
+    measure = table_of(name).get('measure', 'test error, %').removesuffix(', %')
     trained = any(z[-1]['epochs'] for by_seed in logs.values() for z in by_seed.values())
     return measure + ' after the **last** epoch' * trained
 
@@ -51,26 +51,26 @@ def measure_of(name, logs):
 def legend(name, logs):
     """How the columns of a table are to be read, as a list."""
     head, *rows = grid(name, logs)
-    against = catalogue.TABLES[split(name)[0]].get('against', AGAINST)
+    columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
+    against = table_of(name).get('against', AGAINST)
     words = dict(measure=measure_of(name, logs), against=against)
     said = [text.format(**words) for column, text in LEGEND.items()
-            if (against if column == 'against' else column) in head]
+            if (against if column == 'against' else column) in columns]
     said += [UNVERIFIED] * ('(unverified)' in str(rows)) + [LOGS]
     return '\n'.join(f'* {text}' for text in said)
 
 
 def warning(name, logs):
     """What is said of a table in a short schedule that has numbers of the paper's, too."""
-    table, epochs = split(name)
-    paper = any(text.startswith('paper') for text in grid(name, logs)[0])
-    full = plural(catalogue.TABLES[table]['epochs'], 'epoch')
-    return SHORT.format(paper=full, ours=epochs) if epochs and paper else ''
+    epochs, paper = split(name)[1], any(text.startswith('paper') for text in grid(name, logs)[0])
+    return SHORT.format(paper=schedule_of(name), ours=epochs) if epochs and paper else ''
 
 
 def pictures(name, root, logs):
     curves = '![Learning curves of the first seed of each row](curves.png)'
     tradeoff = '![Error against multiply-adds](tradeoff.png)'
-    return [curves] * bool(curves_of(name, root, logs)) + [tradeoff] * bool(is_pruned(name))
+    pruned = table_of(name).get('pruned')
+    return [curves] * bool(curves_of(name, root, logs)) + [tradeoff] * bool(pruned)
 
 
 def page(name, root, logs):
@@ -97,20 +97,20 @@ def read(root):
 
 def length_of(name, row, logs):
     """How long the runs of a row were trained, or are to be."""
-    epochs, words = catalogue.TABLES[split(name)[0]]['epochs'], command(name, row, 0, '')
+    flags = flags_of(command(name, row, 0, ''))
     for z in (lines[-1] for lines in logs.values()):
         if 'iterations' in z:
             return plural(z['epochs'] * z['steps'], 'step')
     if split(name)[1]:
-        return f'{split(name)[1]} of {epochs} epochs'
-    if '--iterations' in words:
-        return plural(int(words[words.index('--iterations') + 1]), 'step')
-    return 'as published' if epochs is None else plural(epochs, 'epoch') if epochs else 'tested'
+        return f'{split(name)[1]} of {schedule_of(name)}'
+    if '--iterations' in flags:
+        return plural(int(flags['--iterations'][0]), 'step')
+    return 'tested' if '--evaluate' in flags else schedule_of(name)
 
 
 def result_of(name, row, logs, wants):
     """Our number with its difference from the plain run, or why there is none."""
-    z, against = cells(name, row, logs), catalogue.TABLES[split(name)[0]].get('against', AGAINST)
+    z, against = cells(name, row, logs), table_of(name).get('against', AGAINST)
     if not logs[row]:
         return f'not run: {wants}'
     return z['ours'] + (f' ({z[against]} {against})' if z[against] else '')
@@ -162,6 +162,6 @@ def write(home):
     """The README's status table, the tables' pages and their pictures, from the logs alone."""
     found = read(home / 'results')
     for name, logs in found.items():
-        draw(name, home / 'results', logs)
+        write_pictures(name, home / 'results', logs)
     for path, text in texts(home, found).items():
         path.write_text(text)

@@ -12,6 +12,8 @@ STATUS = {
         'cifar10-maps': ('AT, table 2: attention maps', ['max'], 'needs GPU time'),
         'cifar10-groups': ('AT, one group at a time', ['group2'], 'needs GPU time'),
         'cifar10-gradients': ('AT, table 3: gradients', ['grad_at', 'min_l2'], 'needs GPU time'),
+        'cub-scenes': ('AT, table 4: CUB and Scenes', ['cub_at'],
+                       'needs the data sets and the weights of two ResNets'),
         'imagenet': ('AT, table 5: ImageNet, top-1 and top-5', ['at'], 'needs ImageNet'),
         'finetuning': ('L2-SP and DELTA, six data sets', ['dogs_delta'],
                        "needs the data sets and ResNet-101's weights"),

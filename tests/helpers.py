@@ -78,7 +78,7 @@ def same_run(a, b):
     """Whether two runs' checkpoints hold the same bits and their logs the same numbers."""
     x, y = (torch.load(f'{p}/model.pt7', weights_only=True) for p in (a, b))
     timed = {'train_time', 'test_time', 'save', 'continued', 'epochs', 'resume', 'command',
-             'save_every', 'no_graph'}
+             'given', 'save_every', 'no_graph'}
     logs = [[{k: v for k, v in z.items() if k not in timed} for z in
              runs.read_log(f'{p}/log.txt')[1:]] for p in (a, b)]
     return (logs[0] == logs[1] and torch.equal(x['random']['cpu'], y['random']['cpu'])

@@ -23,8 +23,9 @@ import finetune
 import imagenet
 import tables
 from engine import plots, runs, script
-from papers import catalogue, pages, report
+from papers import catalogue, pages, results
 from papers.commands import command
+from papers.rows import choice, row
 from weights import store
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
@@ -55,10 +56,10 @@ def table(rows, common=QUICK, **more):
     return dict(title='A table', epochs=1, medians=False, common=common, rows=rows) | more
 
 
-def write_run(folder, errors, epochs=None, seconds=2., torch='2', command='', **more):
+def write_run(folder, errors, epochs=None, seconds=2., torch='2', options=None, **more):
     """A log with the given test errors, one an epoch; `more` is said in each."""
-    options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float')
-    lines = [options | dict(device='a processor', threads=2, torch=torch, command=command)]
+    options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float') | (options or {})
+    lines = [options | dict(device='a processor', threads=2, torch=torch)]
     lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
                              test_time=1., **more) for k, e in enumerate(errors)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def write_run(folder, errors, epochs=None, seconds=2., torch='2', command='', **
 
 
 def lines_of(name, root='results'):
-    return report.table_lines(name, report.logs_of(name, root))
+    return results.table_lines(name, results.logs_of(name, root))
 
 
 def saves(commands):
@@ -76,11 +77,11 @@ def saves(commands):
 @pytest.fixture
 def two_tables(monkeypatch):
     """`t` of three rows, `u` with two of those and one of its own."""
-    t = {'teacher': catalogue.row('WRN-10-1', seeds=2), 'student': catalogue.row('alone', seeds=2),
-         'at': catalogue.row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
+    t = {'teacher': row('WRN-10-1', seeds=2), 'student': row('alone', seeds=2),
+         'at': row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
                              'student', 2)}
-    u = {'t/student': catalogue.row('none', '9.00', seeds=2),
-         'own': catalogue.row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
+    u = {'t/student': row('none', '9.00', seeds=2),
+         'own': row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(t), 'u': table(u, medians=True)})
 
 
@@ -126,7 +127,7 @@ def test_short_schedule_has_a_folder_of_its_own_and_fewer_seeds(two_tables, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == (
         'python cifar.py --save results/u-7epochs/own/seed0 --teacher_id '
-        f'results/t-7epochs/teacher/seed0 --beta 1 {QUICK} --epochs 7 '
+        f'results/t-7epochs/teacher/seed0 --beta 1 {QUICK.replace("--epochs 1", "--epochs 7")} '
         "--epoch_step '[0.3,0.6,0.8]' --seed 0")
     assert len(lines) == 3 + 3 + 2
     tables.main(['commands', 'u-7epochs'])
@@ -163,12 +164,12 @@ def teacher_of(opt):
 
 def test_plain_students_are_their_students_nets():
     for name, t in catalogue.TABLES.items():
-        for row, r in t['rows'].items():
+        for key, r in t['rows'].items():
             if r['plain'] and '--keep_head' not in r['options']:    # another stage, of another rate
-                a, b = (vars(parse(command(name, k, 0, 'r'))) for k in (row, r['plain']))
+                a, b = (vars(parse(command(name, k, 0, 'r'))) for k in (key, r['plain']))
                 for k in ('model', 'arch', 'depth', 'width', 'no_bn', 'no_pool_relu', 'lr',
                           'source', 'domain', 'target', 'per_class', 'iterations'):
-                    assert a.get(k) == b.get(k), (name, row, k)
+                    assert a.get(k) == b.get(k), (name, key, k)
 
 
 # ---- the numbers --------------------------------------------------------------------------------
@@ -190,10 +191,10 @@ def test_numbers_come_from_the_finished_runs(two_tables, tmp_path):
 def test_difference_is_paired_over_common_seeds():
     plain = {0: 20., 1: 21., 2: 25.}
     # differences -3, -4, -8: mean -5, deviation sqrt(14/2), by sqrt(3)
-    assert report.difference({0: 17., 1: 17., 2: 17.}, plain) == '-5.00 ± 1.53'
-    assert report.difference({1: 17., 2: 19., 3: 90.}, plain) == '-5.00 ± 1.00 (n = 2)'
-    assert report.difference({2: 26.}, plain) == '+1.00'
-    assert report.difference({3: 26.}, plain) == report.difference({3: 26.}, {}) == ''
+    assert results.difference({0: 17., 1: 17., 2: 17.}, plain) == '-5.00 ± 1.53'
+    assert results.difference({1: 17., 2: 19., 3: 90.}, plain) == '-5.00 ± 1.00 (n = 2)'
+    assert results.difference({2: 26.}, plain) == '+1.00'
+    assert results.difference({3: 26.}, plain) == results.difference({3: 26.}, {}) == ''
 
 
 def test_median_and_difference_to_a_row_of_another_table(two_tables, tmp_path):
@@ -223,7 +224,7 @@ def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
     assert (tmp_path / 'results/u-7epochs/curves.png').exists()
     write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.] * 7)
     head, _, none, own, *_ = lines_of('u-7epochs')
-    assert '| paper, 1 epochs |' in head and '| -2.00 |' in own
+    assert '| paper, 1 epoch |' in head and '| -2.00 |' in own
     assert lines_of('u-8epochs') == ['', 'No run is finished yet.']
     tables.main(['show', 'u', '--epochs', '8'])
 
@@ -298,7 +299,7 @@ def test_status_has_a_row_for_each_table(home):
     t, u = rows()
     assert t == ('| table 1 | WRN-10-1 | 3.00 | 1 epoch | 1 | [t](results/t) | `python tables.py '
                  'run t` ([cifar.py](cifar.py)) |')
-    assert u == ('| table 2 | own | 10.00 (-2.00 vs. the plain student) | 7 of 1 epochs | 1 | '
+    assert u == ('| table 2 | own | 10.00 (-2.00 vs. the plain student) | 7 of 1 epoch | 1 | '
                  '[u-7epochs](results/u-7epochs) | `python tables.py run u --epochs 7` '
                  '([cifar.py](cifar.py)) |')
     (home / 'results/u-7epochs/own/seed0/log.txt').unlink()
@@ -330,26 +331,16 @@ REDRAWN = {*(f'cifar10-choices/at_kd_{k}' for k in ('constant', 'linear', 'cosin
 
 
 def test_logs_in_results_are_whole(monkeypatch):
-    """Each number's log holds its command and its seed, and the command is the table's."""
+    """Each is that of a finished run of its row, and holds the command and the revision."""
     monkeypatch.chdir(ROOT)
     logs = list(pathlib.Path('results').glob('*/*/seed*/log.txt'))
     assert logs
     for log in logs:
         _, table, row, seed, _ = log.parts
+        assert tables.has_finished(command(table, row, int(seed.removeprefix('seed')), 'results'))
         first = runs.read_log(log)[0]
-        words = shlex.join(command(table, row, seed.removeprefix('seed'), 'results'))
-        assert tables.comparable(first['command']) == tables.comparable(words), log
-        assert log.parent.name == f'seed{first["seed"]}' and len(first['git']) == 40
+        assert f'--save {log.parent} ' in first['command'] and len(first['git']) == 40
         assert not first['git_dirty'] or f'{table}/{row}' in REDRAWN
-
-
-def test_constant_beta_was_the_only_one_once():
-    at_kd, at_kd_decay = (shlex.join(command('cifar10-10epochs', row, 0, 'r'))
-                          for row in ('at_kd', 'at_kd_decay'))
-    assert '--beta_decay constant' in at_kd and '--beta_decay' not in at_kd_decay
-    old = at_kd.replace('--beta_decay constant ', '')
-    assert tables.comparable(old) == tables.comparable(at_kd) != tables.comparable(at_kd_decay)
-    assert tables.comparable(at_kd.replace('constant', 'step')) != tables.comparable(at_kd)
 
 
 # ---- running ------------------------------------------------------------------------------------
@@ -361,10 +352,10 @@ def call_run(*flags):
 
 
 def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, capfd, small):
-    rows = {'teacher': catalogue.row('a bad row', options='--depth 11', seeds=1),
-            'killed': catalogue.row('killed after an epoch', seeds=1),
-            'taught': catalogue.choice('taught by none', '--teacher_id @teacher --beta 1'),
-            'taught_by_killed': catalogue.choice('taught', '--teacher_id @killed --beta 1')}
+    rows = {'teacher': row('a bad row', options='--depth 11', seeds=1),
+            'killed': row('killed after an epoch', seeds=1),
+            'taught': choice('taught by none', '--teacher_id @teacher --beta 1'),
+            'taught_by_killed': choice('taught', '--teacher_id @killed --beta 1')}
     common = '--dataset shapes --depth 10 --batch_size 64 --epochs 2 --save_every 0'
     rows = {k: r | dict(options=f'{common} {r["options"]}') for k, r in rows.items()}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, '')})
@@ -374,9 +365,9 @@ def test_run_goes_on_after_failures_and_continues_what_was_cut_off(monkeypatch, 
     assert err.count('6n+4') == 1 and last.startswith('error: failed: cifar.py --save '
                                                       'logs/t/teacher/seed0')
     assert '; cifar.py --save logs/t/killed/seed0 ' in last
-    for row in ('taught', 'taught_by_killed'):
-        assert f'(its teacher failed) cifar.py --save logs/t/{row}/seed0' in last
-        assert not pathlib.Path('logs/t', row).exists()
+    for k in ('taught', 'taught_by_killed'):
+        assert f'(its teacher failed) cifar.py --save logs/t/{k}/seed0' in last
+        assert not pathlib.Path('logs/t', k).exists()
     assert not pathlib.Path('logs/t/teacher').exists()      # the bad command left nothing behind
     assert re.search(r'^a bad row +0', out, re.M)
 
@@ -420,7 +411,7 @@ def sleep(monkeypatch):
 
 
 def finish(words):
-    write_run(pathlib.Path(words[2]), [1.], command=shlex.join(words))
+    write_run(pathlib.Path(words[2]), [1.], options=vars(tables.options_of(words)))
     return 0
 
 
@@ -438,7 +429,7 @@ def gpu(monkeypatch):
 def test_two_runs_share_the_work(two_tables, fake, gpu, monkeypatch, at_once):
     """Each folder is trained once, a student after its teacher. What is run is a short sleep."""
     def train(words):
-        if not tables.done(words):
+        if not tables.has_finished(words):
             teachers = [w for w in words[3:] if w.startswith('r/')]
             assert all(pathlib.Path(t, 'model.pt7').exists() for t in teachers)
             print(words[2], file=open('trained', 'a'))
@@ -460,7 +451,8 @@ def test_two_runs_share_the_work(two_tables, fake, gpu, monkeypatch, at_once):
     fake(process)
     monkeypatch.setattr(tables, 'WAIT', .02)
     context = multiprocessing.get_context('fork')
-    both = [context.Process(target=tables.run, args=(['t'], 'r', 8, '', at_once)) for _ in range(2)]
+    both = [context.Process(target=tables.run_tables, args=(['t'], 'r', 8, '', at_once))
+            for _ in range(2)]
     for p in both:
         p.start()
     for p in both:
@@ -482,7 +474,7 @@ def test_what_another_process_runs_is_left_for_later(two_tables, fake, sleep, ca
         elsewhere.close()
 
     sleep(let_go)
-    tables.run(['t'], 'r', 1)
+    tables.run_tables(['t'], 'r', 1)
     assert started == ['r/t/student/seed0', 'r/t/at/seed0']
     assert 'waiting for other processes: r/t/teacher/seed0, r/t/at/seed0' in capsys.readouterr().out
 
@@ -502,7 +494,7 @@ def test_lock_that_another_process_was_faster_to_take_is_no_failure(two_tables, 
 
     started = fake(process)
     sleep(let_go)
-    tables.run(['t'], 'r', 1, 'student')
+    tables.run_tables(['t'], 'r', 1, 'student')
     assert started == ['r/t/student/seed0'] * 2 and slept == [tables.WAIT]
 
 
@@ -513,13 +505,42 @@ def test_interrupt_stops_everything(two_tables, fake):
     assert started == ['r/t/teacher/seed0'] * 2
 
 
-def test_finished_means_this_command(two_tables, fake):
+def test_finished_means_these_options(two_tables, fake):
     words = next(tables.commands('t', 'r'))
-    assert not tables.done(words)
+    assert not tables.has_finished(words)
     finish(words)
-    assert tables.done(words) and not tables.done([*words, '--lr', '1'])
+    assert tables.has_finished(words) and not tables.has_finished([*words, '--lr', '1'])
     pathlib.Path(words[2], 'log.txt').write_text('json_stats: [')
-    assert not tables.done(words)
+    assert not tables.has_finished(words)
+
+
+def test_a_run_is_known_by_its_options_and_not_by_their_text(two_tables):
+    words = ['cifar.py', '--save', 'a', *QUICK.split(), '--teacher_id', 'b', '--beta', '1e+3']
+    finish(words)
+    same = ['--beta=1000', '--nthread 0', '--dataroot elsewhere', '--beta_decay constant',
+            '--epoch_step [60,120,160] --lr 1e-1']
+    other = ['--beta 100', '--seed 1', '--dtype float', '--epochs 2', '--teacher_id c',
+             '--epoch_step [1]', '--no_such_flag']
+    for flags in same:
+        assert tables.has_finished([*words, *flags.split()]), flags
+    for flags in other:
+        assert not tables.has_finished([*words, *flags.split()]), flags
+
+
+def test_option_that_a_log_lacks_counts_as_its_default(two_tables):
+    words = ['cifar.py', '--save', 'a', *QUICK.split()]
+    options = vars(tables.options_of(words))
+    write_run(pathlib.Path('a'), [1.], options={k: v for k, v in options.items() if k != 'at_map'})
+    assert tables.has_finished(words) and not tables.has_finished([*words, '--at_map', 'max'])
+
+
+def test_number_of_epochs_that_images_decide_is_that_of_the_log():
+    words = ['finetune.py', '--save', 'a', '--source', 'resnet18', '--iterations', '40']
+    options = vars(tables.options_of(words))
+    write_run(pathlib.Path('a'), [1., 2.], options=options | dict(epochs=2, epoch_step=[2]))
+    assert tables.has_finished(words)
+    for flags in ('--iterations 60', '--epoch_steps 10', '--epochs 3'):
+        assert not tables.has_finished([*words, *flags.split()]), flags
 
 
 # ---- several runs at once -----------------------------------------------------------------------
@@ -532,18 +553,19 @@ def run_of(folder, *options):
     return ['cifar.py', '--save', folder, *options]
 
 
-def test_what_is_next_waits_for_teachers_and_fills_the_places():
+def test_what_is_ready_waits_for_teachers_and_locks_and_fills_the_places():
     commands = [run_of('a'), run_of('b'), run_of('c', '--teacher_id', 'a'), run_of('d')]
-    states = dict.fromkeys('abcd', 'left')
-    assert folders(tables.next_runs(commands, states, 2, 1)) == [['a'], ['b']]
-    assert folders(tables.next_runs(commands, states, 1, 2)) == [['a', 'b']]
-    assert folders(tables.next_runs(commands, states, 1, 9)) == [['a', 'b', 'd']]
-    assert tables.next_runs(commands, states, 0, 9) == []
-    states = dict(a='running', b='locked', c='left', d='left')
-    assert folders(tables.next_runs(commands, states, 9, 9)) == [['d']]
-    assert tables.left_of(states) == ['b', 'c', 'd']
-    states = dict(a='finished', b='finished', c='left', d='failed')
-    assert folders(tables.next_runs(commands, states, 9, 9)) == [['c']]
+    for states, folders_ready in (('wwww', 'abd'), ('rwww', 'bd'), ('fwww', 'bcd'), ('xwfw', 'bd')):
+        words = dict(w='waiting', r='running', f='finished', x='failed')
+        states = {k: words[v] for k, v in zip('abcd', states, strict=True)}
+        assert saves(tables.ready(commands, states)) == list(folders_ready)
+    with runs.lock('b'):
+        assert saves(tables.ready(commands, dict.fromkeys('abcd', 'waiting'))) == ['a', 'd']
+    some = [run_of('a'), run_of('b'), run_of('d')]
+    assert folders(tables.side_by_side(some, 2, 1)) == [['a'], ['b']]
+    assert folders(tables.side_by_side(some, 1, 2)) == [['a', 'b']]
+    assert folders(tables.side_by_side(some, 1, 9)) == [['a', 'b', 'd']]
+    assert tables.side_by_side(some, 0, 9) == []
 
 
 def test_one_process_takes_runs_that_share_what_the_scripts_demand():
@@ -553,33 +575,40 @@ def test_one_process_takes_runs_that_share_what_the_scripts_demand():
                 run_of('f', *few, '--epochs', '2'), run_of('g', '--epochs', '2', *few),
                 run_of('h', '--evaluate', 'x'), ['imagenet.py', *run_of('i', *shapes)[1:]],
                 run_of('j', *shapes), run_of('k', '--deterministic', *shapes, '--seed', '3')]
-    states = dict.fromkeys('abcdefghijk', 'left')
-    assert folders(tables.next_runs(commands, states, 99, 99, {'j'})) == [
+    assert folders(tables.side_by_side(commands, 99, 99, {'j'})) == [
         ['a', 'd'], ['b', 'g'], ['c'], ['e', 'k'], ['f'], ['h'], ['i'], ['j']]
 
 
 def test_failure_is_that_of_students_and_their_students():
     commands = [run_of('a'), run_of('b', '--teacher_id', 'a'), run_of('c', '--teacher_id', 'b'),
                 run_of('d')]
-    states = tables.with_students(commands, dict(a='failed', b='left', c='left', d='left'))
-    assert states == dict(a='failed', b='failed', c='failed', d='left')
+    states = tables.with_failed_students(
+        commands, dict(a='failed', b='waiting', c='waiting', d='waiting'))
+    assert states == dict(a='failed', b='failed', c='failed', d='waiting')
     assert tables.failures(commands, states) == [
         'cifar.py --save a', '(its teacher failed) cifar.py --save b --teacher_id a',
         '(its teacher failed) cifar.py --save c --teacher_id b']
 
 
-@pytest.mark.parametrize('case, state', [
-    # exit status, several runs, some of them over, late, another process has a lock
-    ((0, False, False, True, False), 'left'), ((0, True, True, True, False), 'left'),
-    ((1, False, False, False, False), 'failed'), ((1, False, False, True, False), 'failed'),
-    ((2, False, False, False, True), 'left'), ((2, False, False, False, False), 'failed'),
-    ((1, True, True, False, False), 'failed'), ((1, True, True, True, False), 'left'),
-    ((1, True, False, False, False), 'left'), ((-9, True, True, False, False), 'left'),
-    ((2, True, False, False, False), 'left'), ((2, True, False, False, True), 'left'),
+@pytest.mark.parametrize('status, folders, late, states', [
+    (0, 'a', False, 'finished'), (0, 'a', True, 'waiting'),         # the clock stopped it
+    (1, 'a', False, 'failed'), (1, 'a', True, 'failed'), (2, 'a', False, 'failed'),
+    (2, 'locked', False, 'waiting'),                                # another process was faster
+    (0, 'ab', False, 'finished finished'), (1, 'ab', True, 'waiting waiting'),
+    # each by itself
+    (1, 'ab', False, 'waiting! waiting!'), (-9, 'ab', False, 'waiting! waiting!'),
+    (1, ['done', 'b'], False, 'finished waiting!'), (2, ['locked', 'b'], False, 'waiting waiting'),
 ])
-def test_what_has_become_of_runs_that_are_not_over(case, state):
-    status, several, some_over, late, locked = case
-    assert tables.state_of_rest(status, several, some_over, late, locked) == state
+def test_what_has_become_of_the_runs_of_a_process(status, folders, late, states):
+    folders = [folders] if folders == 'locked' else list(folders)
+    group = [run_of(folder, *QUICK.split()) for folder in folders]
+    finish(run_of('done', *QUICK.split()))
+    found, alone = {}, set()
+    with runs.lock('locked'):
+        tables.note_end(group, status, found, alone, late)
+    expected = dict(zip(folders, states.split(), strict=True))
+    assert found == {k: v.removesuffix('!') for k, v in expected.items()}
+    assert alone == {k for k, v in expected.items() if v.endswith('!')}
 
 
 def test_cpu_has_as_many_processes_as_asked_and_as_cores(two_tables, fake, sleep, monkeypatch):
@@ -604,11 +633,11 @@ def test_cpu_has_as_many_processes_as_asked_and_as_cores(two_tables, fake, sleep
     monkeypatch.setattr(tables, 'subprocess', types.SimpleNamespace(Popen=start))
     monkeypatch.setattr(os, 'cpu_count', lambda: 2)
     monkeypatch.setenv('OMP_NUM_THREADS', '5')
-    tables.run(['t'], 'r', 2, '', 3)
+    tables.run_tables(['t'], 'r', 2, '', 3)
     assert most == [1, 2, 2, 2, 2, 2] and threads == ['1'] * 6 and not alive
-    assert all(map(tables.done, tables.commands('t', 'r', 2)))
+    assert all(map(tables.has_finished, tables.commands('t', 'r', 2)))
     most.clear()
-    tables.run(['u'], 'r', 3)       # one at a time has all threads
+    tables.run_tables(['u'], 'r', 3)       # one at a time has all threads
     assert most == [1] * 5 and threads[6:] == ['5'] * 5
 
 
@@ -645,7 +674,7 @@ def test_time_that_is_up_ends_a_run_early_and_starts_none(two_tables, small, cap
 def test_time_may_be_limited_from_outside(two_tables, fake, monkeypatch, capsys):
     monkeypatch.setenv('STOP_AT', '1')
     started = fake(finish)
-    tables.run(['t'], 'r', 1, '', 1, 5.)
+    tables.run_tables(['t'], 'r', 1, '', 1, 5.)
     assert not started and 'the time is up' in capsys.readouterr().out
 
 
@@ -657,7 +686,7 @@ def test_gpu_has_runs_side_by_side_in_one_process(two_tables, fake, gpu, capsys)
         return max(map(finish, plus(words)))
 
     fake(process)
-    tables.run(['t', 'u'], 'r', 2, '', 3)
+    tables.run_tables(['t', 'u'], 'r', 2, '', 3)
     commands = tables.all_commands(['t', 'u'], 'r', 2)
     assert [saves(plus(words)) for words in lines] == [
         ['r/t/teacher/seed0', 'r/t/student/seed0', 'r/t/teacher/seed1'],
@@ -668,35 +697,22 @@ def test_gpu_has_runs_side_by_side_in_one_process(two_tables, fake, gpu, capsys)
     assert lines[2].count('+') == 1 and lines[2].count('cifar.py') == 1
 
 
-def test_runs_that_are_refused_together_run_one_by_one(two_tables, fake, gpu):
-    started = fake(lambda words: 2 if '+' in words else finish(words))
-    tables.run(['t'], 'r', 1, '', 2)
+@pytest.mark.parametrize('status', [1, 2, -9])
+def test_runs_that_fail_together_are_tried_alone(two_tables, fake, gpu, status):
+    """One had a loss that is not finite, they were refused together, or memory was not enough."""
+    started = fake(lambda words: status if '+' in words or 'student' in words[2] else finish(words))
+    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
+        tables.run_tables(['t'], 'r', 1, '', 2)
     assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
                        'r/t/at/seed0']
 
 
-def test_run_that_fails_beside_others_is_named_and_they_are_done(two_tables, fake, gpu):
-    def process(words):
-        for part in plus(words):
-            if 't/student' not in part[2]:
-                finish(part)
-        return int('t/student' in ' '.join(words))
-
-    started = fake(process)
-    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
-        tables.run(['t'], 'r', 1, '', 2)
-    assert started == ['r/t/teacher/seed0', 'r/t/at/seed0']
-    with pytest.raises(script.RunError, match='t/student/seed0'):
-        tables.run(['t'], 'r', 1, '', 2)
-    assert started[2:] == ['r/t/student/seed0']
-
-
 def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, small, gpu, capfd):
     """As a GPU would have it; what is started here trains on the CPU, one run after another."""
-    rows = {'teacher': catalogue.row('teacher', seeds=1),
-            'wild': catalogue.choice('a loss that is not finite', '--lr 1e30'),
-            'at': catalogue.choice('taught', '--teacher_id @teacher --beta 1'),
-            'none': catalogue.choice('taught by none', '--teacher_id @wild --beta 1')}
+    rows = {'teacher': row('teacher', seeds=1),
+            'wild': choice('a loss that is not finite', '--lr 1e30'),
+            'at': choice('taught', '--teacher_id @teacher --beta 1'),
+            'none': choice('taught by none', '--teacher_id @wild --beta 1')}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows)})
     assert call_run('t', '--root', 'logs', '--at_once', '4') == 1
     out, err = capfd.readouterr()
@@ -704,18 +720,9 @@ def test_runs_side_by_side_are_trained_and_one_that_fails_is_named(monkeypatch, 
     assert '; (its teacher failed) cifar.py --save logs/t/none/seed0 ' in err.splitlines()[-1]
     assert 'error: logs/t/wild/seed0: the loss is not finite' in err and 'Traceback' not in err
     assert pathlib.Path('trained').read_text().split() == [
-        f'logs/t/{row}/seed0' for row in ('teacher', 'wild', 'at')]
+        f'logs/t/{row}/seed0' for row in ('teacher', 'wild', 'wild', 'at')]
     for label in ('teacher', 'taught'):
         assert re.search(rf'^{label} +\d+\.\d\d .* 1 ', out, re.M)
-
-
-def test_process_that_breaks_down_takes_none_of_its_runs_with_it(two_tables, fake, gpu):
-    """As for want of memory: each has a process of its own then."""
-    started = fake(lambda words: -9 if '+' in words or 'student' in words[2] else finish(words))
-    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
-        tables.run(['t'], 'r', 1, '', 2)
-    assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
-                       'r/t/at/seed0']
 
 
 def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu, sleep):
@@ -730,7 +737,7 @@ def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu
 
     fake(process)
     sleep(lambda seconds: elsewhere.close())
-    tables.run(['t'], 'r', 2, '', 2)
+    tables.run_tables(['t'], 'r', 2, '', 2)
     assert lines == [['r/t/teacher/seed0', 'r/t/student/seed0'],
                      ['r/t/student/seed0', 'r/t/teacher/seed1'],
                      ['r/t/student/seed1', 'r/t/at/seed1'],
@@ -739,7 +746,7 @@ def test_lock_of_another_process_is_no_reason_to_run_alone(two_tables, fake, gpu
 
 def test_interrupt_leaves_nothing_running(small):
     """The terminal sends it to all."""
-    rows = {k: catalogue.row(k, seeds=1) for k in 'ab'}
+    rows = {k: row(k, seeds=1) for k in 'ab'}
     code = f'''
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -767,7 +774,7 @@ script.run(lambda: tables.main(['run', 't', '--at_once', '2']))
 def test_process_that_no_interrupt_has_reached_is_ended(monkeypatch):
     monkeypatch.setattr(tables, 'PATIENCE', .1)
     process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
-    tables.end([process])
+    tables.end_processes([process])
     assert process.returncode == -signal.SIGTERM
 
 
@@ -836,8 +843,8 @@ def test_second_process_is_refused(fails, tmp_path):
 
 
 def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
-    rows = {'l2': catalogue.row('L2, 1x', seeds=2), 'magnitude_2x': catalogue.row('magnitude, 2x'),
-            'afs_2x': catalogue.row('AFS, 2x', seeds=2), 'afs_4x': catalogue.row('AFS, 4x')}
+    rows = {'l2': row('L2, 1x', seeds=2), 'magnitude_2x': row('magnitude, 2x'),
+            'afs_2x': row('AFS, 2x', seeds=2), 'afs_4x': row('AFS, 4x')}
     monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, epochs=1, pruned=True)})
     drawn = []
     monkeypatch.setattr(plots, 'plot_points', lambda *a, **labels: drawn.append(a))
@@ -859,11 +866,11 @@ def test_error_against_multiply_adds(monkeypatch, tmp_path, capsys):
 
 
 def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_path):
-    rows = {'plain': catalogue.row('plain')}
+    rows = {'plain': row('plain')}
     write_run(tmp_path / 'r/t/plain/seed0', [30., 20., 10.])
     for epochs, shown in ((None, 1), (3, 1), (2, 0)):
         monkeypatch.setattr(catalogue, 'TABLES', {'t': table(rows, '', epochs=epochs)})
-        assert len(report.logs_of('t', 'r')['plain']) == shown
+        assert len(results.logs_of('t', 'r')['plain']) == shown
 
 
 def test_tables_of_fine_tuning_have_the_epochs_that_their_commands_make():

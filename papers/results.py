@@ -11,8 +11,18 @@ import pathlib
 import statistics
 
 from engine import plots, runs
-from papers import catalogue
-from papers.commands import command, folder_of, home, rows_of, split, title
+from papers.commands import (
+    command,
+    flags_of,
+    folder_of,
+    owner,
+    plural,
+    rows_of,
+    schedule_of,
+    split,
+    table_of,
+    title,
+)
 
 AGAINST = 'vs. the plain student'     # heading of a difference, where a table names no other
 DECAYS = {'inv': 'inverse decay of the learning rate',
@@ -21,33 +31,35 @@ DECAYS = {'inv': 'inverse decay of the learning rate',
 # ---- the numbers --------------------------------------------------------------------------------
 
 def is_finished(lines):
+    """Whether a log ends with the last epoch of its run."""
     return len(lines) > 1 and lines[-1]['epoch'] == lines[-1]['epochs']
 
 
-def finished(folder):
+def finished_runs(folder):
     """The logs of the finished runs below a row's folder, by seed."""
     logs = {int(path.parent.name[4:]): runs.read_log(path)
             for path in folder.glob('seed*/log.txt') if path.parent.name[4:].isdecimal()}
     return {seed: logs[seed] for seed in sorted(logs) if is_finished(logs[seed])}
 
 
-def epochs_of(words, default):
-    """The number of epochs that a command asks for; tests have none."""
-    if '--evaluate' in words:
+def epochs_of(name, row):
+    """The number of epochs that a row's runs have: 0 of tests, None if it depends on the data."""
+    flags = flags_of(command(name, row, 0, ''))
+    if '--evaluate' in flags:
         return 0
-    return int(words[words.index('--epochs') + 1]) if '--epochs' in words else default
+    return int(flags['--epochs'][0]) if '--epochs' in flags else table_of(name)['epochs']
 
 
 def logs_of(name, root):
     """The logs of a table that are finished, and of its schedule (of any, where it depends on the
     data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the whole
     of a table is seldom run, only of the rows that have any."""
-    found, (table, epochs) = {}, split(name)
+    found = {}
     for row in rows_of(name):
-        wanted = epochs or epochs_of(command(name, row, 0, root), catalogue.TABLES[table]['epochs'])
-        logs = finished(pathlib.Path(root, *home(name, row)))
+        wanted = epochs_of(name, row)
+        logs = finished_runs(pathlib.Path(root, *owner(name, row)))
         found[row] = {seed: z for seed, z in logs.items() if wanted in (None, z[-1]['epochs'])}
-    return {row: z for row, z in found.items() if z or not epochs}
+    return {row: z for row, z in found.items() if z or not split(name)[1]}
 
 
 def errors_of(logs, value='test_acc'):
@@ -72,8 +84,8 @@ def seconds(logs):
                                                           for e in z[1:]) for z in logs)
 
 
-def left(logs, what='multiply_adds'):
-    """The part of the multiply-adds that pruning has left, the mean over a row's runs; 1 where
+def macs_kept(logs, what='multiply_adds'):
+    """The part of the multiply-adds that pruning has kept, the mean over a row's runs; 1 where
     nothing was pruned. `what` is another number of the log."""
     return statistics.mean(z[-1].get(what, 1) / z[-1].get('multiply_adds_before', 1)
                            for z in logs.values())
@@ -87,14 +99,13 @@ def paper_number(r):
 
 def cells(name, row, logs):
     """A row of a table as {column: text}."""
-    table, short = split(name)
-    table = catalogue.TABLES[table]
+    table, short = table_of(name), split(name)[1]
     r = table['rows'][row]
-    paper = f'paper, {table["epochs"]} epochs' if short else 'paper'
+    of_paper = f', {schedule_of(name)}' * bool(short)
     against = table.get('against', AGAINST)
-    z = {table.get('measure', 'test error, %'): r['label'], paper: paper_number(r), 'ours': '',
-         'median': '', against: '', 'MACs, %': '', 'MACs per image, %': '',
-         'n': str(len(logs[row])), 'seconds per run': ''}
+    z = {table.get('measure', 'test error, %'): r['label'], f'paper{of_paper}': paper_number(r),
+         f'others{of_paper}': r['others'], 'ours': '', 'median': '', against: '', 'MACs, %': '',
+         'MACs per image, %': '', 'n': str(len(logs[row])), 'seconds per run': ''}
     if logs[row]:
         value = table.get('value', 'test_acc')
         errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
@@ -103,8 +114,8 @@ def cells(name, row, logs):
               against: difference(errors, plain),
               'seconds per run': f'{seconds(logs[row].values()):.0f}'}
         if table.get('pruned'):
-            z |= {'MACs, %': f'{100 * left(logs[row]):.1f}',
-                  'MACs per image, %': f'{100 * left(logs[row], "multiply_adds_dynamic"):.1f}'}
+            z |= {'MACs, %': f'{100 * macs_kept(logs[row]):.1f}',
+                  'MACs per image, %': f'{100 * macs_kept(logs[row], "multiply_adds_dynamic"):.1f}'}
         if table['medians'] and not short:
             z['median'] = f'{statistics.median(errors.values()):.2f}'
     return z
@@ -120,22 +131,23 @@ def grid(name, logs):
     return without_empty([cells(name, row, logs) for row in logs])
 
 
-def plural(number, noun):
-    return f'{number:,} {noun}' + 's' * (number != 1)
+def drops(epochs):
+    """Where the learning rate drops, in words: [3, 6, 6] -> '... at epochs 3, 6 (twice)'."""
+    times = {1: '', 2: ' (twice)'}
+    at = [f'{k}{times.get(n, f" ({n} times)")}' for k, n in collections.Counter(epochs).items()]
+    return f'learning rate drops at epoch{"s" * (len(at) > 1)} {", ".join(at)}' if at else \
+        'constant learning rate'
 
 
-def schedule(z):
+def schedule_run(z):
     """The schedule of a run, of the last line of its log, in words."""
     if not z['epochs']:
         return 'Tested, not trained'
-    at = ', '.join(map(str, z['epoch_step']))
-    s = 's' * (len(z['epoch_step']) > 1)
-    drops = f'learning rate drops at epoch{s} {at}' if at else 'constant learning rate'
-    epochs = plural(z['epochs'], 'epoch')
+    epochs, rate = plural(z['epochs'], 'epoch'), drops(z['epoch_step'])
     if 'iterations' not in z:
-        return f'{epochs}, {drops}'
-    decay = DECAYS.get(z['schedule'], drops)
-    return f'{epochs} of {z["steps"]} steps, {decay}'
+        return f'{epochs}, {rate}'
+    decay = DECAYS.get(z['schedule'], rate)
+    return f'{epochs} of {plural(z["steps"], "step")}, {decay}'
 
 
 def threads(z):
@@ -144,19 +156,20 @@ def threads(z):
     return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
 
 
-def note(name, logs):
+def caption(name, logs):
     """What the rows share: schedules, machines, precisions; with numbers of runs where they differ.
     """
     lines = [z for by_seed in logs.values() for z in by_seed.values()]
     if not lines:
         return 'No run is finished yet.'
-    texts = [(schedule(z[-1]),
+    texts = [(schedule_run(z[-1]),
               f'{z[0]["device"]}, torch {z[0]["torch"]}',
               f'{z[0]["dtype"]}, threads: {threads(z)}') for z in lines]
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]
-    sources = {rows_of(name)[row]['source'] for row in logs} - {''}
+    rows = [rows_of(name)[row] for row in logs]
+    sources = {r['source'] for r in rows if r['paper'] and r['source']}
     if sources:
         said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
     missing = len(rows_of(name)) - len(logs)
@@ -174,9 +187,9 @@ def table_lines(name, logs):
     head, *rows = grid(name, logs)
     for row, texts in zip(logs, rows, strict=True):
         if logs[row]:
-            folder = os.path.relpath('/'.join(home(name, row)), name)
+            folder = os.path.relpath('/'.join(owner(name, row)), name)
             texts[0] = f'[{texts[0]}]({pathlib.Path(folder).as_posix()})'
-    return [*(markdown(head, *rows) if rows else []), '', note(name, logs)]
+    return [*(markdown(head, *rows) if rows else []), '', caption(name, logs)]
 
 
 # ---- pictures -----------------------------------------------------------------------------------
@@ -188,7 +201,7 @@ def curves_of(name, root, logs):
             for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
 
 
-def draw_curves(name, root, logs):
+def write_curves(name, root, logs):
     """The first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
     if curves := curves_of(name, root, logs):
         path = pathlib.Path(root, name, 'curves.png')
@@ -196,7 +209,7 @@ def draw_curves(name, root, logs):
         print(f'curves: {path}')
 
 
-def draw_tradeoff(name, root, logs):
+def write_tradeoff(name, root, logs):
     """Error against multiply-adds, of a table of pruning, as ROOT/TABLE/tradeoff.png: a curve for
     each method, which is what a row's label says before its comma."""
     lines = collections.defaultdict(list)
@@ -205,21 +218,17 @@ def draw_tradeoff(name, root, logs):
             errors = list(errors_of(z).values())
             spread = statistics.stdev(errors) if len(errors) > 1 else 0
             method = rows_of(name)[row]['label'].partition(',')[0]
-            lines[method].append((100 * left(z), statistics.mean(errors), spread))
+            lines[method].append((100 * macs_kept(z), statistics.mean(errors), spread))
     if lines:
         path = pathlib.Path(root, name, 'tradeoff.png')
         plots.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')
         print(f'error against multiply-adds: {path}')
 
 
-def is_pruned(name):
-    return catalogue.TABLES[split(name)[0]].get('pruned')
-
-
-def draw(name, root, logs):
-    draw_curves(name, root, logs)
-    if is_pruned(name):
-        draw_tradeoff(name, root, logs)
+def write_pictures(name, root, logs):
+    write_curves(name, root, logs)
+    if table_of(name).get('pruned'):
+        write_tradeoff(name, root, logs)
 
 
 def show(name, root):
@@ -230,5 +239,5 @@ def show(name, root):
     print(title(name))
     for texts in rows:
         print('  '.join(c.ljust(w) for c, w in zip(texts, widths, strict=True)).rstrip())
-    print(note(name, logs))
-    draw(name, root, logs)
+    print(caption(name, logs))
+    write_pictures(name, root, logs)

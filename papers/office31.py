@@ -1,0 +1,97 @@
+"""The tables of DDC (arXiv:1412.3474) and DAN (arXiv:1502.02791) on Office-31, and smaller ones."""
+from papers.rows import choice, row
+
+DAN = "the DAN paper's numbers as jindongwang/transferlearning quotes them"
+TLLIB = 'the README of thuml/Transfer-Learning-Library'
+OFFICE31 = [(a, b) for a in ('amazon', 'dslr', 'webcam') for b in ('amazon', 'dslr', 'webcam')
+            if a != b]
+# DAN's recipe in Caffe, but for the weights' decay: by the step, ten times the rate for new layers
+OFFICE_RECIPE = ('--dataset office31 --dataroot office31 --schedule inv --lr_gamma 1e-3 '
+                 '--lr_power 0.75 --head_lr_mult 10')
+GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --batch_size 32 '
+         '--iterations 300 --nthread 1')
+OFFICE_LR = .0003         # chosen in the table office31-choices
+
+
+def domains(methods, papers, seeds=1):
+    """Rows of Office-31: for each pair of domains, each of `methods` ({name: (label, options)}).
+    `papers`: {name: accuracies in the papers' order of pairs, and their source}."""
+    order = ['amazon webcam', 'dslr webcam', 'webcam dslr', 'amazon dslr', 'dslr amazon',
+             'webcam amazon']
+
+    def paper(method, pair):
+        accuracies, source = papers.get(method, ((), ''))
+        if not accuracies:
+            return '', ''
+        return f'{100 - accuracies[order.index(pair)]:.1f}', source
+
+    return {f'{a}_{b}_{method}': row(f'{a} → {b}, {label}', *paper(method, f'{a} {b}'),
+                                     f'--domain {a} --target {b} {options}',
+                                     '' if label.endswith('source-only') else f'{a}_{b}_source',
+                                     seeds)
+            for a, b in OFFICE31 for method, (label, options) in methods.items()}
+
+
+TABLES = {
+    'office31-alexnet': dict(
+        title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
+        script='finetune.py', epochs=20, medians=False, against='vs. source-only',
+        common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 --epoch_steps 1000',
+        rows=domains({
+            'source': ("Caffe's AlexNet, source-only",
+                       '--source bvlc_reference_caffenet.pth --weight_decay 0 --beta 0'),
+            'torchvision': ("torchvision's AlexNet, source-only",
+                            '--source alexnet --weight_decay 0 --beta 0'),
+            'ddc': ("Caffe's AlexNet, DDC", '--source bvlc_reference_caffenet.pth --method ddc'),
+            'dan': ("Caffe's AlexNet, DAN", '--source bvlc_reference_caffenet.pth --method dan'),
+        }, {'source': ((61.6, 95.4, 99.0, 63.8, 51.1, 49.8), DAN),
+            'ddc': ((61.8, 95.0, 98.5, 64.4, 52.1, 52.2), DAN),
+            'dan': ((68.5, 96.0, 99.0, 67.0, 54.0, 53.1), DAN)})),
+    'office31-resnet50': dict(
+        title='Office-31 with ResNet-50',
+        script='finetune.py', epochs=20, medians=False, against='vs. source-only',
+        common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
+               '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
+               '--batch_size 32 --iterations 10000 --epoch_steps 500 --weight_decay 5e-4 '
+               '--beta 5e-4 --crop area',
+        rows=domains({
+            'source': ('source-only', ''), 'ddc': ('DDC', '--method ddc'),
+            'dan': ('DAN', '--method dan'),
+            'dan_tllib': ("Transfer-Learning-Library's DAN", '--method dan --mmd linear '
+                          '--mmd_layers bottleneck --dropout 0.5'),
+        }, {'source': ((68.4, 96.7, 99.3, 68.9, 62.5, 60.7), DAN),
+            'dan': ((80.5, 97.1, 99.6, 78.6, 63.6, 62.8), DAN),
+            # of the best epoch on the test images
+            'dan_tllib': ((84.2, 98.4, 100.0, 87.3, 66.9, 65.2), TLLIB)})),
+    'office31-choices': dict(
+        title='Office-31: the learning rate, chosen on 500 held-out images of 2,817 of amazon',
+        measure='held-out error, %', value='val_acc', script='finetune.py', epochs=1,
+        medians=False, common=f'{OFFICE_RECIPE} {GIVEN} --epoch_steps 300 --bottleneck 256 '
+                              '--domain amazon --target webcam --validate 500',
+        rows={f'lr_{lr:g}': choice(f'amazon, source-only, learning rate {lr:g}', f'--lr {lr:g}')
+              for lr in (.03, .01, .003, .001, .0003, .0001)}),
+    'office31-mobilenet': dict(
+        title='Office-31: a given MobileNetV2, 300 steps of 32 images at 96x96',
+        script='finetune.py', epochs=3, medians=False, against='vs. source-only',
+        common=f'{OFFICE_RECIPE} {GIVEN} --lr {OFFICE_LR:g} --epoch_steps 100 --bottleneck 256 '
+               '--validate 100',
+        rows=domains({'source': ('source-only', ''),
+                                            'dan': ('DAN', '--method dan')}, {})),
+    'office31-parts': dict(
+        title='amazon → webcam, source-only: what each part of the recipe contributes',
+        script='finetune.py', epochs=3, medians=False, against='vs. the recipe',
+        common=f'--dataset office31 --dataroot office31 --domain amazon --target webcam {GIVEN} '
+               f'--lr {OFFICE_LR:g} --epoch_steps 100 --validate 100',
+        rows={
+            'recipe': row('the recipe: head at ten times the learning rate, inverse decay, crops '
+                          'from any place', seeds=1, options='--head_lr_mult 10 --schedule inv'),
+            'area': row('crops of any area', seeds=1, plain='recipe',
+                        options='--head_lr_mult 10 --schedule inv --crop area'),
+            'centre': row('no augmentation', seeds=1, plain='recipe',
+                          options='--head_lr_mult 10 --schedule inv --crop centre'),
+            'head': row('head at the same rate as the rest', seeds=1, plain='recipe',
+                        options='--schedule inv'),
+            'constant': row('no learning-rate decay', seeds=1, plain='recipe', options='--schedule '
+                            'inv --lr_gamma 0 --head_lr_mult 10'),
+        }),
+}

@@ -1,0 +1,29 @@
+"""A row of a table, as data. The tables are in the modules beside this; `catalogue` joins them.
+
+A table is a dict:
+    title, epochs (of the paper's schedule; None: they depend on the data set),
+    medians     whether the paper's numbers are medians of five runs,
+    common      options of all rows,
+    rows        the rows by name, teachers first; TABLE/ROW is that row of another table, under
+                another label;
+and, where they are not the usual ones:
+    script      if it is not cifar.py,
+    measure     what is tabulated, in words, and value, its name in a log: if not the test error,
+    top5        whether the top-5 error stands beside it,
+    against     heading of the differences to rows `plain`, if those are no plain students,
+    pruned      whether multiply-adds are tabulated.
+Numbers are errors in %; one without a source could not be checked and is printed so.
+"""
+
+
+def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
+    """A row: the paper's error in % and its source; the options of the script, in which @ROW stands
+    for the run of that row with the same seed; the row of the plain student; the number of seeds;
+    the range of the errors that others reached with the paper's schedule."""
+    return dict(label=label, paper=paper, source=source, options=options, plain=plain, seeds=seeds,
+                others=others)
+
+
+def choice(label, options, plain=''):
+    """A row of a grid of settings: one seed, and no number of a paper's."""
+    return row(label, options=options, plain=plain, seeds=1)
