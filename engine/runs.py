@@ -218,9 +218,9 @@ def check_options(opt, lines):
 
 def why_epochs_stay(opt, last):
     """Why a run, of the last line `last`, cannot go on to the epochs of `opt`; '' if it can."""
-    if last.get('beta_decay') in ('linear', 'cosine'):
+    if getattr(opt, 'beta_decay', '') in ('linear', 'cosine'):
         return ': --beta falls to zero over the epochs'
-    if last.get('prune'):
+    if getattr(opt, 'prune', ''):
         return ': --phases are parts of the epochs'
     return ': the epochs may only grow' if opt.epochs < last['epochs'] else ''
 
