@@ -7,6 +7,7 @@ those of szagoruyko/attention-transfer, whose papers are
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
 """
 import math
+import re
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,19 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run cannot go on for a reason that is no fault of the code (disk full, loss not finite)."""
+
+
+def shown(text: str) -> str:
+    """A message as it is fit to be printed: at most three lines, of a thousand characters together;
+    words of more than 80 without their middle; characters that steer a terminal, or stand for bytes
+    that are no text, escaped."""
+    def short(m):
+        return f'{m[0][:38]}...{m[0][-39:]}'
+
+    lines = [''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
+             for line in text.splitlines()[:3]]
+    text = re.sub(r'\S{81,}', short, '\n'.join(lines))
+    return text if len(text) <= 1000 else f'{text[:500]} ... {text[-495:]}'
 
 
 # ---- parameter dicts --------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def attention_maps(f, params, images, mapping='sum2', labels=None,
     """The maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N, h, w),
     or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given.
     The images are normalised by `stats`, means and deviations."""
-    inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=torch.float))
+    dtype = next(iter(params.values())).dtype
+    inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=dtype))
     if mapping == 'gradient':
         return [gradient_map(f, params, inputs, labels).numpy()]
     with torch.no_grad():

@@ -169,10 +169,7 @@ def previous(opt):
     path = model if model.exists() else opt.resume
     if not path:
         return None, []
-    state = store.load(path)
-    state = {**state, 'params': store.parameters(state, path), 'path': path}
-    if not isinstance(state.get('epoch'), int):
-        raise InputError(f'{path} is no checkpoint of a run: it holds no epoch')
+    state = store.checkpoint(path)
     if path is not model and state['epoch'] >= opt.epochs:
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
     if 'momenta' not in state:

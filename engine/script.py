@@ -16,8 +16,13 @@ import time
 
 import torch
 
+<<<<<<< HEAD
 from engine import interrupts, loop, plots, processes, runs, step
 from utils import InputError, RunError
+=======
+from engine import loop, plots, processes, runs, step
+from utils import InputError, RunError, shown
+>>>>>>> 1e64db2 (Files of weights are told by their content; wrappers, prefixes and harmless types beside the weights are read, and what cannot be is named)
 from weights import store
 
 # ---- the script around a run --------------------------------------------------------------------
@@ -306,7 +311,7 @@ def run(main):
     try:
         main()
     except (InputError, RunError) as e:
-        processes.say(e)
+        processes.say(shown(str(e)))
         status = 2 if isinstance(e, InputError) else 1
     except RuntimeError:
         if processes.launched():     # another one, with which this one spoke, says what is wrong

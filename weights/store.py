@@ -1,17 +1,17 @@
-"""Reading and writing parameter files, without ever running what a file carries."""
-import argparse
+"""Reading and writing parameter files: which net is in them; names that stand for files."""
+import contextlib
+import io
 import os
 import pathlib
 import re
-import zipfile
 
-import h5py
 import hickle
-import numpy as np
 import torch
 
 from data.downloads import download
-from utils import InputError, RunError, without_prefix
+from engine import processes
+from utils import InputError, RunError, shown, without_prefix
+from weights.formats import array, check_regular, load
 
 # Files that can be named instead of given: where they are, the beginning of their sha256 ('' where
 # nobody published one), and what they should give on ImageNet, top-1 and top-5 error.
@@ -29,107 +29,166 @@ KNOWN = {
 }
 # what a checkpoint holds that was trained beside the net and is no part of it
 HELPERS = ('regressor.', 'attention.')
-# the names of which numpy's arrays are made in a pickle: exports of 2017 may hold them
-RECONSTRUCT = np.empty(0).__reduce__()[0]
-ARRAYS = [(RECONSTRUCT, 'numpy.core.multiarray._reconstruct'),
-          (RECONSTRUCT, 'numpy._core.multiarray._reconstruct'), np.ndarray, np.dtype,
-          type(np.dtype('f4')), type(np.dtype('f8')),
-          argparse.Namespace]     # of torchvision's training checkpoints, beside the net
+# counters of torch's batch normalisation, and those of a package that counts multiply-adds
+COUNTERS = re.compile(r'(.*\.)?(num_batches_tracked|total_ops|total_params)')
+# where a checkpoint may have its weights; of several the first in this order is read
+HOLDERS = ('params', 'state_dict', 'model_state_dict', 'model', 'net', 'network', 'student',
+           'weights', 'module', 'model_ema', 'ema', 'state_dict_ema', 'ema_state_dict', 'teacher')
+# a convolution that tells a known net, behind any prefix
+SIGNATURE = re.compile(r'(.*\.|)(layer1\.0\.conv1\.weight|group0\.(block0\.conv0|layer0\.conv)'
+                       r'(\.weight)?|features\.(1\.conv\.0\.0|3)\.weight)')
+# a prefix of a net that is a running mean of another beside it, or teaches it
+OF_ANOTHER = re.compile(r'(^|[._])(teacher|ema|target|momentum|k)[._]')
+WANTED = 'give weights of floating-point numbers'
+HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bias))')
 
 
-def load(path):
-    """What a torch file (.pt7, .pth, .pt; zip or the older form) holds: tensors on the CPU, or
-    arrays, in plain containers. A damaged file, or one that carries code, is an InputError."""
-    path = pathlib.Path(path)
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as z:
-                bad = z.testzip()
-            if bad is not None:
-                raise InputError(f'{path} is damaged: its part {bad} fails its checksum')
-        elif path.read_bytes()[:2] == b'PK':
-            raise InputError(f'{path} is truncated: the end of the file is missing')
-        with torch.serialization.safe_globals(ARRAYS):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as e:
-        raise InputError(f'cannot read {path}: {e.strerror or e}') from None
-    except InputError:
-        raise
-    except Exception as e:      # a damaged pickle raises nearly anything
-        if 'Unsupported global' in str(e) or 'Trying to load unsupported GLOBAL' in str(e):
-            raise InputError(f'{path} carries code or is cut off: it should hold tensors and '
-                             f'plain values only, and is not loaded') from None
-        raise InputError(f'{path} is damaged or no file of torch ({type(e).__name__})') from None
+# ---- reading ------------------------------------------------------------------------------------
 
-
-def read_hickle(path):
-    """The arrays of a .hkl file as a flat dict, read through h5py: nothing is unpickled."""
-    params = {}
-
-    def visit(name, node):
-        if not isinstance(node, h5py.Dataset) or name.startswith('hickle_types_table/'):
-            return
-        if node.dtype.kind in 'SVO' or node.dtype == np.uint8:
-            raise InputError(f'{path} holds a pickle ({name}) instead of arrays; it is not loaded')
-        if node.dtype.kind == 'f':
-            keys = [k.strip('\'"') for k in name.split('/') if not k.startswith('data')]
-            params['.'.join(keys)] = torch.from_numpy(np.asarray(node[()]))
-
-    try:
-        with h5py.File(path, 'r') as f:
-            f.visititems(visit)
-    except InputError:
-        raise
-    except Exception as e:      # a damaged file raises nearly anything
-        raise InputError(f'cannot read {path} as HDF5: {e}') from None
-    return params
+def say(path, text):
+    """Print, in one process, what was chosen of a file."""
+    if processes.is_first():
+        print(shown(f'{path}: {text}'))
 
 
 def parameters(holder, path):
-    """The parameters in a loaded file: our and the published checkpoints' `params` (of the
-    student, where there is a teacher beside it), `model` or `state_dict` of others, or the dict
-    itself. `path` is for the message when there are none."""
-    for key in ('params', 'model', 'state_dict'):
-        if isinstance(holder, dict) and isinstance(holder.get(key), dict):
-            holder = holder[key]
-    if isinstance(holder, dict):
-        holder = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) and v.dtype.kind == 'f' else v
-                  for k, v in holder.items()}
-    if not isinstance(holder, dict) or not holder or not all(
-            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in holder.items()):
+    """The parameters in a loaded file: under one of HOLDERS, as `params` of our and the published
+    checkpoints (of the student, where there is a teacher beside it), or the dict itself. `path` is
+    for the message when there are none."""
+    for _ in range(4):
+        found = [k for k in HOLDERS if isinstance(holder, dict) and isinstance(holder.get(k), dict)
+                 and holder[k]]
+        if not found:
+            break
+        if len(found) > 1 or 'ema' in found[0]:
+            others = f', not {", ".join(found[1:])} beside it' if found[1:] else ''
+            say(path, f'{found[0]} is read{others}')
+        holder = holder[found[0]]
+    params = tensors(holder, path)
+    return without_prefix(params, 'student.') or params
+
+
+def tensors(holder, path):
+    """The entries of a dict of tensors, whatever wraps the net or its parts. InputError, if it is
+    none, or if with one of them nothing can be computed."""
+    if not isinstance(holder, dict) or not holder:
         raise InputError(f'{path} holds no dict of tensors')
-    holder = {k.removeprefix('module.'): v.detach() for k, v in holder.items()}
-    return without_prefix(holder, 'student.') or holder
+    params = {}
+    for k, v in holder.items():
+        try:
+            v = array(v)
+        except ValueError as e:
+            raise InputError(f'{path}: its entry {k} is {e}') from None
+        if not isinstance(k, str) or not isinstance(v, torch.Tensor):
+            raise InputError(f'{path} holds no dict of tensors: its entry {k} is of the type '
+                             f'{type(v).__name__}')
+        if kind := unusable(v):
+            raise InputError(f'{path}: its entry {k} is {kind}; {WANTED}')
+        parts = [part for part in k.split('.') if part not in ('module', '_orig_mod')]
+        params['.'.join(parts)] = v.detach()
+    return params
 
 
-def read_safetensors(path):
-    """The tensors of a .safetensors file, where that package is installed."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(f'{path}: to read it, install safetensors (pip install safetensors)'
-                         ) from None
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as e:
-        raise InputError(f'cannot read {path}: {e}') from None
+def unusable(v):
+    """What a tensor is with which nothing can be computed here; '' for others."""
+    kinds = {'quantised': v.is_quantized, 'sparse': v.layout is not torch.strided,
+             'nested': v.is_nested, 'complex': v.is_complex(), 'without values (meta)': v.is_meta}
+    found = [kind for kind, is_so in kinds.items() if is_so]
+    if not found and v.numel() * v.element_size() > v.untyped_storage().nbytes():
+        return 'larger than what the file has of it'
+    return found[0] if found else ''
+
+
+def net_in(params, path):
+    """The net in a dict of parameters, without the prefix that its entries have; what lies beside
+    it, but for a head, is left out, and that is said. An unknown net stays as it is."""
+    prefixes = dict.fromkeys(m[1] for m in map(SIGNATURE.fullmatch, params) if m)
+    if not prefixes or list(prefixes) == ['']:
+        return params
+    prefix, *others = sorted(prefixes, key=lambda p: bool(OF_ANOTHER.search(p)))
+    other = tuple(p for p in others if p.startswith(prefix)) or ('\0',)
+    net = {k: v for k, v in without_prefix(params, prefix).items()
+           if not (prefix + k).startswith(other)}
+    left = [k for k in params if k.removeprefix(prefix) not in net or not k.startswith(prefix)]
+    for parent in parents(prefix):
+        heads = {k: HEAD.fullmatch(k.removeprefix(parent)) for k in left if k.startswith(parent)}
+        net = {**{m[1]: params[k] for k, m in heads.items() if m}, **net}
+        left = [k for k in left if not heads.get(k)]
+    if left:
+        say(path, f'{prefix}* is read, not the {len(left)} entries beside it, such as {left[0]}')
+    return net
+
+
+def parents(prefix):
+    """The prefixes around one: of 'a.b.' 'a.' and ''."""
+    parts = prefix.split('.')[:-1]
+    return ['.'.join([*parts[:i], '']) for i in reversed(range(len(parts)))]
+
+
+def plain_head(params, path):
+    """The net, whose head `fc` may be several layers: of one linear layer, and others without
+    parameters, that one; more are another head than these nets have, and left out."""
+    several = [k for k in params if re.fullmatch(r'fc\.\d+\.\w+', k)]
+    if not several:
+        return params
+    if len({k.split('.')[1] for k in several}) == 1:
+        return {re.sub(r'^fc\.\d+\.', 'fc.', k): v for k, v in params.items()}
+    say(path, f'its head of several layers, {several[0]} to {several[-1]}, is left out')
+    return {k: v for k, v in params.items() if k not in several}
 
 
 def read(path):
-    """The parameters of the net in a .hkl, .safetensors, .pt7, .pth or .pt file: a flat dict of
-    tensors on the CPU. Statistics of BN that were fixed in training are running ones again."""
-    readers = {'.hkl': read_hickle, '.safetensors': read_safetensors}
-    holder = readers.get(pathlib.Path(path).suffix, load)(path)
-    return from_caffe({re.sub(r'\.fixed_(mean|var)$', r'.running_\1', k): v
-                       for k, v in parameters(holder, path).items()
-                       if not k.startswith(HELPERS) and not k.endswith('.num_batches_tracked')})
+    """The parameters of the net in a file of weights (see `formats.load`): a flat dict of tensors
+    on the CPU, all float or all double. Statistics of BN that were fixed in training are running
+    ones again."""
+    params = {re.sub(r'\.fixed_(mean|var)$', r'.running_\1', k): v
+              for k, v in parameters(load(path), path).items()
+              if not k.startswith(HELPERS) and not COUNTERS.fullmatch(k)}
+    params = plain_head(net_in(params, path), path)
+    for k, v in params.items():
+        if not v.is_floating_point():
+            raise InputError(f'{path}: its entry {k} is of {v.dtype}; {WANTED}')
+    double = any(v.dtype == torch.double for v in params.values())
+    params = {k: v.to(torch.double if double else torch.float) for k, v in params.items()}
+    broken = [k for k, v in params.items() if not v.isfinite().all()]
+    if broken:
+        say(path, f'{len(broken)} of its entries hold NaN or infinity, the first is {broken[0]}: '
+                  f'what is computed with them means nothing')
+    return from_caffe(params)
 
 
 def options(path):
     """The options of the run whose checkpoint a file is, else {}."""
-    holder = load(path) if pathlib.Path(path).suffix not in ('.hkl', '.safetensors') else {}
-    return holder.get('options') or {} if isinstance(holder, dict) else {}
+    holder = load(path)
+    made = holder.get('options') if isinstance(holder, dict) else None
+    made = made if isinstance(made, dict) else {}
+    for name, kind in (('input_size', int), ('input_pixels', str)):
+        if not isinstance(made.get(name, kind()), kind):
+            raise InputError(f'{path} is damaged: the {name} of its run is no {kind.__name__}')
+    return made
+
+
+def checkpoint(path):
+    """What a run goes on from: a loaded checkpoint, with its parameters as `params`. InputError, if
+    it is none."""
+    state = load(path)
+    if not isinstance(state, dict):
+        raise InputError(f'{path} is no checkpoint of a run')
+    state = {**state, 'params': parameters(state, path), 'path': path}
+    if type(state.get('epoch')) is not int or state['epoch'] < 0:
+        raise InputError(f'{path} is no checkpoint of a run: its epoch is '
+                         f'{state.get("epoch", "missing")}')
+    if state.get('momenta', {}) != {}:
+        state['momenta'] = tensors(state['momenta'], path)
+    wrong = [k for k, v in state.get('momenta', {}).items()
+             if v.shape != state['params'].get(k.removeprefix('student.'), v).shape]
+    if wrong:
+        raise InputError(f'{path} is damaged: the momentum of {wrong[0]} is of another shape')
+    now, random = torch.get_rng_state(), state.get('random', {})
+    cpu = random.get('cpu', now) if isinstance(random, dict) else None
+    if getattr(cpu, 'shape', 0) != now.shape or cpu.dtype != now.dtype:
+        raise InputError(f'{path} is damaged: its state of random numbers is none')
+    return state
 
 
 def from_caffe(params):
@@ -150,16 +209,22 @@ def from_caffe(params):
             for part in ('weight', 'bias')}
 
 
+# ---- names --------------------------------------------------------------------------------------
+
 def locate(name):
     """The file of parameters that a name stands for: a run under logs/, a run's folder, a file, or
     a key of KNOWN, which is downloaded if need be into torch's folder of weights."""
     logs = pathlib.Path('logs')
     for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     if name in KNOWN:
         url, sha256, _ = KNOWN[name]
         return download(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
+    if os.path.isdir(name):
+        raise InputError(f'{name} is a folder without the model.pt7 of a run')
+    if os.path.exists(name):
+        check_regular(name)
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
     more = ', ...' if len(known) > 20 else ''
     raise InputError(f'no net {name}: it is no run under logs/ and no path. Runs under logs/: '
@@ -167,26 +232,35 @@ def locate(name):
                      f'{", ".join(KNOWN)}')
 
 
+# ---- writing ------------------------------------------------------------------------------------
+
 def check_format(path):
     """Refuse a name that `write` does not know, before the work of hours depends on it."""
+    if str(path).endswith('.onnx'):
+        raise InputError(f'{path}: write .pth, of which five lines in docs/weights.md make .onnx')
     if not str(path).endswith(('.pth', '.hkl')):
         raise InputError(f'{path}: write .pth (torch) or .hkl (hickle)')
 
 
 def write(params, path):
-    """Write a flat dict of tensors as .pth or .hkl."""
+    """Write a flat dict of tensors as .pth or .hkl, whole or not at all."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
-    temporary = f'{path}.tmp'
+    path, data = pathlib.Path(path), io.BytesIO()
+    temporary = path.with_name(path.name + '.tmp')
     try:
-        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if str(path).endswith('.hkl'):
-            hickle.dump({k: v.numpy() for k, v in params.items()}, temporary, mode='w')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == '.hkl':
+            hickle.dump({k: v.numpy() for k, v in params.items()}, str(temporary), mode='w')
         else:
-            torch.save(params, temporary)
+            torch.save(params, data)
+            temporary.write_bytes(data.getbuffer())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as e:    # torch's writer turns a full disk into the latter
-        raise RunError(f'cannot write {path}: {str(e).splitlines()[0]}') from None
+    except (OSError, RuntimeError) as e:    # HDF5's writer turns a full disk into the latter
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = getattr(e, 'strerror', None) or str(e).splitlines()[0]
+        raise RunError(f'cannot write {path}: {reason}') from None
 
 
 def check_same(params, expected, path):
