@@ -33,7 +33,7 @@ from data import arrays, cifar_sets, decoded, image_sets
 from engine import loop, processes, runs, script, step
 from methods import attentive, delta, domains, gates, losses, pruning, teaching
 from utils import InputError
-from weights import facts, folding, store
+from weights import facts, folding, formats, store
 from weights.architecture import architecture_of
 
 # options that a run's name leaves out where they are these
@@ -334,7 +334,8 @@ def start_of(opt, sets, classes):
     if not opt.source:
         f, params = nets.new_net(opt.arch, classes)
         return f, params, *imagenet.input_of(opt, params, {})
-    f, _, params, path = nets.load_net(opt.source)
+    f, _, params, path = nets.load_net(opt.source, any_head=not opt.keep_head)
+    params = {k: v.float() for k, v in params.items()}
     arch = architecture_of(params).arch
     if opt.arch and opt.arch != arch:
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
@@ -418,6 +419,7 @@ def weights_of_channels(opt, f, params, head, layers, batches, checkpoint):
 
 def read_channel_weights(path, expected):
     """{layer: (C,)} of a file, of the shapes that are expected, {layer: shape}."""
+    formats.check_regular(path)
     try:
         found = json.loads(path.read_text())
         if isinstance(found, list):

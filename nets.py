@@ -24,9 +24,10 @@ def net_of(params, path):
     return architecture.net_of(FUNCTIONS, params, path)
 
 
-def load_net(name):
-    """A run, a file of parameters or a known name -> (f, number of classes, params, path)."""
-    return teaching.load_net(name, FUNCTIONS)
+def load_net(name, any_head=False):
+    """A run, a file of parameters or a known name -> (f, number of classes, params, path), as
+    `teaching.load_net`."""
+    return teaching.load_net(name, FUNCTIONS, any_head)
 
 
 def new_net(arch, classes):

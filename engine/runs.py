@@ -20,10 +20,13 @@ import torch
 from engine import processes
 from utils import InputError, RunError
 from weights import store
+from weights.formats import check_regular
 
 # options that say where and how a run runs, not what it computes
 NEUTRAL = {'save', 'save_every', 'resume', 'export', 'dataroot', 'imagenetpath', 'download',
            'nthread', 'ngpu', 'gpu_id', 'cuda', 'compile', 'no_graph', 'command', 'given'}
+# what the log says of every epoch, none of it below zero
+EVERY_EPOCH = {'epoch': [int], 'epochs': [int], 'test_acc': [int, float]}
 HERE = pathlib.Path(__file__).parents[1]
 
 
@@ -109,13 +112,20 @@ def device_name(device):
 def read_log(path):
     """The lines of a log.txt as dicts: options and environment, then one per epoch."""
     mark = 'json_stats: '
+    check_regular(path)
     try:
         lines = [json.loads(s[len(mark):]) for s in pathlib.Path(path).read_text().splitlines()
                  if s.startswith(mark)]
-    except ValueError:
+    except (ValueError, RecursionError):
         lines = ['']
     if not all(isinstance(z, dict) for z in lines):
         raise InputError(f'{path} is damaged: it should hold a json object behind each "{mark}"')
+    for z in lines[1:]:
+        wrong = [k for k, kind in EVERY_EPOCH.items()
+                 if type(z.get(k)) not in kind or not 0 <= z[k] < float('inf')]
+        if wrong:
+            raise InputError(f'{path} is damaged: the {wrong[0]} of an epoch is '
+                             f'{z.get(wrong[0], "missing")}')
     return lines
 
 

@@ -16,13 +16,8 @@ import time
 
 import torch
 
-<<<<<<< HEAD
 from engine import interrupts, loop, plots, processes, runs, step
-from utils import InputError, RunError
-=======
-from engine import loop, plots, processes, runs, step
 from utils import InputError, RunError, shown
->>>>>>> 1e64db2 (Files of weights are told by their content; wrappers, prefixes and harmless types beside the weights are read, and what cannot be is named)
 from weights import store
 
 # ---- the script around a run --------------------------------------------------------------------
@@ -135,7 +130,7 @@ def json_list(text, flag, example):
     """The list that a flag's text stands for."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
         raise InputError(f"{flag} {text}: give a json list such as '{example}'")
@@ -300,6 +295,16 @@ def computes_bfloat16(device):
     return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', runs.cpuinfo()))
 
 
+def message_of(e):
+    """What an error says to the user; '' for one that is a fault of the code."""
+    if isinstance(e, (InputError, RunError)):
+        return str(e)
+    text = str(e).partition('\n')[0]
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return f'not enough memory: choose a smaller net, batch or image ({text})'
+    return ''
+
+
 QUIET = 'INTERRUPTED_QUIETLY'       # set by a process that says itself that it was interrupted
 
 
@@ -310,13 +315,14 @@ def run(main):
     interrupts.catch()
     try:
         main()
-    except (InputError, RunError) as e:
-        processes.say(shown(str(e)))
-        status = 2 if isinstance(e, InputError) else 1
-    except RuntimeError:
-        if processes.launched():     # another one, with which this one spoke, says what is wrong
+    except (InputError, RuntimeError, MemoryError) as e:
+        text = message_of(e)
+        if not text and processes.launched():   # another one, with which this one spoke, says why
             time.sleep(2 * processes.PATIENCE)
-        raise
+        if not text:
+            raise
+        processes.say(shown(text))
+        status = 2 if isinstance(e, InputError) else 1
     except BrokenPipeError:     # what reads our output has enough of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as e:

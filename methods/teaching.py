@@ -111,14 +111,18 @@ def regressors(f_s, student, f_t, teacher, size, groups):
 
 # ---- the training of a student ------------------------------------------------------------------
 
-def load_net(name, functions):
+def load_net(name, functions, any_head=False):
     """A run, a file of parameters or a known name -> (f, number of classes, params, path), where
     f(inputs, params, mode, base='', taps=None) gives logits and groups; `functions` as of
-    `architecture.net_of`. Channels that a run has masked are cut. Raises InputError."""
+    `architecture.net_of`. Channels that a run has masked are cut. With `any_head` a net that lacks
+    its head has one of a single class, of zeros, to be replaced. Raises InputError."""
     with processes.first_alone():        # it may have to be downloaded
         path = store.locate(name)
-    params = gates.removed(store.read(path))
-    return *architecture.net_of(functions, params, path), params, path
+    params = store.read(path)
+    if any_head:
+        params = store.with_some_head(params, architecture.architecture_of(params).head)
+    f, classes = architecture.net_of(functions, params, path)   # before anything relies on shapes
+    return f, classes, gates.removed(params), path
 
 
 def check_classes(name, outputs, classes, where):

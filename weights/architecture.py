@@ -52,7 +52,7 @@ def architecture_of(params):
     if 'features.1.conv.0.0.weight' in params:
         found = Architecture('mobilenet_v2', 'mobilenet_v2', head='classifier.1',
                              stages=tuple(f'features.{i}.conv.2' for i in (5, 9, 13, 17)))
-    elif 'features.0.weight' in params and 'classifier.6.weight' in params:
+    elif 'features.0.weight' in params and 'classifier.4.weight' in params:
         found = Architecture('alexnet', 'alexnet', hidden=('classifier.1', 'classifier.4'),
                              head='classifier.6',
                              stages=tuple(f'features.{i}' for i in (0, 3, 8, 10)))

@@ -1,4 +1,6 @@
 """What a net (f, params) does, found out on tensors that have shapes and no values."""
+import re
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,6 +38,9 @@ def classes_of(f, params, path):
     try:
         logits, _ = f(image, meta, False)
     except KeyError as e:
+        if re.fullmatch(r'(fc|linear|classifier(\.\d)?)\.weight', e.args[0]):
+            raise InputError(f'{path} is a net without its head, {e}: finetune.py can start from '
+                             f'it (--source), and gives it a new one') from None
         raise InputError(f'{path} is of another architecture: it has no entry {e}') from None
     except (RuntimeError, IndexError, ZeroDivisionError) as e:
         raise InputError(f'{path} is of another architecture: its shapes do not fit together '

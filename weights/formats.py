@@ -79,16 +79,18 @@ def load(path):
     try:
         with path.open('rb') as f:
             head = f.read(64)
-        if h5py.is_hdf5(path) or path.suffix in ('.hkl', '.h5', '.hdf5'):
-            return read_hdf5(path)
         length = int.from_bytes(head[:8], 'little')
-        if path.suffix == '.safetensors' or head[8:9] == b'{' and length < path.stat().st_size:
+        if h5py.is_hdf5(path):
+            return read_hdf5(path)
+        if head[8:9] == b'{' and length < path.stat().st_size:
             return read_safetensors(path)
         for pattern, what in OTHERS.items():
             if re.match(pattern, head):
                 raise InputError(f'{path} {what}')
         check_zip(path, head)
-        return read_torch(path)
+        # where the content does not tell, the name says as what it is damaged
+        return {'.hkl': read_hdf5, '.safetensors': read_safetensors}.get(
+            '' if head.startswith(b'PK') else path.suffix, read_torch)(path)
     except OSError as e:
         raise InputError(f'cannot read {path}: {e.strerror or e}') from None
 
@@ -153,7 +155,15 @@ def read_hdf5(path):
     """The arrays of numbers in a .hkl file (hickle's HDF5) as a flat dict."""
     params = {}
 
+    def check_links(group):
+        """`visititems` follows hard links alone; what it would leave out is refused."""
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise InputError(f'{path} has a link in the place of {name}, which is not followed')
+
     def visit(name, node):
+        if isinstance(node, h5py.Group):
+            check_links(node)
         if not isinstance(node, h5py.Dataset) or name.startswith('hickle_types_table/'):
             return
         if node.external or node.is_virtual:
@@ -164,22 +174,10 @@ def read_hdf5(path):
             keys = [k.strip('\'"') for k in name.split('/') if not k.startswith('data')]
             params['.'.join(keys)] = torch.from_numpy(np.asarray(node[()]))
 
-    def look_at_links(group):
-        """`visititems` follows hard links alone: what it would leave out is refused."""
-        for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise InputError(f'{path} has a link in the place of {name}, which is not followed')
-
-    def look(name, node):
-        if isinstance(node, h5py.Group):
-            look_at_links(node)
-        visit(name, node)
-
     try:
         with h5py.File(path, 'r') as f:
-            look_at_links(f)
-            f.visititems(look)
+            check_links(f)
+            f.visititems(visit)
     except InputError:
         raise
     except Exception as e:      # a damaged file raises nearly anything

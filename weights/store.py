@@ -137,6 +137,16 @@ def plain_head(params, path):
     return {k: v for k, v in params.items() if k not in several}
 
 
+def with_some_head(params, head):
+    """A net that lacks the linear layer `head`, with one for a single class, of zeros."""
+    if head + '.weight' in params or not params:
+        return params
+    # the layer before the head has the most outputs
+    widest = max(params.values(), key=lambda v: len(v) if v.ndim > 1 else 0)
+    return {**params, head + '.weight': widest.new_zeros(1, len(widest)),
+            head + '.bias': widest.new_zeros(1)}
+
+
 def read(path):
     """The parameters of the net in a file of weights (see `formats.load`): a flat dict of tensors
     on the CPU, all float or all double. Statistics of BN that were fixed in training are running
@@ -184,6 +194,8 @@ def checkpoint(path):
              if v.shape != state['params'].get(k.removeprefix('student.'), v).shape]
     if wrong:
         raise InputError(f'{path} is damaged: the momentum of {wrong[0]} is of another shape')
+    if not isinstance(state.get('line', {}), dict):
+        raise InputError(f'{path} is damaged: its line of the log is no dict')
     now, random = torch.get_rng_state(), state.get('random', {})
     cpu = random.get('cpu', now) if isinstance(random, dict) else None
     if getattr(cpu, 'shape', 0) != now.shape or cpu.dtype != now.dtype:
