@@ -1,6 +1,7 @@
 """Losses against loops written from the papers, in double precision; parameter dicts."""
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -179,3 +180,15 @@ def test_print_tensor_dict(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and 'bn.running_mean' in lines[2] and 'fixed' in lines[2]
     assert params['bn.weight'].requires_grad and not params['bn.running_var'].requires_grad
+
+
+def test_messages_are_fit_to_be_printed():
+    assert utils.shown('a\x1b[2Jb\udcff é\n\n2') == 'a\\x1b[2Jb\\udcff é\n\n2'
+    assert len(utils.shown('x' * 10 ** 6)) == 80 and len(utils.shown('x ' * 10 ** 6)) <= 1000
+    assert utils.shown('1\n2\n3\n4') == '1\n2\n3'
+
+
+def test_want_of_memory_is_one_line(fails):
+    for want in (torch.empty, np.empty):
+        status, said = fails(lambda argv, want=want: want(2 ** 55))
+        assert status == 1 and 'not enough memory' in said and len(said.splitlines()) == 1
