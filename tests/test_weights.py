@@ -76,7 +76,7 @@ def test_which_net_is_read_is_said(capsys):
     head = {k: v for k, v in params.items() if k.startswith('fc.')}
     for holder, said in (
             ({'model_ema': other, 'state_dict': params}, 'state_dict is read, not model_ema'),
-            ({'ema': {'module': params}}, 'ema is read'),
+            ({'ema': {'module': params}, 'params': {'lr': .1}}, 'ema is read'),
             ({**prefixed(other, 'module.encoder_k.'), **prefixed(params, 'module.encoder_q.'),
               'module.queue': torch.ones(2, 3), 'module.queue_ptr': torch.tensor([3])},
              r'encoder_q\.\* is read, not the 109 entries'),

@@ -5,6 +5,7 @@ import re
 import stat
 import warnings
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -97,15 +98,13 @@ def load(path):
 
 def check_zip(path, head):
     """Refuse zip archives that are damaged, or not what torch.save writes."""
-    if not zipfile.is_zipfile(path):
-        if head.startswith(b'PK'):
-            raise InputError(f'{path} is truncated: the end of the file is missing')
+    if not head.startswith(b'PK'):
         return
     try:
         with zipfile.ZipFile(path) as z:
             names, bad = z.namelist(), z.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as e:
-        raise InputError(f'{path} is damaged: {e}') from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as e:
+        raise InputError(f'{path} is truncated or damaged: {e}') from None
     if bad is not None:
         raise InputError(f'{path} is damaged: its part {bad} fails its checksum')
     if any(k.endswith('/constants.pkl') for k in names):

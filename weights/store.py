@@ -11,7 +11,7 @@ import torch
 from data.downloads import download
 from engine import processes
 from utils import InputError, RunError, shown, without_prefix
-from weights.formats import array, check_regular, load
+from weights.formats import StandIn, array, check_regular, load
 
 # Files that can be named instead of given: where they are, the beginning of their sha256 ('' where
 # nobody published one), and what they should give on ImageNet, top-1 and top-5 error.
@@ -56,8 +56,7 @@ def parameters(holder, path):
     checkpoints (of the student, where there is a teacher beside it), or the dict itself. `path` is
     for the message when there are none."""
     for _ in range(4):
-        found = [k for k in HOLDERS if isinstance(holder, dict) and isinstance(holder.get(k), dict)
-                 and holder[k]]
+        found = [k for k in HOLDERS if isinstance(holder, dict) and has_tensors(holder.get(k))]
         if not found:
             break
         if len(found) > 1 or 'ema' in found[0]:
@@ -66,6 +65,12 @@ def parameters(holder, path):
         holder = holder[found[0]]
     params = tensors(holder, path)
     return without_prefix(params, 'student.') or params
+
+
+def has_tensors(holder):
+    """Whether something may be a dict of weights, or of such dicts: not a dict of options."""
+    return isinstance(holder, dict) and any(isinstance(v, (torch.Tensor, StandIn, dict))
+                                            for v in holder.values())
 
 
 def tensors(holder, path):
