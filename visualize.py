@@ -172,7 +172,7 @@ def load_nets(models):
 def label_of(path):
     """The name of a run's folder, without its seed."""
     path = pathlib.Path(path)
-    return path.parent.name if path.name.startswith('seed') else path.stem
+    return utils.shown(path.parent.name if path.name.startswith('seed') else path.stem)
 
 
 def main(argv=None):

@@ -121,12 +121,15 @@ def read_log(path):
     if not all(isinstance(z, dict) for z in lines):
         raise InputError(f'{path} is damaged: it should hold a json object behind each "{mark}"')
     for z in lines[1:]:
-        wrong = [k for k, kind in EVERY_EPOCH.items()
-                 if type(z.get(k)) not in kind or not 0 <= z[k] < float('inf')]
-        if wrong:
-            raise InputError(f'{path} is damaged: the {wrong[0]} of an epoch is '
-                             f'{z.get(wrong[0], "missing")}')
+        check_line(z, path)
     return lines
+
+
+def check_line(z, path):
+    """Refuse an epoch's line of a log, in the file `path`, whose numbers are missing or none."""
+    for k, kinds in EVERY_EPOCH.items():
+        if type(z.get(k)) not in kinds or not 0 <= z[k] < float('inf'):
+            raise InputError(f'{path} is damaged: the {k} of an epoch is {z.get(k, "missing")}')
 
 
 def write(path, data):
@@ -186,6 +189,7 @@ def previous(opt):
         print(f'{path} is not of this code: momentum starts from zero')
     if path is not model or 'line' not in state:    # the latter in checkpoints of older revisions
         return state, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
+    check_line(state['line'], path)
     return state, [z for z in lines if z.get('epoch', 0) < state['epoch']] + [state['line']]
 
 
