@@ -313,6 +313,8 @@ def run(main):
     line, no traceback), 130 interrupted."""
     status = 0
     interrupts.catch()
+    with contextlib.suppress(AttributeError):       # of what a notebook has in its place
+        sys.stdout.reconfigure(errors='backslashreplace')   # for names that are no text
     try:
         main()
     except (InputError, RuntimeError, MemoryError) as e:
