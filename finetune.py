@@ -29,7 +29,7 @@ import torch
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, image_sets
+from data import arrays, cifar_sets, decoded, image_sets, published
 from engine import loop, processes, runs, script, step
 from methods import attentive, delta, domains, gates, losses, pruning, teaching
 from utils import InputError
@@ -593,7 +593,7 @@ def fetch(opt):
     """Download the data set, if that is asked for."""
     if opt.download:
         with processes.first_alone():
-            image_sets.download(opt.dataset, opt.dataroot)
+            published.download(opt.dataset, opt.dataroot)
 
 
 def check_data(opt, device):

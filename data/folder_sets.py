@@ -1,14 +1,12 @@
-"""Image files in a folder per class."""
+"""Image files in a folder per class: of ImageNet, and of any set in such folders."""
 import os
 import pathlib
 import shlex
 
 import numpy as np
 
-from data import cifar_sets
+from data import cifar_sets, lists
 from utils import InputError
-
-# ---- a folder per class -------------------------------------------------------------------------
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -20,11 +18,7 @@ def image_folders(root, validate=0):
     if validate:
         return *cifar_sets.held_out(train, validate), len(names)
     *val, others = class_folders(root, 'val')
-    if names != others:
-        differing = sorted(set(names) ^ set(others))
-        raise InputError(f'{root}: train/ has {len(names)} classes, val/ {len(others)}; '
-                         f'{", ".join(differing[:3])} {"is" if len(differing) == 1 else "are"} '
-                         f'in one of them only')
+    lists.same_classes(names, others, f'{root}/train', f'{root}/val')
     return train, val, len(names)
 
 
@@ -50,3 +44,25 @@ def class_folders(root, part=''):
 def image_files(folder):
     return sorted(f.path for f in os.scandir(folder)
                   if f.name.lower().endswith(IMAGES) and f.name[0] != '.')
+
+
+def folders(root):
+    """{train,test}/<class>/<image>, or val/ for test/; or <class>/<image>, which has no test."""
+    has_train, tests = (root / 'train').is_dir(), [p for p in ('test', 'val')
+                                                   if (root / p).is_dir()]
+    if has_train and tests:
+        *train, names = class_folders(root, 'train')
+        *test, others = class_folders(root, tests[0])
+        lists.same_classes(names, others, root / 'train', root / tests[0])
+        return tuple(train), tuple(test), names
+    if has_train and not image_files(root / 'train'):   # else a class, of vehicles
+        raise InputError(f'{root} has train/, but neither test/ nor val/')
+    *train, names = class_folders(root)
+    return tuple(train), None, names
+
+
+def folders_of(root, domain):
+    """<domain>/<class>/<image> or <domain>/images/<class>/<image>."""
+    folder, inner = root / domain, root / domain / 'images'
+    *found, names = class_folders(inner if inner.is_dir() else folder)
+    return tuple(found), names

@@ -16,7 +16,7 @@ import finetune
 import imagenet
 import nets
 import utils
-from data import cifar_sets, decoded, downloads, image_sets, shapes
+from data import cifar_sets, decoded, downloads, image_sets, layouts, published, shapes
 from engine import loop, runs
 from methods import domains, losses
 from weights import folding, store
@@ -458,7 +458,7 @@ def test_images_are_read_whatever_they_are_called(kind, tmp_path):
 @pytest.fixture
 def office(tmp_path, monkeypatch):
     """Three classes of shapes as files in two domains."""
-    monkeypatch.setattr(image_sets, 'OFFICE_CLASSES', 3)
+    monkeypatch.setattr(layouts, 'OFFICE_CLASSES', 3)
     images, labels, _ = shapes.shapes(120, size=40)
     for i, (x, label) in enumerate(zip(images, labels, strict=True)):
         if label < 3:
@@ -654,12 +654,12 @@ def test_missing_and_unreadable_files(office, fails, tmp_path):
 
 def test_check_data_says_what_is_missing(fails):
     status, said = fails(finetune.main, '--dataset', 'dogs', '--dataroot', '.', '--check_data')
-    assert status == 2 and 'train_list.mat' in said and image_sets.PAGES['dogs'] in said
+    assert status == 2 and 'train_list.mat' in said and published.PAGES['dogs'] in said
 
 
 def test_download_comes_before_the_check(monkeypatch, fails):
     fetched = []
-    monkeypatch.setattr(image_sets, 'download', lambda *a: fetched.append(a))
+    monkeypatch.setattr(published, 'download', lambda *a: fetched.append(a))
     status, _ = fails(finetune.main, '--dataset', 'cub', '--dataroot', '.', '--check_data',
                       '--download')
     assert status == 2 and fetched == [('cub', '.')]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data import cifar_sets, downloads, image_sets, shapes
+from data import cifar_sets, downloads, image_sets, lists, published, shapes
 from utils import InputError
 
 OFFICIAL = next(pathlib.Path(__file__).parents[2].glob('*/data/splits'), pathlib.Path('none'))
@@ -436,7 +436,7 @@ def all_there(monkeypatch):
         names = collections.defaultdict(set)
         for f in files:
             names[os.path.dirname(f'{root}/{f}')].add(os.path.basename(f))
-        monkeypatch.setattr(image_sets, 'listing', lambda folder: names[folder])
+        monkeypatch.setattr(lists, 'listing', lambda folder: names[folder])
     return pretend
 
 
@@ -476,7 +476,7 @@ def test_official_food101(tmp_path, all_there):
     parts = [OFFICIAL / f'food101/{part}.txt' for part in ('train', 'test')]
     all_there(tmp_path / 'images', [f'{line}.jpg' for line in lines_of(*parts)])
     train, test, _, names = image_sets.load('food101', tmp_path)
-    assert (len(train[0]), len(test[0]), len(names)) == image_sets.EXPECTED['food101']
+    assert (len(train[0]), len(test[0]), len(names)) == published.EXPECTED['food101']
     assert names == sorted(lines_of(OFFICIAL / 'food101/classes.txt'))
     assert set(np.bincount(train[1])) == {750} and set(np.bincount(test[1])) == {250}
 
@@ -499,7 +499,7 @@ def test_check_data_says_what_differs(tmp_path, capsys):
 
 def test_check_data_of_domains(tmp_path, capsys, monkeypatch):
     write_office(tmp_path)
-    monkeypatch.setitem(image_sets.EXPECTED, 'office31 amazon', (31, 0, 31))
+    monkeypatch.setitem(published.EXPECTED, 'office31 amazon', (31, 0, 31))
     image_sets.check_data('office31', '.', 'amazon')
     assert capsys.readouterr().out == (
         'office31 amazon in .: 31 images (31 expected), 31 classes (31)\n')
@@ -548,22 +548,22 @@ def served(tmp_path, monkeypatch, http_server):
     url = http_server(folder)
     for name in ('dogs', 'cub'):
         there = [(f'{url}/{file}', sums[file], *places)
-                 for address, _, *places in image_sets.DOWNLOADS[name]
+                 for address, _, *places in published.DOWNLOADS[name]
                  for file in [address.rsplit('/', 1)[-1]]]
-        monkeypatch.setitem(image_sets.DOWNLOADS, name, there)
+        monkeypatch.setitem(published.DOWNLOADS, name, there)
     return folder
 
 
 def test_download(served, tmp_path):
     root = tmp_path / 'new/root'
     for name in ('dogs', 'cub'):
-        image_sets.download(name, root)
+        published.download(name, root)
         _, test, _, names = image_sets.load(name, root)
         assert len(names) == 2 and len(test[0]) == 2
     for file in [f for ending in ('tar', 'tgz') for f in tmp_path.rglob(f'*.{ending}')]:
         file.unlink()
-    image_sets.download('dogs', root)       # nothing is left to do
-    image_sets.download('cub', root)
+    published.download('dogs', root)       # nothing is left to do
+    published.download('cub', root)
 
 
 @pytest.mark.parametrize('name, writer', [
@@ -572,12 +572,12 @@ def test_download(served, tmp_path):
 def test_no_download_of_what_is_there(name, writer, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, 'download', None)
     writer(tmp_path)
-    image_sets.download(name, tmp_path)
+    published.download(name, tmp_path)
 
 
 def test_download_of_another_checksum(served, tmp_path, fails):
     archive(served / 'images.tar', 'lists.tar')
-    status, said = fails(lambda argv: image_sets.download('dogs', tmp_path / 'data'))
+    status, said = fails(lambda argv: published.download('dogs', tmp_path / 'data'))
     assert status == 2 and 'hash' in said and 'images.tar' in said
     assert not (tmp_path / 'data/Images').exists() and not (tmp_path / 'data/images.tar').exists()
 
@@ -585,16 +585,16 @@ def test_download_of_another_checksum(served, tmp_path, fails):
 def test_what_cannot_be_downloaded(monkeypatch):
     for name, match in (('mit67', 'web.mit.edu'), ('office31', 'faculty'), ('list', '--dataroot')):
         with pytest.raises(InputError, match=f'no --download for {name}: .*{match}'):
-            image_sets.download(name, '.')
+            published.download(name, '.')
     asked = []
     monkeypatch.setattr(cifar_sets, 'cifar_folder', lambda *args: asked.append(args))
-    image_sets.download('CIFAR10', '.')
+    published.download('CIFAR10', '.')
     assert asked == [('CIFAR10', pathlib.Path('.'))]
 
 
 def test_official_archives():
-    for name, files in image_sets.DOWNLOADS.items():
-        assert name in image_sets.PAGES
+    for name, files in published.DOWNLOADS.items():
+        assert name in published.PAGES
         assert all(len(sha256) == 64 and url.startswith('http') for url, sha256, *_ in files)
 
 

@@ -317,7 +317,7 @@ def truncated(root):
     (lambda root: shutil.rmtree(root), 'there is no folder', 0),
     (lambda root: shutil.rmtree(root / 'val'), 'there is no folder', 0),
     (flat, 'valprep.sh', 0), (no_classes, 'no class folders', 0),
-    (another_class, 'rhombus, ring are in one of them only', 0),
+    (another_class, 'must have the same ones, but rhombus is in', 0),
     (empty_class, 'classes without an image, such as star', 0),
     (unreadable, 'star/00005.jpg', 0), (unreadable, 'star/00005.jpg', 2),
     (truncated, 'star/00005.jpg', 2)])
