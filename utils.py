@@ -122,6 +122,9 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
     fixed = base + '.fixed_mean' in params
     mean, var = (params[f'{base}.{"fixed" if fixed else "running"}_{k}'] for k in ('mean', 'var'))
     scale, shift = (params[f'{base}.{k}'] if affine else None for k in ('weight', 'bias'))
+    if mode and not fixed and x.numel() == x.shape[1]:
+        raise InputError('batch normalisation needs two values of each channel in training: give a '
+                         'larger --batch_size, or larger images')
     return F.batch_norm(x, mean, var, scale, shift, training=mode and not fixed)
 
 

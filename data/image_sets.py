@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from data import cifar_sets, folder_sets, layouts, lists, shapes
+from data import cifar_sets, folder_sets, image_files, layouts, lists, shapes
 from data.published import EXPECTED, OFFICE, source
 from utils import InputError
 
@@ -25,25 +25,36 @@ READERS = {'dogs': layouts.dogs, 'cub': layouts.cub, 'mit67': layouts.mit67,
 DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list': lists.list_of}
 
 
-def load(name, root, domain='', target='', shift=0.):
+def load(name, root, domain='', target='', shift=0., missing=False):
     """The data set `name` below the folder `root` -> (train, test, target_set, names of classes).
 
     Of a data set with domains, `domain` is for training and `target`, if given, for adaptation
     without its labels and for testing: test and target_set are all of it, otherwise None. For
     `shapes`, shift > 0 makes the target: the images of training and testing, `shapes.shifted`.
+    InputError if files are missing; images may be, if that is `missing`.
     """
     check_choice(name, domain, target, shift)
-    root = pathlib.Path(root).expanduser()
+    *sets, names = read(name, pathlib.Path(root).expanduser(), domain, target, shift)
+    for images in [] if missing else filter(None, sets):
+        lists.check_there(images[0], name)
+    return *sets, names
+
+
+def read(name, root, domain, target, shift):
+    """What `load` gives, without a look for the images."""
     if name not in READERS and name not in DOMAINS:
         return arrays(name, root, shift)
     if not domain:
         train, test, names = READERS[name](root)
         return train, test, None, names
-    train, names = DOMAINS[name](root, domain)
     if not target:
+        train, names = DOMAINS[name](root, domain)
         return train, None, None, names
-    test, others = DOMAINS[name](root, target)
-    lists.same_classes(names, others, domain, target, exact=name != 'list')
+    if name == 'list':
+        train, test, names = lists.parts(root, domain, target)
+        return train, test, test, names
+    (train, names), (test, others) = (DOMAINS[name](root, part) for part in (domain, target))
+    lists.same_classes(names, others, domain, target)
     return train, test, test, names
 
 
@@ -84,10 +95,10 @@ def arrays(name, root, shift):
     return train, test, target, names
 
 
-def check_data(name, root, domain='', target='', shift=0.):
-    """Print how many images and classes there are and, for official data sets, should be; refuse
-    what differs. No image is opened."""
-    train, test, target_set, names = load(name, root, domain, target, shift)
+def check_data(name, root, domain='', target='', shift=0., nthread=0):
+    """Print how many images and classes there are and, for official data sets, should be, and which
+    images are missing or cannot be read; refuse what differs."""
+    train, test, target_set, names = load(name, root, domain, target, shift, missing=True)
     if domain:
         parts = {f'{name} {domain}': {'images': train}, f'{name} {target}': {'images': test}}
     else:
@@ -98,9 +109,12 @@ def check_data(name, root, domain='', target='', shift=0.):
         found = {what: len(s[1]) for what, s in sets.items() if s is not None}
         if found:
             wrong += report(title, root, found | {'classes': len(names)})
+    said = image_files.list_broken(np.concatenate([s[0] for s in (train, test) if s]), nthread)
     if wrong:
-        raise InputError(f'{root} does not hold what {name} should be, but {", ".join(wrong)}: '
-                         f'{source(name)}')
+        said = (f'{root} does not hold what {name} should be, but {", ".join(wrong)}: '
+                f'{source(name)}{"; " if said else ""}{said}')
+    if said:
+        raise InputError(said)
 
 
 def report(title, root, found):

@@ -26,8 +26,8 @@ def dogs_part(root, file):
     names = lists.folder_names(images, labels)
     if not names:
         raise InputError(f'{path}: labels and folders do not go together: {source("dogs")}')
-    files = lists.checked([f'{root}/Images/{f}' for f in images], path, 'dogs')
-    return (files, labels), names, path
+    files = lists.as_bytes(f'{root}/Images/{f}' for f in images)
+    return (files, labels), list(names.values()), path
 
 
 def dogs_list(path):
@@ -57,8 +57,7 @@ def cub(root):
     classes, images, labels, training, boxes = cub_tables(home)
     number = {key: k for k, key in enumerate(classes)}
     labels = np.array([number[int(k)] for k in labels.values()], np.int64)
-    files = [f'{home}/images/{f}' for f in images.values()]
-    files = lists.checked(files, home / 'images.txt', 'cub')
+    files = lists.as_bytes(f'{home}/images/{f}' for f in images.values())
     boxes = np.array([box.split() for box in boxes.values()], float)
     training = np.array([t == '1' for t in training.values()])
     train, test = (tuple(a[part] for a in (files, labels, boxes)) for part in (training, ~training))
@@ -129,14 +128,14 @@ def numbered(images, low, high, name):
         raise InputError(f'{len(empty)} classes, the first one {empty[0]}, have no images of '
                          f'numbers {low} to {high}: {source(name)}')
     labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
-    return np.array([os.fsencode(f) for found in files.values() for f in found]), labels
+    return lists.as_bytes(f for found in files.values() for f in found), labels
 
 
 def food101(root):
     """food-101/, or its content: images/<class>/<image>.jpg, meta/{train,test}.{txt,json}."""
     home = root if (root / 'meta').exists() else root / 'food-101'
-    return lists.from_lists('food101', home / 'images', dict(food101_list(home / 'meta' / part)
-                                                       for part in ('train', 'test')))
+    return lists.from_lists('food101', home / 'images', dict(
+        food101_list(home / 'meta' / part) for part in ('train', 'test')))
 
 
 def food101_list(base):
@@ -146,11 +145,11 @@ def food101_list(base):
         images = lists.read_lines(path, 'food101')
     else:
         try:
-            images = [image for of_class in json.loads(lists.read_text(path, 'food101')).values()
-                      for image in of_class]
+            found = json.loads(lists.read_text(path, 'food101')).values()
+            images = [os.fsdecode(os.fsencode(image)) for of_class in found for image in of_class]
         except (ValueError, AttributeError, TypeError):
             images = []
-        if not images or not all(isinstance(image, str) for image in images):
+        if not images:
             raise InputError(f'{path} is no list of images by class: {source("food101")}')
     return path, [f'{image}.jpg' for image in images]
 

@@ -66,10 +66,14 @@ def source(name):
 
 
 def download(name, root):
-    """Fetch what is not below the folder `root` yet, and unpack it there."""
+    """Fetch what is not below the folder `root` yet, and unpack it there. The folder is made, if
+    that in which it is to be is there."""
     root = pathlib.Path(root).expanduser()
+    if not root.parent.is_dir():        # mistyped, perhaps
+        raise InputError(f'there is no folder {root.parent}, in which --dataroot {root} could be '
+                         f'made')
     if name in cifar_sets.CIFAR:
-        cifar_sets.cifar_folder(name, root)
+        cifar_sets.cifar_folder(name, root, make=True)
     elif name not in DOWNLOADS:
         raise InputError(f'there is no --download for {name}: {source(name)}')
     for url, sha256, *places in DOWNLOADS.get(name, ()):

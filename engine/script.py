@@ -205,7 +205,7 @@ def split_at_plus(words):
 # options that runs side by side share
 SHARED = ('dataset', 'dataroot', 'imagenetpath', 'domain', 'target', 'per_class', 'fraction',
           'batch_size', 'epochs', 'iterations', 'epoch_steps', 'validate', 'size', 'ngpu', 'gpu_id',
-          'deterministic', 'no_graph', 'nthread')
+          'deterministic', 'no_graph', 'nthread', 'skip_broken')
 
 
 def check_together(opts):
@@ -303,6 +303,8 @@ def run(main):
     line, no traceback), 130 interrupted."""
     status = 0
     interrupts.catch()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors='backslashreplace')       # names of files that are not UTF-8
     try:
         main()
     except (InputError, RunError) as e:

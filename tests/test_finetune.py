@@ -16,7 +16,16 @@ import finetune
 import imagenet
 import nets
 import utils
-from data import cifar_sets, decoded, downloads, image_sets, layouts, published, shapes
+from data import (
+    cifar_sets,
+    decoded,
+    downloads,
+    image_files,
+    image_sets,
+    layouts,
+    published,
+    shapes,
+)
 from engine import loop, runs
 from methods import domains, losses
 from weights import folding, store
@@ -449,7 +458,7 @@ def test_images_are_read_whatever_they_are_called(kind, tmp_path):
     from PIL import Image
     Image.fromarray(np.full((20, 30, 3), [200, 100, 50], np.uint8)).save(f'x{kind}')
     pathlib.Path(f'x{kind}').rename('image.jpg')
-    got = decoded.read_image('image.jpg')
+    got = image_files.read_image('image.jpg')
     assert got.shape == (20, 30, 3) and abs(got[5, 5].astype(int) - [50, 100, 200]).max() < 4
 
 
