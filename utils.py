@@ -22,6 +22,12 @@ class RunError(RuntimeError):
     """A run cannot go on for a reason that is no fault of the code (disk full, loss not finite)."""
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what no screen or picture shows: control characters, and the bytes
+    of names of files that are not UTF-8."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
 # ---- parameter dicts --------------------------------------------------------------------------
 
 def cast(params, dtype: str = 'float'):

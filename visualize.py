@@ -108,7 +108,7 @@ def figure(images, maps, masks=None, titles=None):
     drawn = Figure(figsize=size, layout='constrained')
     axes = drawn.subplots(1 + len(maps), len(columns), squeeze=False)
     for label, row in zip(['', *maps], axes, strict=True):
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(utils.printable(label), parse_math=False)
         for (i, g), axis in zip(columns, row, strict=True):
             if label:
                 panel(axis, images[i], maps[label][g][i])

@@ -7,7 +7,7 @@ import numpy as np
 
 from data import cifar_sets, lists
 from data.image_files import IMAGES
-from utils import InputError
+from utils import InputError, printable
 
 # what systems and programs leave in folders of others, beside what is hidden by a dot
 STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
@@ -46,7 +46,7 @@ def class_folders(root, part=''):
     others = sum(others, [])
     if others:
         print(f'{folder}: {len(others):,} files are left out, whose names are not those of images, '
-              f'such as {others[0]}')
+              f'such as {printable(others[0])}')
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
     return lists.as_bytes(f for found in files for f in found), labels, names
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from engine import processes
-from utils import InputError, RunError
+from utils import InputError, RunError, printable
 
 # how the names of files end that OpenCV or PIL reads
 IMAGES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.jp2', '.png', '.apng', '.gif', '.bmp', '.dib', '.ppm',
@@ -57,13 +57,18 @@ def decode(data):
 def read_image(path):
     """An image file, whatever it is called, -> uint8 (H, W, 3) in OpenCV's order, blue first. As in
     most loaders, the rotation that a camera noted is not applied. InputError for anything else."""
-    path = os.fsdecode(path)
-    if not os.path.isfile(path):        # a pipe, say, from which nothing might ever come
-        raise InputError(f'cannot read the image {path}: there is no such file')
+    path = pathlib.Path(os.fsdecode(path))
+    if not path.is_file():      # a pipe, say, from which nothing might ever come
+        raise InputError(f'cannot read the image {shown(path)}: there is no such file')
     try:
-        return decode(pathlib.Path(path).read_bytes())
+        return decode(path.read_bytes())
     except Exception:       # a damaged file raises nearly anything
-        raise InputError(f'cannot read the image {path}') from None
+        raise InputError(f'cannot read the image {shown(path)}') from None
+
+
+def shown(path):
+    """The name of a file as messages have it."""
+    return printable(os.fsdecode(path))
 
 
 # ---- many files ---------------------------------------------------------------------------------
@@ -123,9 +128,9 @@ def list_broken(images, nthread):
     """
     found = images[broken(images, nthread)]
     for name in found:
-        print(f'cannot be read: {os.fsdecode(name)}')
+        print(f'cannot be read: {shown(name)}')
     return (f'{len(found):,} of {len(images):,} images are missing or cannot be read, such as '
-            f'{os.fsdecode(found[0])}: replace or delete them, or leave them out with '
+            f'{shown(found[0])}: replace or delete them, or leave them out with '
             f'--skip_broken') if len(found) else ''
 
 
@@ -144,7 +149,7 @@ def without_broken(images, nthread):
               f'read')
     if bad.all():
         raise InputError(f'none of {len(bad):,} images can be read, such as '
-                         f'{os.fsdecode(images[0][0])}')
+                         f'{shown(images[0][0])}')
     return tuple(a[~bad] for a in images)
 
 

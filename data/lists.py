@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from data.published import source
-from utils import InputError
+from utils import InputError, printable
 
 # ---- text files ---------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ def check_there(files, name):
                ] if files.dtype.kind == 'S' else []
     if missing:
         raise InputError(f'{len(missing):,} of {len(files):,} images are missing, the first one '
-                         f'{os.fsdecode(missing[0])}: {source(name)}')
+                         f'{printable(os.fsdecode(missing[0]))}: {source(name)}')
 
 
 def as_bytes(files):

@@ -66,11 +66,12 @@ def test_what_is_no_image_is_said_in_a_line(capfd):
     pathlib.Path('profile.png').write_bytes(good)
     assert image_files.read_image('profile.png').shape == SMOOTH.shape
     tiff = encoded('TIFF', [profile])
-    for name, data in (('empty.jpg', b''), ('text.jpg', b'text'), (b'\xff.png', damaged_png()),
+    for name, data in (('empty.jpg', b''), ('text\n.jpg', b'text'), (b'\xff.png', damaged_png()),
                        ('cut.tif', tiff[:len(tiff) // 2])):
         pathlib.Path(os.fsdecode(name)).write_bytes(data)
-        with pytest.raises(InputError, match='cannot read the image'):
+        with pytest.raises(InputError, match='cannot read the image') as e:
             image_files.read_image(name)
+        assert str(e.value).isprintable()
     os.mkfifo('pipe.jpg')
     os.mkdir('folder.jpg')
     for name in ('pipe.jpg', 'folder.jpg', 'none.jpg', '/dev/zero', 'a\0.jpg'):
@@ -87,7 +88,8 @@ def test_names_that_are_not_utf8(fails, capsys):
     assert status == 2 and '\\udcff.jpg' in said and len(said.splitlines()) == 1
     cv2.imwrite('red.jpg', SMOOTH)
     os.rename('red.jpg', name)
-    visualize.main([name, '--model', 'a.pth'])
+    os.rename('a.pth', os.fsdecode(b'\xfe$x^$.pth'))
+    visualize.main([name, '--model', os.fsdecode(b'\xfe$x^$.pth')])
     expected = decoded.resize(image_files.read_image(name), 32, 32)[..., ::-1]
     np.testing.assert_array_equal(visualize.read_images([name], 32), expected[None])
 
