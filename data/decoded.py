@@ -3,13 +3,11 @@ import functools
 import math
 import os
 import pathlib
-import warnings
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 
 from data import arrays, image_files
 from engine import processes
@@ -167,7 +165,6 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     is not one pass over them. nthread: workers that decode and crop. views: more of `Files`; of ten
     crops inputs are (B, 10, 3, H, W).
     """
-    warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
     dataset, share = Files(images, labels, size, **views), batch_size // processes.world()
     n = len(images)
@@ -183,11 +180,9 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
             plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = processes.shard(plan, even=train)
         parts = plan.split(arrays.sizes_of(len(plan), share)) if train else plan.split(share)
-        loader = DataLoader(dataset, None, sampler=[p.T for p in parts if len(p)],
-                            num_workers=nthread, pin_memory=device.type == 'cuda',
-                            generator=torch.Generator())    # leaves torch's own alone
-        return ((len(targets), images, targets) for images, targets in
-                image_files.whole_errors(loader, HINT))
+        batches = image_files.loaded(dataset, nthread, HINT, sampler=[p.T for p in parts if len(p)],
+                                     pin_memory=device.type == 'cuda')
+        return ((len(targets), images, targets) for images, targets in batches)
 
     def make(_, images, targets):
         images, targets = (v.to(device, non_blocking=True) for v in (images, targets))

@@ -89,17 +89,18 @@ class Each:
 def for_each(function, items, nthread, title):
     """What function(item) gives of each item, as a list; in `nthread` workers, with a progress bar.
     """
-    loader = DataLoader(Each(function, items), None, num_workers=nthread if len(items) else 0,
-                        generator=torch.Generator())
-    return list(tqdm(whole_errors(loader), title, len(items), unit=' images',
+    found = loaded(Each(function, items), nthread if len(items) else 0)
+    return list(tqdm(found, title, len(items), unit=' images',
                      disable=None if len(items) else True))
 
 
-def whole_errors(loader, hint=''):
-    """The items of a DataLoader. What is wrong with a file is said in a line, though a worker found
-    it, and `hint` behind it."""
+def loaded(dataset, nthread, hint='', **how):
+    """The items of a DataLoader of `nthread` workers, which takes no batches together. What is
+    wrong with a file is said in a line, though a worker found it, and `hint` behind it."""
+    warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
     try:
-        yield from loader
+        yield from DataLoader(dataset, None, num_workers=nthread, generator=torch.Generator(),
+                              **how)        # the generator leaves torch's own alone
     except (InputError, RunError) as e:
         last = str(e).strip().splitlines()[-1]
         raise type(e)(last.split(f'{type(e).__name__}: ')[-1] + hint) from None
