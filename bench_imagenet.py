@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import imagenet
-from data import decoded, folder_sets, shapes
+from data import decoded, folder_sets, image_files, shapes
 from engine import clock, measuring, runs, script, step
 from engine.clock import CUDA, DEVICE
 from methods import teaching
@@ -76,7 +76,7 @@ def inputs(bench, folder):
     return {'PIL, as torchvision': lambda: [None for _ in pil_batches(
                 [bytes.decode(f) for f in files], seeds, bench.batch_size)],
             'ours': ours(files), 'ours, from the cache': ours(cached),
-            'decoding alone': lambda: [decoded.read_image(f) for f in files],
+            'decoding alone': lambda: [image_files.read_image(f) for f in files],
             }, difference, len(files)
 
 

@@ -29,7 +29,7 @@ import torch
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, image_sets
+from data import arrays, cifar_sets, decoded, image_files, image_sets, published
 from engine import loop, processes, runs, script, step
 from methods import attentive, delta, domains, gates, losses, pruning, teaching
 from utils import InputError
@@ -102,8 +102,7 @@ def add_data_flags(parser):
                    'drawn by --seed')
     m.add_argument('--download', action='store_true', help='fetch dogs, cub, caltech256 or '
                    'food101 into --dataroot first')
-    m.add_argument('--check_data', action='store_true', help='say what is there and what is '
-                   'missing, and end')
+    image_files.add_flags(m)
     m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    'training')
     p = parser.add_argument_group('pixels')
@@ -237,7 +236,11 @@ def read_sets(opt):
     the names of the classes. A set is (files, labels, ...), arrays."""
     fetch(opt)
     train, test, target, names = image_sets.load(opt.dataset, opt.dataroot, opt.domain, opt.target,
-                                                 opt.shift)
+                                                 opt.shift, opt.skip_broken)
+    if opt.skip_broken:
+        once = {id(s): s for s in (train, test, target) if s}   # the target may be the test set
+        kept = {k: image_files.without_broken(s, opt.nthread) for k, s in once.items()}
+        train, test, target = (kept.get(id(s)) for s in (train, test, target))
     if opt.per_class or opt.fraction:
         train, rest = image_sets.subset(train, opt.per_class, opt.fraction, opt.seed)
         test = rest if test is None else test
@@ -369,16 +372,12 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 
 def check_shapes(opt, name, f, params, size):
     """Refuse images that are too small for a net, and groups that it has not."""
-    try:
-        groups = len(f(*facts.on_meta(params, size), False)[1]) if f else 0
-    except RuntimeError as e:
-        raise InputError(f'{size}x{size} pixels are too few for {name} ({e}): give a larger '
-                         f'--size') from None
-    wrong = not opt.at_groups or not all(type(g) is int and -groups <= g < groups
-                                         for g in opt.at_groups)
-    if opt.method == 'at' and wrong:
+    groups = facts.groups_of(f, params, size, name) if f else 0
+    right = opt.at_groups and all(type(g) is int and -groups <= g < groups for g in opt.at_groups)
+    if opt.method == 'at' and not (
+            right and len({g % groups for g in opt.at_groups}) == len(opt.at_groups)):
         raise InputError(f'--at_groups {opt.at_groups}: {name} has {groups} groups, 0 to '
-                         f'{groups - 1}')
+                         f'{groups - 1}; name each once')
 
 
 def reference(opt, f, start, head, layers, pixels):
@@ -444,6 +443,9 @@ def prepare(opt, device):
 
 
 def make_training(opt, device, sets, classes, steps, checkpoint, lines):
+    if not (checkpoint or opt.skip_broken):     # else the first epoch would be lost to one of them
+        tested = [s[0] for s in (sets['validation'], sets['test']) if s]
+        image_files.check_readable(np.concatenate(tested), opt.nthread)
     generator = torch.Generator().manual_seed(opt.seed)
     with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
         start_f, start, size, pixels = start_of(opt, sets, classes)
@@ -482,7 +484,7 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
         opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
         validation=images(sets['validation']) if opt.validate else None,
         weight=lambda epoch: opt.alpha, rate=rate(opt, steps), notes=noted, before=before,
-        draws=facts.draws(start_f, start, size))
+        draws=facts.draws(start_f, start, size, opt.batch_size // processes.world()))
 
 
 def removal(opt, f, params, size, sets, images):
@@ -595,12 +597,13 @@ def fetch(opt):
     """Download the data set, if that is asked for."""
     if opt.download:
         with processes.first_alone():
-            image_sets.download(opt.dataset, opt.dataroot)
+            published.download(opt.dataset, opt.dataroot)
 
 
 def check_data(opt, device):
     fetch(opt)
-    return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift)
+    return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift,
+                                 opt.nthread)
 
 
 def instead(opt):

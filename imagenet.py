@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from data import decoded, folder_sets
+from data import decoded, folder_sets, image_files
 from data.downloads import sha256_of
 from engine import processes, runs, script, step
 from methods import teaching
@@ -50,6 +50,7 @@ def parse(argv):
     m.add_argument('--width', default=1, type=float, help='multiple of the number of channels')
     m.add_argument('--imagenetpath', default='', metavar='DIR',
                    help='folder of the images: train/ and val/, a folder per class in each')
+    image_files.add_flags(m)
     m.add_argument('--cache', default='', metavar='DIR', help='write the training images there '
                    'first, once, at the short side that testing takes (256 of --size 224), and '
                    'train from there; the test images stay as they are')
@@ -375,9 +376,10 @@ def restored(opt, f, params, device, size, pixels):
 def check_classes(opt, outputs, names):
     """The net's outputs that the classes `names` stand for."""
     classes = opt.classes or list(range(outputs))
-    if len(classes) != len(names) or not all(type(c) is int and 0 <= c < outputs for c in classes):
+    if len(classes) != len(names) or not all(
+            type(c) is int and classes.count(c) == (0 <= c < outputs) for c in classes):
         raise InputError(f'val/ has {len(names)} classes, {opt.evaluate} {outputs}: name the '
-                         f'{len(names)} outputs that they stand for with --classes')
+                         f'{len(names)} outputs that they stand for with --classes, each once')
     return classes
 
 
@@ -385,6 +387,8 @@ def evaluate(opt, device):
     """Test a net from a file, among the classes of the folders."""
     f, outputs, params, path = teaching.load_net(opt.evaluate, FUNCTIONS)
     files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
+    if opt.skip_broken:
+        files, labels = image_files.without_broken((files, labels), opt.nthread)
     classes = check_classes(opt, outputs, names)
     size, pixels = input_of(opt, params, store.options(path))
     params = step.on_device(params, opt.dtype, device)
@@ -408,6 +412,7 @@ def report(opt, device, path, f, tested, params, test, size, pixels):
     what it is; with --save, as a log too; write the net to --export, if that is given."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
         raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
+    facts.groups_of(f, params, size, opt.evaluate)
     folded, start = folding.fold(params), time.perf_counter()
     top1, top5 = step.test_errors(
         tested, step.on_device(folded, opt.dtype, device, fixed=True), test, opt.dtype, device)
@@ -438,6 +443,11 @@ def make_training(opt, device, checkpoint, lines):
         f_t, outputs, params_t, path = teaching.load_net(opt.teacher_params, FUNCTIONS)
         teacher, made = (opt.teacher_params, f_t, params_t), store.options(path)
     files, test_files, num_classes = folder_sets.image_folders(opt.imagenetpath, opt.validate)
+    if opt.skip_broken:
+        files, test_files = (image_files.without_broken(s, opt.nthread)
+                             for s in (files, test_files))
+    elif not (checkpoint or teacher):       # else the first epoch would be lost to one of them
+        image_files.check_readable(test_files[0], opt.nthread)
     if teacher:
         teaching.check_classes(opt.teacher_params, outputs, num_classes, opt.imagenetpath)
     size, pixels = input_of(opt, teacher[2] if teacher else {}, made)
@@ -451,8 +461,22 @@ def make_training(opt, device, checkpoint, lines):
         images_of(opt, *test_files, size, pixels, device), num_classes, size)
 
 
+def check_data(opt, device):
+    """Print how many images and classes there are, and which images cannot be read; refuse those.
+    """
+    train, val, classes = folder_sets.image_folders(opt.imagenetpath)
+    print(f'{opt.imagenetpath}: {len(train[1]):,} training images, {len(val[1]):,} test images, '
+          f'{classes:,} classes')
+    image_files.check_readable(np.concatenate([train[0], val[0]]), opt.nthread)
+
+
+def instead(opt):
+    """What is to be done instead of training."""
+    return check_data if opt.check_data else evaluate if opt.evaluate else None
+
+
 def main(argv=None):
-    script.main(argv, __file__, parse, prepare, lambda opt: evaluate if opt.evaluate else None)
+    script.main(argv, __file__, parse, prepare, instead)
 
 
 if __name__ == '__main__':

@@ -23,15 +23,19 @@ class RunError(RuntimeError):
     """A run cannot go on for a reason that is no fault of the code (disk full, loss not finite)."""
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what no screen or picture shows: control characters, and the bytes
+    of names of files that are not UTF-8."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
 def shown(text: str) -> str:
     """A message as it is fit to be printed: at most three lines, of a thousand characters together;
-    words of more than 80 without their middle; characters that steer a terminal, or stand for bytes
-    that are no text, escaped."""
+    words of more than 80 without their middle, and `printable`."""
     def short(m):
         return f'{m[0][:38]}...{m[0][-39:]}'
 
-    lines = [''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
-             for line in text.splitlines()[:3]]
+    lines = map(printable, text.splitlines()[:3])
     text = re.sub(r'\S{81,}', short, '\n'.join(lines))
     return text if len(text) <= 1000 else f'{text[:500]} ... {text[-495:]}'
 
@@ -136,6 +140,9 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
     fixed = base + '.fixed_mean' in params
     mean, var = (params[f'{base}.{"fixed" if fixed else "running"}_{k}'] for k in ('mean', 'var'))
     scale, shift = (params[f'{base}.{k}'] if affine else None for k in ('weight', 'bias'))
+    if mode and not fixed and x.numel() == x.shape[1]:
+        raise InputError('batch normalisation needs two values of each channel in training: give a '
+                         'larger --batch_size, or larger images')
     return F.batch_norm(x, mean, var, scale, shift, training=mode and not fixed)
 
 

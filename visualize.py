@@ -15,7 +15,6 @@ import pathlib
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,9 +24,10 @@ import imagenet
 import nets
 import tables
 import utils
-from data import arrays, cifar_sets, folder_sets, shapes
+from data import arrays, cifar_sets, decoded, image_files, shapes
 from engine import runs, script
 from utils import InputError
+from weights import facts
 from weights.architecture import architecture_of
 
 MAPS = [*utils.MAPPINGS, 'gradient']
@@ -109,7 +109,7 @@ def figure(images, maps, masks=None, titles=None):
     drawn = Figure(figsize=size, layout='constrained')
     axes = drawn.subplots(1 + len(maps), len(columns), squeeze=False)
     for label, row in zip(['', *maps], axes, strict=True):
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(utils.printable(label), parse_math=False)
         for (i, g), axis in zip(columns, row, strict=True):
             if label:
                 panel(axis, images[i], maps[label][g][i])
@@ -146,19 +146,14 @@ def demo_net():
 
 def split_images(opt):
     """Of `--model X image.jpg`: argparse takes all of it for models -> models, images."""
-    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in folder_sets.IMAGES]
+    images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in image_files.IMAGES]
     return [m for m in opt.model if m not in images], [*opt.images, *images]
 
 
 def read_images(paths, size):
     """Image files -> uint8 (N, size, size, 3) in RGB order."""
-    images = []
-    for path in paths:
-        image = cv2.imread(str(path))
-        if image is None:
-            raise InputError(f'cannot read the image {path}')
-        images.append(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)[..., ::-1])
-    return np.stack(images)
+    images = [decoded.resize(image_files.read_image(path), size, size) for path in paths]
+    return np.stack(images)[..., ::-1].copy()
 
 
 def load_nets(models):
@@ -205,6 +200,8 @@ def main(argv=None):
         images, masks = read_images(files, size), None
     else:
         images, _, masks = (a[::3] for a in shapes.shapes(10, seed=1, size=size))
+    for label, (f, _, params) in trained.items():
+        facts.groups_of(f, params, size, label)
     maps = {label: attention_maps(f, params, images, opt.map,
                                   stats=nets.PIXELS[imagenet.input_of(opt, params)[1]])
             for label, (f, _, params) in trained.items()}

@@ -73,11 +73,17 @@ def held_out(train, n):
 
 # ---- CIFAR ------------------------------------------------------------------------------------
 
-def cifar_folder(name, root):
-    """The folder of CIFAR's batches below `root`; downloaded and unpacked when it is not there."""
+def cifar_folder(name, root, make=False):
+    """The folder of CIFAR's batches: `root` itself, or one below it, into which they are downloaded
+    and unpacked when they are not there. `make`: root itself need not be there either."""
     spec = CIFAR[name]
     root = pathlib.Path(root).expanduser()
+    if all((root / file).is_file() for part in COUNTS for file in spec[part]):
+        return root
     folder = root / spec['folder']
+    if not make and not root.is_dir():       # mistyped, perhaps
+        raise InputError(f'there is no folder {root}: --dataroot is the one that holds '
+                         f'{spec["folder"]}, or into which it is to be downloaded')
     if not folder.exists():
         archive = download(spec['url'], root, spec['sha256'])
         unpack(archive, root)

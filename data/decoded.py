@@ -1,40 +1,24 @@
 """Image files -> batches: decoded and cropped in workers, uint8 until they are on the device."""
+import functools
 import math
 import os
 import pathlib
-import warnings
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from data import arrays
+from data import arrays, image_files
 from engine import processes
 from utils import InputError, RunError
 
-# ---- image files --------------------------------------------------------------------------------
+# ---- crops --------------------------------------------------------------------------------------
 
+LARGE = 4096 ** 2       # pixels of an image that is resized as a whole, however small it was
 TRIES = 10      # of a random crop that may not fit, as in torchvision
 QUALITY = 90    # of the JPEG files of a cache
-
-
-def read_image(path):
-    """An image file, whatever it is called, -> uint8 (H, W, 3) in OpenCV's order, blue first. As in
-    most loaders, the rotation that a camera noted is not applied."""
-    try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:       # GIF, which older versions of OpenCV do not know, and others
-            image = np.array(Image.open(os.fsdecode(path)).convert('RGB'))[:, :, ::-1]
-    except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError):
-        image = None
-    if image is None:
-        raise InputError(f'cannot read the image {os.fsdecode(path)}')
-    return np.ascontiguousarray(image)
+HINT = '; --check_data lists all images that cannot be read, --skip_broken leaves them out'
 
 
 def resize(image, height, width):
@@ -67,29 +51,57 @@ def short_side(size):
     return round(size * 256 / 224)
 
 
-def with_short_side(image, short):
+def shape_with_short_side(image, short):
+    """Height and width of an image that is resized to a short side."""
     h, w = image.shape[:2]
-    return resize(image, *((short, short * w // h) if h <= w else (short * h // w, short)))
+    return (short, short * w // h) if h <= w else (short * h // w, short)
+
+
+def with_short_side(image, short):
+    return resize(image, *shape_with_short_side(image, short))
 
 
 def crop(image, size, top, left):
     return image[top:top + size, left:left + size]
 
 
-def centre(image, size):
-    return crop(image, size, *(round((n - size) / 2) for n in image.shape[:2]))
+def stretched(x, axis, n, start, size):
+    """The places `start` to start + size of an axis of an array (uint8) that is enlarged to n,
+    linearly between the middles of its pixels; what `resize` gives there, up to a grey level."""
+    at = ((np.arange(start, start + size) + .5) * x.shape[axis] / n - .5).clip(0, x.shape[axis] - 1)
+    low = at.astype(int)
+    high = np.minimum(low + 1, x.shape[axis] - 1)
+    part = np.expand_dims(at - low, [k for k in range(x.ndim) if k != axis])
+    x = x.take(low, axis) * (1 - part) + x.take(high, axis) * part
+    return (x + .5).astype(np.uint8)
+
+
+def resized(image, height, width):
+    """A function (size, top, left) -> those size x size pixels of the image resized to (height,
+    width), whose shape it has. What would be very much larger than the image, such as a line of
+    pixels resized by its short side, is computed around the crop alone."""
+    if height * width <= max(LARGE, image.shape[0] * image.shape[1]):
+        return functools.partial(crop, resize(image, height, width))
+    return lambda size, top, left: stretched(stretched(image, 1, width, left, size), 0, height, top,
+                                             size)
+
+
+def centre_of(height, width, size):
+    """Top and left of the central size x size pixels."""
+    return round((height - size) / 2), round((width - size) / 2)
 
 
 def central_crop(image, size):
     """The central size x size pixels of an image resized to the short side that testing takes."""
-    return centre(with_short_side(image, short_side(size)), size)
+    shape = shape_with_short_side(image, short_side(size))
+    return resized(image, *shape)(size, *centre_of(*shape, size))
 
 
-def ten_crops(image, size):
-    """The four corners and the centre of an image, and their mirrored images."""
-    bottom, right = (n - size for n in image.shape[:2])
-    corners = [crop(image, size, *at) for at in ((0, 0), (0, right), (bottom, 0), (bottom, right))]
-    return [v for c in (*corners, centre(image, size)) for v in (c, cv2.flip(c, 1))]
+def ten_crops(pixels, height, width, size):
+    """The four corners and the centre of `resized` pixels, and their mirrored images."""
+    bottom, right = height - size, width - size
+    places = (0, 0), (0, right), (bottom, 0), (bottom, right), centre_of(height, width, size)
+    return [v for c in (pixels(size, *at) for at in places) for v in (c, cv2.flip(c, 1))]
 
 
 RESIZES = ('keep', 'squash')
@@ -119,29 +131,28 @@ class Files:
 
     def read(self, i):
         image = self.images[i]
-        image = image[:, :, ::-1] if isinstance(image, np.ndarray) else read_image(image)
+        if isinstance(image, np.ndarray):
+            image = image[:, :, ::-1]
+        else:
+            image = image_files.read_image(image)
         if self.boxes is not None:
             x, y, w, h = np.round(self.boxes[i]).astype(int)
             inside = image[max(y, 0):y + h, max(x, 0):x + w]
             image = inside if inside.size else image
         return np.ascontiguousarray(image)
 
-    def resized(self, image):
-        short = short_side(self.size)
-        return resize(image, short, short) if self.squash else with_short_side(image, short)
-
     def views(self, image, seed):
-        if seed < 0 and self.ten:
-            return ten_crops(self.resized(image), self.size)
-        if seed < 0 or self.crop == 'centre':
-            return [centre(self.resized(image), self.size)]
-        rng = np.random.default_rng(seed)
-        if self.crop == 'area':
+        short, rng = short_side(self.size), np.random.default_rng(seed) if seed >= 0 else None
+        if seed >= 0 and self.crop == 'area':
             image = random_crop(image, self.size, rng)
-        else:
-            image = self.resized(image)
-            image = crop(image, self.size, *(int(rng.integers(n - self.size + 1))
-                                             for n in image.shape[:2]))
+            return [cv2.flip(image, 1) if seed % 2 else image]
+        shape = (short, short) if self.squash else shape_with_short_side(image, short)
+        pixels = resized(image, *shape)
+        if seed < 0 and self.ten:
+            return ten_crops(pixels, *shape, self.size)
+        if seed < 0 or self.crop == 'centre':
+            return [pixels(self.size, *centre_of(*shape, self.size))]
+        image = pixels(self.size, *(int(rng.integers(n - self.size + 1)) for n in shape))
         return [cv2.flip(image, 1) if seed % 2 else image]
 
 
@@ -154,7 +165,6 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     is not one pass over them. nthread: workers that decode and crop. views: more of `Files`; of ten
     crops inputs are (B, 10, 3, H, W).
     """
-    warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
     dataset, share = Files(images, labels, size, **views), batch_size // processes.world()
     n = len(images)
@@ -170,10 +180,9 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
             plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = processes.shard(plan, even=train)
         parts = plan.split(arrays.sizes_of(len(plan), share)) if train else plan.split(share)
-        loader = DataLoader(dataset, None, sampler=[p.T for p in parts if len(p)],
-                            num_workers=nthread, pin_memory=device.type == 'cuda',
-                            generator=torch.Generator())    # leaves torch's own alone
-        return ((len(targets), images, targets) for images, targets in whole_errors(loader))
+        batches = image_files.loaded(dataset, nthread, HINT, sampler=[p.T for p in parts if len(p)],
+                                     pin_memory=device.type == 'cuda')
+        return ((len(targets), images, targets) for images, targets in batches)
 
     def make(_, images, targets):
         images, targets = (v.to(device, non_blocking=True) for v in (images, targets))
@@ -183,40 +192,23 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     return arrays.Images(count if train else n, epoch, make, [])
 
 
-def whole_errors(loader):
-    """What is wrong with a file said in a line, though a worker found it."""
+def write_small(short, names):
+    """Write an image file, of the names of what there is and of what is written, with a short side
+    of `short` pixels at most."""
+    source, path = map(os.fsdecode, names)
+    image, temporary = image_files.read_image(source), f'{path}.{os.getpid()}.tmp'
+    if min(image.shape[:2]) > short:
+        _, encoded = cv2.imencode('.jpg', with_short_side(image, short),
+                                  [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    else:
+        encoded = np.fromfile(source, np.uint8)
     try:
-        yield from loader
-    except (InputError, RunError) as e:
-        last = str(e).strip().splitlines()[-1]
-        raise type(e)(last.split(f'{type(e).__name__}: ')[-1]) from None
-
-
-class Shrunk:
-    """The writing of a cache in the form that DataLoader takes: item i writes the i-th file."""
-
-    def __init__(self, pairs, short):
-        self.pairs, self.short = pairs, short
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, i):
-        source, path = map(os.fsdecode, self.pairs[i])
-        image, temporary = read_image(source), f'{path}.{os.getpid()}.tmp'
-        if min(image.shape[:2]) > self.short:
-            _, encoded = cv2.imencode('.jpg', with_short_side(image, self.short),
-                                      [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        else:
-            encoded = np.fromfile(source, np.uint8)
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            pathlib.Path(temporary).write_bytes(encoded.tobytes())
-            os.replace(temporary, path)
-        except OSError as e:
-            raise RunError(f'cannot write the cache: {path}: {e.strerror}. The same command goes '
-                           f'on where it stopped') from None
-        return i
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        pathlib.Path(temporary).write_bytes(encoded.tobytes())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise RunError(f'cannot write the cache: {path}: {e.strerror}. The same command goes on '
+                       f'where it stopped') from None
 
 
 def write_cache(files, labels, cache, size, nthread):
@@ -229,11 +221,7 @@ def write_cache(files, labels, cache, size, nthread):
                     for f in files])
     belongs_to(home, pathlib.Path(os.fsdecode(files[0])).resolve().parents[2])
     todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
-    loader = DataLoader(Shrunk(todo, short), None, num_workers=nthread if todo else 0,
-                        generator=torch.Generator())
-    for _ in tqdm(whole_errors(loader), 'writing the cache', len(todo), unit=' images',
-                  disable=None if todo else True):
-        pass
+    image_files.for_each(functools.partial(write_small, short), todo, nthread, 'writing the cache')
     return new, labels
 
 

@@ -1,4 +1,5 @@
 """Files from the network, checked and whole or not there at all."""
+import contextlib
 import hashlib
 import http.client
 import os
@@ -32,6 +33,7 @@ def download(url, root, sha256=''):
                              f'have it downloaded again')
         return path
     print(f'downloading {url} to {path}')
+    made = [p for p in path.parents if not p.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, path, hash_prefix=sha256 or None,
@@ -39,6 +41,10 @@ def download(url, root, sha256=''):
     except (OSError, RuntimeError, http.client.HTTPException) as e:
         raise InputError(f'cannot download {url}: {e}. Try again, or put the file, or what it is '
                          f'unpacked to, into {root} by hand') from None
+    finally:
+        with contextlib.suppress(OSError):      # they are not empty
+            for p in made:
+                p.rmdir()
     return path
 
 

@@ -1,16 +1,17 @@
-"""Image files in a folder per class."""
+"""Image files in a folder per class: of ImageNet, and of any set in such folders."""
 import os
 import pathlib
 import shlex
 
 import numpy as np
 
-from data import cifar_sets
-from utils import InputError
+from data import cifar_sets, lists
+from data.image_files import IMAGES
+from utils import InputError, printable
 
-# ---- a folder per class -------------------------------------------------------------------------
-
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.ppm', '.tif', '.tiff', '.webp')
+# what systems and programs leave in folders of others, beside what is hidden by a dot
+STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
+ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 
 def image_folders(root, validate=0):
@@ -20,33 +21,91 @@ def image_folders(root, validate=0):
     if validate:
         return *cifar_sets.held_out(train, validate), len(names)
     *val, others = class_folders(root, 'val')
-    if names != others:
-        differing = sorted(set(names) ^ set(others))
-        raise InputError(f'{root}: train/ has {len(names)} classes, val/ {len(others)}; '
-                         f'{", ".join(differing[:3])} {"is" if len(differing) == 1 else "are"} '
-                         f'in one of them only')
+    lists.same_classes(names, others, f'{root}/train', f'{root}/val')
     return train, val, len(names)
 
 
 def class_folders(root, part=''):
-    """root/part/<class>/<image> -> names of files, bytes (N,); labels int64 (N,), the classes'
-    places in alphabetical order; the classes' names."""
+    """root/part/<class>/<image>, or further folders below a class; or Tiny-ImageNet's val/ -> names
+    of files, bytes (N,); labels int64 (N,), the classes' places by `lists.in_order`; the classes'
+    names. What is left out is counted in a line."""
     folder = pathlib.Path(root, part).expanduser()
     if not folder.is_dir():
         raise InputError(f'there is no folder {folder}: it should hold a folder per class')
-    names = sorted(d.name for d in os.scandir(folder) if d.is_dir() and d.name[0] != '.')
+    if (folder / ANNOTATIONS).is_file():
+        return annotated(folder)
+    names = lists.in_order(d.name for d in entries(folder) if d.is_dir())
     if not names:
         raise InputError(f'{folder} holds no class folders' + (
             f". If these are ImageNet's images, sort them: (cd {shlex.quote(str(folder))} && wget "
-            f'-qO- {cifar_sets.VALPREP} | bash)' if image_files(folder) else ''))
-    files = [image_files(folder / name) for name in names]
+            f'-qO- {cifar_sets.VALPREP} | bash)' if images_below(folder)[0] else ''))
+    files, others = zip(*(images_below(folder / name) for name in names), strict=True)
     empty = [name for name, found in zip(names, files, strict=True) if not found]
     if empty:
         raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}')
+    others = sum(others, [])
+    if others:
+        print(f'{folder}: {len(others):,} files are left out, whose names are not those of images, '
+              f'such as {printable(others[0])}')
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
-    return np.array([os.fsencode(f) for found in files for f in found]), labels, names
+    return lists.as_bytes(f for found in files for f in found), labels, names
 
 
-def image_files(folder):
-    return sorted(f.path for f in os.scandir(folder)
-                  if f.name.lower().endswith(IMAGES) and f.name[0] != '.')
+def annotated(folder):
+    """Tiny-ImageNet's val/: images/<image>, and lines 'image class ...' of its list."""
+    pairs = [line.split()[:2] for line in lists.read_lines(folder / ANNOTATIONS, 'folder')]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise InputError(f'{folder / ANNOTATIONS}: each line should be an image and its class')
+    names = lists.in_order({name for _, name in pairs})
+    label = {name: k for k, name in enumerate(names)}
+    return (lists.as_bytes(f'{folder}/images/{image}' for image, _ in pairs),
+            np.array([label[name] for _, name in pairs], np.int64), names)
+
+
+def entries(folder):
+    """What a folder holds, without what is hidden or stray."""
+    try:
+        return [e for e in os.scandir(folder) if e.name[0] != '.' and e.name not in STRAY]
+    except OSError as e:
+        raise InputError(f'cannot read the folder {folder}: {e.strerror}') from None
+
+
+def images_below(folder):
+    """The paths of the image files in a folder and in those below it, sorted; those of all other
+    files. Links to folders are not followed: they might lead back."""
+    found, others = [], []
+    for entry in entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            for paths, deeper in zip((found, others), images_below(entry.path), strict=True):
+                paths += deeper
+        elif entry.name.lower().endswith(IMAGES) and entry.is_file():
+            found.append(entry.path)
+        else:
+            others.append(entry.path)
+    return sorted(found), others
+
+
+def folders(root):
+    """{train,test}/<class>/<image>, or val/ for test/; or <class>/<image>, which has no test."""
+    train, tests = root / 'train', [p for p in (root / 'test', root / 'val') if p.is_dir()]
+    if train.is_dir() and tests:
+        # Tiny-ImageNet's test/ has no labels
+        test = next((p for p in tests if (p / ANNOTATIONS).is_file()), tests[0])
+        *learnt, names = class_folders(train)
+        *tested, others = class_folders(test)
+        lists.same_classes(names, others, train, test)
+        return tuple(learnt), tuple(tested), names
+    if train.is_dir() and all(e.is_dir() for e in entries(train)):      # else a class, of vehicles
+        raise InputError(f'{root} has train/, but neither test/ nor val/')
+    *learnt, names = class_folders(root)
+    if len(names) == 1:
+        raise InputError(f'{root} has one folder of images, {names[0]}/: there should be a folder '
+                         f'per class in it, or in its train/ and test/')
+    return tuple(learnt), None, names
+
+
+def folders_of(root, domain):
+    """<domain>/<class>/<image> or <domain>/images/<class>/<image>."""
+    folder, inner = root / domain, root / domain / 'images'
+    *found, names = class_folders(inner if inner.is_dir() else folder)
+    return tuple(found), names

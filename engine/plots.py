@@ -5,7 +5,7 @@ import pathlib
 import textwrap
 
 from engine import runs
-from utils import shown
+from utils import printable
 
 
 @contextlib.contextmanager
@@ -20,7 +20,8 @@ def figure(path, **labels):
     axes.grid(alpha=.3)
     legend = axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
     for text in legend.get_texts():
-        text.set_text(textwrap.fill(shown(text.get_text()), 60))
+        text.set_text(textwrap.fill(printable(text.get_text()), 60))
+        text.set_parse_math(False)
     data = io.BytesIO()
     figure.savefig(data, dpi=120)
     plt.close(figure)

@@ -105,7 +105,7 @@ def connect():
         dist.init_process_group('nccl' if cuda else 'gloo', timeout=wait, store=store, rank=number,
                                 world_size=processes)
         if not is_first():
-            sys.stdout = open(os.devnull, 'w')
+            sys.stdout = open(os.devnull, 'w', errors='ignore')
     return torch.device('cuda', torch.cuda.current_device()) if cuda else torch.device('cpu')
 
 

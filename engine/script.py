@@ -205,7 +205,7 @@ def split_at_plus(words):
 # options that runs side by side share
 SHARED = ('dataset', 'dataroot', 'imagenetpath', 'domain', 'target', 'per_class', 'fraction',
           'batch_size', 'epochs', 'iterations', 'epoch_steps', 'validate', 'size', 'ngpu', 'gpu_id',
-          'deterministic', 'no_graph', 'nthread')
+          'deterministic', 'no_graph', 'nthread', 'skip_broken')
 
 
 def check_together(opts):
@@ -313,8 +313,9 @@ def run(main):
     line, no traceback), 130 interrupted."""
     status = 0
     interrupts.catch()
-    with contextlib.suppress(AttributeError):       # of what a notebook has in its place
-        sys.stdout.reconfigure(errors='backslashreplace')   # for names that are no text
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(AttributeError):       # of what a notebook has in its place
+            stream.reconfigure(errors='backslashreplace')       # names of files that are not UTF-8
     try:
         main()
     except (InputError, RuntimeError, MemoryError) as e:

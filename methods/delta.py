@@ -3,12 +3,14 @@
   Li et al., 'DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
   Networks', https://arxiv.org/abs/1901.09229
 """
+import itertools
 import time
 
 import torch
 import torch.nn.functional as F
 from torch.fx import Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
+from tqdm import tqdm
 
 import utils
 from engine import step
@@ -31,7 +33,7 @@ def train_head(f, params, head, batches, dtype):
               for k, v in params.items()}
     state = step.new_state(objective, params, 'double' if dtype == 'double' else 'float',
                            HEAD_DECAY)
-    for epoch in range(HEAD_EPOCHS):
+    for epoch in tqdm(range(HEAD_EPOCHS), 'training the head', unit=' epochs', disable=None):
         state.rate.fill_(HEAD_LR * .1 ** (epoch / HEAD_DECAY_EPOCHS))
         for inputs, targets in batches():
             step.train_step(state, inputs, targets)
@@ -82,10 +84,12 @@ def channel_weights(f, params, head, layers, batches, dtype):
     f, params: the source with a new last layer `head`, which is trained first. As in the published
     code, the weights are the softmax of the growth's z-scores over a layer's channels.
     """
+    print(f'channel weights: the head is trained for {HEAD_EPOCHS} epochs, then the loss is taken '
+          f'without each channel of {len(layers)} layers', flush=True)
     params, growth, start, passes = train_head(f, params, head, batches, dtype), {}, None, 0.
-    for i, (inputs, targets) in enumerate(batches()):
-        if i == BATCHES:
-            break
+    bar = tqdm(desc='without each channel', total=BATCHES * len(layers), unit=' layers',
+               disable=None)
+    for inputs, targets in itertools.islice(batches(), BATCHES):
         start = start or now(inputs)
         begun = now(inputs)
         with torch.no_grad():
@@ -95,6 +99,8 @@ def channel_weights(f, params, head, layers, batches, dtype):
             base, without = losses_without(f, params, layer, inputs, targets)
             growth.setdefault(layer, []).append(without - base)
             passes += whole * len(without)
+            bar.update()
+    bar.close()
     taken = now(inputs) - start
     return {k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()}, passes / taken
 

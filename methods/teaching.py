@@ -49,9 +49,10 @@ def check_flags(opt, teacher, groups):
     """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list and
     --beta_decay. `teacher` is the flag that names the teacher."""
     chosen = script.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
-    if not chosen or not all(type(g) is int and 0 <= g < groups for g in chosen):
+    possible = range(groups)
+    if not chosen or not all(type(g) is int and chosen.count(g) == (g in possible) for g in chosen):
         raise InputError(f'--at_groups {opt.at_groups}: choose from '
-                         f'{", ".join(map(str, range(groups)))}')
+                         f'{", ".join(map(str, possible))}, each once')
     opt.at_groups = chosen
     if not 0 <= opt.alpha <= 1:
         raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
@@ -138,6 +139,8 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     checkpoint, lines: what to go on from; train, test: `data.Images` of size x size pixels.
     """
     name, f_t, teacher = teacher or ('', None, {})
+    if f_t:
+        facts.groups_of(f_t, teacher, size, f'the teacher {name}')
     teacher = step.on_device(folding.fold(teacher), opt.dtype, device, fixed=True)
     if f_t:
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
@@ -145,6 +148,7 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     generator = torch.Generator().manual_seed(opt.seed)
     with runs.drawing_from(generator):
         f_s, student = make_net()
+    facts.groups_of(f_s, student, size, 'the net')
     student, helpers = step.on_device(student, opt.dtype, device), {}
     if opt.method == 'f_actt':
         # of a generator of their own: the images come in the same order as without
@@ -160,4 +164,4 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     return loop.Training(
         opt, step.new_state(objective, params, opt.dtype, opt.weight_decay), train, test, classes,
         generator, checkpoint, lines, weight=lambda epoch: beta_in(opt, epoch),
-        draws=facts.draws(f_s, student, size))
+        draws=facts.draws(f_s, student, size, opt.batch_size // processes.world()))

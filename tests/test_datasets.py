@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cifar
-from data import cifar_sets, shapes
+from data import cifar_sets, published, shapes
 from engine import runs
 from utils import InputError
 
@@ -46,6 +46,8 @@ def test_cifar10_from_a_folder(tmp_path):
     assert y[COUNT:2 * COUNT].tolist() == first[b'labels']
     red, green, blue = first[b'data'][3].reshape(3, 32, 32)
     np.testing.assert_array_equal(x[COUNT + 3], np.stack([red, green, blue], axis=2))
+    (same, _), _, _ = cifar_sets.load('CIFAR10', tmp_path / 'cifar-10-batches-py')
+    np.testing.assert_array_equal(same, x)
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
@@ -127,7 +129,10 @@ def server(tmp_path, monkeypatch, http_server):
 
 
 def test_download(server, tmp_path, capsys):
-    root = tmp_path / 'new/folder'
+    root = tmp_path / 'folder'
+    with pytest.raises(InputError, match='there is no folder .*/folder: --dataroot is the one'):
+        cifar_sets.load('CIFAR10', root)
+    root.mkdir()
     (x, _), _, _ = cifar_sets.load('CIFAR10', root)
     assert len(x) == 5 * COUNT and 'downloading' in capsys.readouterr().out
     server.unlink()
@@ -139,6 +144,7 @@ def test_download(server, tmp_path, capsys):
 
 
 def test_corrupt_download(server, tmp_path, fails):
+    (tmp_path / 'data').mkdir()
     content = bytearray(server.read_bytes())
     content[len(content) // 2] ^= 255
     server.write_bytes(content)
@@ -157,8 +163,10 @@ def test_corrupt_archive_from_elsewhere(server, tmp_path, fails):
 
 def test_download_that_fails(server, fails):
     server.unlink()
-    status, said = fails(cifar.main, '--dataroot', 'data', '--epochs', 1)
+    status, said = fails(cifar.main, '--dataroot', '.', '--epochs', 1)
     assert status == 2 and '404' in said and len(said.splitlines()) == 1
+    status, said = fails(lambda argv: published.download('CIFAR10', 'new'))
+    assert status == 2 and '404' in said and not pathlib.Path('new').exists()
 
 
 # ---- shapes -----------------------------------------------------------------------------------

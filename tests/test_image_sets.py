@@ -1,6 +1,5 @@
-"""The data sets of fine-tuning: small trees in the official layouts, official lists where present,
-downloads from a local server."""
-import collections
+"""The data sets of fine-tuning: small trees in the official layouts, downloads from a local server.
+"""
 import hashlib
 import io
 import json
@@ -12,12 +11,11 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data import cifar_sets, downloads, image_sets, shapes
+from data import cifar_sets, downloads, folder_sets, image_sets, lists, published, shapes
 from utils import InputError
 
-OFFICIAL = next(pathlib.Path(__file__).parents[2].glob('*/data/splits'), pathlib.Path('none'))
-official = pytest.mark.skipif(not OFFICIAL.exists(), reason='the official lists are not here')
-GIF = b'GIF89a'     # MIT Indoor 67 holds such files, called .jpg
+# one black pixel; MIT Indoor 67 holds such files, called .jpg
+GIF = (b'GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;')
 
 
 def touch(root, *names):
@@ -170,8 +168,7 @@ def test_mit67_lists_that_are_wrong(tmp_path):
     write_mit67(tmp_path)
     os.remove('Images/bar/x.jpg')
     os.rename('Images/kitchen', 'Images/Kitchen')
-    refused('2 of the 2 images that TrainImages.txt names are missing, the first one '
-            'Images/kitchen/a b.jpg: get', 'mit67')
+    refused('2 of 2 images are missing, the first one Images/kitchen/a b.jpg: get', 'mit67')
     write('TrainImages.txt', 'bar/y.jpg', 'casino/unlisted.jpg')
     refused('TrainImages.txt has 2 classes, TestImages.txt 2;.*casino is in TrainImages', 'mit67')
     write('TrainImages.txt', 'x.jpg')
@@ -238,10 +235,10 @@ def test_food101_lists_that_are_wrong(tmp_path):
     for damaged in ('{', '[1]', '{"a": 3}', '{"a": [3]}', '{}'):
         write('meta/test.json', damaged)
         refused('meta/test.json is no list of images', 'food101')
-    for odd in ('a\\u0000/1', '\\ud800/1'):
-        write('meta/test.json', f'{{"a": ["apple_pie/3", "waffles/2", "{odd}"]}}')
-        write('meta/train.json', f'{{"a": ["apple_pie/3", "waffles/2", "{odd}"]}}')
-        refused('1 of the 3 images that meta/train.json names are missing', 'food101')
+    for odd, match in (('a\\u0000/1', '1 of 3 images are missing'), ('\\ud800/1', 'is no list')):
+        for part in ('test', 'train'):
+            write(f'meta/{part}.json', f'{{"a": ["apple_pie/3", "waffles/2", "{odd}"]}}')
+        refused(match, 'food101')
 
 
 # ---- domains ------------------------------------------------------------------------------------
@@ -299,6 +296,47 @@ def test_folder_without_parts(tmp_path):
     touch('train', 'cars/1.jpg')
     refused('has train/, but neither test/ nor val/')
     refused('no folder nowhere', root='nowhere')
+    touch('loose', 'train/1.jpg', 'train/2.jpg')
+    refused('loose has one folder of images, train/: there should be a folder per class in it',
+            root='loose')
+
+
+def test_folders_of_numbers_are_ordered_as_numbers(tmp_path):
+    touch(tmp_path, *(f'{part}/{k}/a.jpg' for part in ('train', 'val') for k in range(12)))
+    train, _, _, names = image_sets.load('folder', tmp_path)
+    assert names == [str(k) for k in range(12)]
+    assert shown(train, 'train') == [(f'{k}/a.jpg', k) for k in range(12)]
+    for other in ('01', 'n01440764', '1.5', '٣'):
+        found = lists.in_order(['10', '9', other])
+        assert found == sorted(['10', '9', other])
+
+
+def test_tiny_imagenet(tmp_path, capsys):
+    touch(tmp_path, 'train/n1/images/n1_0.JPEG', 'train/n1/n1_boxes.txt', 'train/n0/images/x.JPEG',
+          'test/images/test_0.JPEG', 'val/images/val_0.JPEG', 'val/images/val_1.JPEG')
+    write('val/val_annotations.txt', 'val_0.JPEG\tn1\t0\t32\t44\t62', 'val_1.JPEG\tn0\t0\t1\t2\t3')
+    train, test, _, names = image_sets.load('folder', tmp_path)
+    assert shown(train, 'train') == [('n0/images/x.JPEG', 0), ('n1/images/n1_0.JPEG', 1)]
+    assert shown(test, 'val/images') == [('val_0.JPEG', 1), ('val_1.JPEG', 0)]
+    assert names == ['n0', 'n1']
+    assert f'{tmp_path}/train: 1 files are left out' in capsys.readouterr().out
+    assert folder_sets.image_folders(tmp_path)[1][1].tolist() == [1, 0]
+    write('val/val_annotations.txt', 'val_0.JPEG')
+    refused('each line should be an image and its class')
+
+
+def test_what_lies_in_folders(tmp_path, capsys):
+    """Folders below a class are read; those of systems are no classes; what is no image by its
+    name, or no file, is left out and counted."""
+    touch(tmp_path, 'a/1.jpg', 'a/x/y/2.JFIF', 'b/3.pgm', 'a/notes.txt', 'a/.hidden.jpg',
+          'b/Thumbs.db', '__MACOSX/a/._1.jpg', 'a/@eaDir/1.jpg/THUMB.jpg', '@eaDir/z.jpg',
+          'lost+found/1.jpg')
+    os.mkfifo('a/pipe.jpg')
+    os.symlink('..', 'a/loop')
+    train, _, _, names = image_sets.load('folder', tmp_path)
+    assert names == ['a', 'b']
+    assert shown(train, '.') == [('a/1.jpg', 0), ('a/x/y/2.JFIF', 0), ('b/3.pgm', 1)]
+    assert f'{tmp_path}: 4 files are left out, whose names are' in capsys.readouterr().out
 
 
 def test_folders_of_domains(tmp_path):
@@ -344,18 +382,17 @@ def test_lists_of_domains(tmp_path):
     write('image_list/a.txt', 'a/1.jpg 1', 'a/0.jpg 0')
     write('b.txt', 'b/dog/1.jpg 1', 'b/cat/1.jpg 0')
     train, test, target, names = image_sets.load('list', tmp_path, 'a', 'b')
-    assert shown(train, tmp_path) == [('a/1.jpg', 1), ('a/0.jpg', 0)] and names == ['0', '1']
+    assert shown(train, tmp_path) == [('a/1.jpg', 1), ('a/0.jpg', 0)]
     assert shown(test, tmp_path) == [('b/dog/1.jpg', 1), ('b/cat/1.jpg', 0)] and target is test
-    assert image_sets.load('list', tmp_path, 'b', 'a')[3] == ['cat', 'dog']
+    assert names == image_sets.load('list', tmp_path, 'b', 'a')[3] == ['cat', 'dog']
 
 
 @pytest.mark.parametrize('lines, match', [
-    (['b/cat/1.jpg 1', 'b/dog/1.jpg 0'], 'class 0 is cat in a and dog in b'),
-    (['b/cat/1.jpg 0'], 'a has 2 classes, b 1; .* dog is in a only'),
-    (['b/cat/1.jpg 0', 'b/dog/1.jpg 2'], 'b.txt: its labels must run from 0 .* 2 where 1 should'),
-    (['b/cat/1.jpg 1', 'b/dog/1.jpg 2'], 'is 1 where 0 should'),
-    (['b/cat/1.jpg 0', 'b/dog/2.jpg 1', 'c/1.jpg 1'],
-     '2 of the 3 images that b.txt names are missing, the first one \\./b/dog/2.jpg: '),
+    (['b/cat/1.jpg 1', 'b/dog/1.jpg 0'], 'dog is class 1 in a.txt and class 0 in b.txt'),
+    (['b/cat/1.jpg 0', 'c/1.jpg 3'],
+     'a.txt and b.txt: its labels must run from 0 .* 3 where 2 should'),
+    (['b/cat/1.jpg 0', 'b/dog/2.jpg 1', 'b/cat/2.jpg 0'],
+     '2 of 3 images are missing, the first one \\./b/dog/2.jpg: '),
     (['b/cat/1.jpg'], "b.txt: the line 'b/cat/1.jpg' should be a path and a label"),
     (['b/cat/1.jpg -1'], 'should be a path and a label'),
     (['b/cat/1.jpg 1.5'], 'should be a path and a label'),
@@ -367,6 +404,22 @@ def test_lists_that_are_wrong(tmp_path, lines, match):
     write('a.txt', 'a/cat/1.jpg 0', 'a/dog/1.jpg 1')
     write('b.txt', *lines)
     refused(match, 'list', domain='a', target='b')
+
+
+@pytest.mark.parametrize('lines, labels, names, said', [
+    (['b/dog/1.jpg 1'], [1], ['cat', 'dog'], 'b.txt has images of 1 of the 2 classes'),
+    (['b/dog/1.jpg 1', 'b/cow/1.jpg 2'], [1, 2], ['cat', 'dog', 'cow'],
+     'a.txt has images of 2 of the 3 classes'),
+    (['b/1.jpg 1'], [1], ['cat', 'dog'], 'b.txt has images of 1 of the 2 classes'),
+])
+def test_lists_for_partial_and_open_set_adaptation(tmp_path, capsys, lines, labels, names, said):
+    touch(tmp_path, 'a/cat/1.jpg', 'a/dog/1.jpg', *(line[:-2] for line in lines))
+    write('a.txt', 'a/cat/1.jpg 0', 'a/dog/1.jpg 1')
+    write('b.txt', *lines)
+    train, test, target, found = image_sets.load('list', tmp_path, 'a', 'b')
+    assert train[1].tolist() == [0, 1] and test[1].tolist() == labels and target is test
+    assert found == names
+    assert said in capsys.readouterr().out
 
 
 def test_lists_that_are_missing():
@@ -427,60 +480,6 @@ def test_cifar(monkeypatch):
     assert train[0] is images and target is None and names == [str(k) for k in range(10)]
 
 
-# ---- official lists -----------------------------------------------------------------------------
-
-@pytest.fixture
-def all_there(monkeypatch):
-    """Every file of the lists in the folder `root` counts as present."""
-    def pretend(root, files):
-        names = collections.defaultdict(set)
-        for f in files:
-            names[os.path.dirname(f'{root}/{f}')].add(os.path.basename(f))
-        monkeypatch.setattr(image_sets, 'listing', lambda folder: names[folder])
-    return pretend
-
-
-def lines_of(*paths):
-    return [line.strip() for path in paths for line in path.read_text().splitlines()]
-
-
-@official
-def test_official_cub(tmp_path, all_there, capsys):
-    home = tmp_path / 'CUB_200_2011'
-    home.mkdir()
-    for name in ('classes', 'images', 'image_class_labels', 'train_test_split'):
-        (home / f'{name}.txt').symlink_to(OFFICIAL / f'cub/{name}.txt')
-    write(home / 'bounding_boxes.txt', *(f'{k} 60.0 27.0 325.0 304.0' for k in range(1, 11789)))
-    all_there(f'{home}/images', [line.split()[1] for line in lines_of(home / 'images.txt')])
-    image_sets.check_data('cub', tmp_path)
-    assert capsys.readouterr().out == (
-        f'cub in {tmp_path}: 5,994 training images (5,994 expected), 5,794 test images (5,794), '
-        f'200 classes (200)\n')
-    train, test, _, names = image_sets.load('cub', tmp_path)
-    assert all(os.fsdecode(f).split('/')[-2] == names[k]
-               for files, labels, _ in (train, test) for f, k in zip(files, labels, strict=True))
-
-
-@official
-def test_official_mit67(tmp_path, all_there, capsys):
-    for part in ('Train', 'Test'):
-        (tmp_path / f'{part}Images.txt').symlink_to(OFFICIAL / f'mit67/{part}Images.txt')
-    all_there(tmp_path / 'Images', lines_of(*tmp_path.glob('*.txt')))
-    image_sets.check_data('mit67', tmp_path)
-    assert '5,360 training images (5,360 expected), 1,340 test' in capsys.readouterr().out
-
-
-@official
-def test_official_food101(tmp_path, all_there):
-    (tmp_path / 'meta').symlink_to(OFFICIAL / 'food101')
-    parts = [OFFICIAL / f'food101/{part}.txt' for part in ('train', 'test')]
-    all_there(tmp_path / 'images', [f'{line}.jpg' for line in lines_of(*parts)])
-    train, test, _, names = image_sets.load('food101', tmp_path)
-    assert (len(train[0]), len(test[0]), len(names)) == image_sets.EXPECTED['food101']
-    assert names == sorted(lines_of(OFFICIAL / 'food101/classes.txt'))
-    assert set(np.bincount(train[1])) == {750} and set(np.bincount(test[1])) == {250}
-
-
 # ---- checks and downloads -----------------------------------------------------------------------
 
 def check(fails, *args, **choice):
@@ -490,7 +489,8 @@ def check(fails, *args, **choice):
 def test_check_data_says_what_differs(tmp_path, capsys):
     write_dogs(tmp_path)
     with pytest.raises(InputError, match='3 training images instead of 12,000, 2 test images '
-                                         'instead of 8,580, 2 classes instead of 120: get dogs'):
+                                         'instead of 8,580, 2 classes instead of 120: get dogs.*'
+                                         'download$'):
         image_sets.check_data('dogs', tmp_path)
     assert capsys.readouterr().out == (
         f'dogs in {tmp_path}: 3 training images (12,000 expected), 2 test images (8,580), '
@@ -499,7 +499,7 @@ def test_check_data_says_what_differs(tmp_path, capsys):
 
 def test_check_data_of_domains(tmp_path, capsys, monkeypatch):
     write_office(tmp_path)
-    monkeypatch.setitem(image_sets.EXPECTED, 'office31 amazon', (31, 0, 31))
+    monkeypatch.setitem(published.EXPECTED, 'office31 amazon', (31, 0, 31))
     image_sets.check_data('office31', '.', 'amazon')
     assert capsys.readouterr().out == (
         'office31 amazon in .: 31 images (31 expected), 31 classes (31)\n')
@@ -525,8 +525,21 @@ def test_status_of_check_data(tmp_path, fails):
     write_mit67(tmp_path)
     os.remove('Images/bar/y.jpg')
     status, said = check(fails, 'mit67', tmp_path)
-    assert status == 2 and '1 of the 2 images' in said and 'Images/bar/y.jpg' in said
+    assert status == 2 and '2 training images instead of 5,360' in said
+    assert '1 of 4 images are missing or cannot be read' in said and 'Images/bar/y.jpg' in said
     assert len(said.splitlines()) == 1
+
+
+def test_check_data_lists_all_broken_images(tmp_path, capsys):
+    touch(tmp_path, 'train/a/1.jpg', 'train/b/1.jpg', 'train/b/2.jpg', 'test/a/1.jpg',
+          'test/b/1.jpg')
+    for name in ('train/b/2.jpg', 'test/a/1.jpg'):
+        pathlib.Path(name).write_bytes(b'no image')
+    with pytest.raises(InputError, match='^2 of 5 images are missing or cannot be read, such as '
+                                         '.*b/2.jpg: .*--skip_broken'):
+        image_sets.check_data('folder', tmp_path, nthread=1)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f'cannot be read: {tmp_path}/train/b/2.jpg', f'cannot be read: {tmp_path}/test/a/1.jpg']
 
 
 def archive(path, *names):
@@ -548,22 +561,25 @@ def served(tmp_path, monkeypatch, http_server):
     url = http_server(folder)
     for name in ('dogs', 'cub'):
         there = [(f'{url}/{file}', sums[file], *places)
-                 for address, _, *places in image_sets.DOWNLOADS[name]
+                 for address, _, *places in published.DOWNLOADS[name]
                  for file in [address.rsplit('/', 1)[-1]]]
-        monkeypatch.setitem(image_sets.DOWNLOADS, name, there)
+        monkeypatch.setitem(published.DOWNLOADS, name, there)
     return folder
 
 
 def test_download(served, tmp_path):
     root = tmp_path / 'new/root'
+    with pytest.raises(InputError, match='no folder .*/new, in which --dataroot'):
+        published.download('dogs', root)
+    root.parent.mkdir()
     for name in ('dogs', 'cub'):
-        image_sets.download(name, root)
+        published.download(name, root)
         _, test, _, names = image_sets.load(name, root)
         assert len(names) == 2 and len(test[0]) == 2
     for file in [f for ending in ('tar', 'tgz') for f in tmp_path.rglob(f'*.{ending}')]:
         file.unlink()
-    image_sets.download('dogs', root)       # nothing is left to do
-    image_sets.download('cub', root)
+    published.download('dogs', root)       # nothing is left to do
+    published.download('cub', root)
 
 
 @pytest.mark.parametrize('name, writer', [
@@ -572,12 +588,12 @@ def test_download(served, tmp_path):
 def test_no_download_of_what_is_there(name, writer, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, 'download', None)
     writer(tmp_path)
-    image_sets.download(name, tmp_path)
+    published.download(name, tmp_path)
 
 
 def test_download_of_another_checksum(served, tmp_path, fails):
     archive(served / 'images.tar', 'lists.tar')
-    status, said = fails(lambda argv: image_sets.download('dogs', tmp_path / 'data'))
+    status, said = fails(lambda argv: published.download('dogs', tmp_path / 'data'))
     assert status == 2 and 'hash' in said and 'images.tar' in said
     assert not (tmp_path / 'data/Images').exists() and not (tmp_path / 'data/images.tar').exists()
 
@@ -585,16 +601,16 @@ def test_download_of_another_checksum(served, tmp_path, fails):
 def test_what_cannot_be_downloaded(monkeypatch):
     for name, match in (('mit67', 'web.mit.edu'), ('office31', 'faculty'), ('list', '--dataroot')):
         with pytest.raises(InputError, match=f'no --download for {name}: .*{match}'):
-            image_sets.download(name, '.')
+            published.download(name, '.')
     asked = []
-    monkeypatch.setattr(cifar_sets, 'cifar_folder', lambda *args: asked.append(args))
-    image_sets.download('CIFAR10', '.')
+    monkeypatch.setattr(cifar_sets, 'cifar_folder', lambda *args, make: asked.append(args))
+    published.download('CIFAR10', '.')
     assert asked == [('CIFAR10', pathlib.Path('.'))]
 
 
 def test_official_archives():
-    for name, files in image_sets.DOWNLOADS.items():
-        assert name in image_sets.PAGES
+    for name, files in published.DOWNLOADS.items():
+        assert name in published.PAGES
         assert all(len(sha256) == 64 and url.startswith('http') for url, sha256, *_ in files)
 
 

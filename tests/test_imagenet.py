@@ -14,7 +14,7 @@ from PIL import Image
 import bench_imagenet
 import imagenet
 import nets
-from data import decoded, downloads, folder_sets, shapes
+from data import decoded, downloads, folder_sets, image_files, shapes
 from engine import runs, script
 from utils import InputError, RunError
 from weights import folding, store
@@ -154,10 +154,10 @@ def photo():
 
 def test_crops_are_those_of_pil(photo):
     """Decoding, central and random crops: at most some tenths of a grey level apart."""
-    pil, ours = Image.open(photo), decoded.read_image(photo)[..., ::-1]
+    pil, ours = Image.open(photo), image_files.read_image(photo)[..., ::-1]
     assert np.abs(ours.astype(int) - np.asarray(pil)).mean() < .05
     expected = pil.resize((192, 128), Image.BILINEAR).crop((40, 8, 152, 120))
-    crop = decoded.central_crop(decoded.read_image(photo), 112)[..., ::-1]
+    crop = decoded.central_crop(image_files.read_image(photo), 112)[..., ::-1]
     assert crop.shape == (112, 112, 3)
     assert np.abs(crop.astype(int) - np.asarray(expected)).mean() < .2
     files = decoded.Files([photo], np.array([3]), 224)
@@ -188,7 +188,7 @@ def test_batches_of_files(shapes_folder):
     made = decoded.decoded_images(files, labels, 16, 32, mean, std, CPU)
     inputs, targets = (torch.cat(v) for v in zip(*made.batches(), strict=True))
     assert made.n == 60 and targets.tolist() == labels.tolist()
-    crop = decoded.central_crop(decoded.read_image(files[7]), 32)
+    crop = decoded.central_crop(image_files.read_image(files[7]), 32)
     crop = torch.from_numpy(crop).flip(-1).double()
     torch.testing.assert_close(inputs[7].double().permute(1, 2, 0),
                                (crop - torch.tensor(mean)) / torch.tensor(std), rtol=1e-5, atol=0)
@@ -256,7 +256,7 @@ def test_full_disk_leaves_no_broken_image_in_a_cache(shapes_folder, monkeypatch)
             decoded.write_cache(files, labels, 'cache', 32, 2)
     assert not list(pathlib.Path('cache').rglob('*.jpg'))
     new, _ = decoded.write_cache(files, labels, 'cache', 32, 2)
-    assert all(decoded.read_image(f) is not None for f in new)
+    assert all(image_files.read_image(f) is not None for f in new)
 
 
 def test_hidden_files_are_no_images(shapes_folder):
@@ -317,7 +317,7 @@ def truncated(root):
     (lambda root: shutil.rmtree(root), 'there is no folder', 0),
     (lambda root: shutil.rmtree(root / 'val'), 'there is no folder', 0),
     (flat, 'valprep.sh', 0), (no_classes, 'no class folders', 0),
-    (another_class, 'rhombus, ring are in one of them only', 0),
+    (another_class, 'must have the same ones, but rhombus is in', 0),
     (empty_class, 'classes without an image, such as star', 0),
     (unreadable, 'star/00005.jpg', 0), (unreadable, 'star/00005.jpg', 2),
     (truncated, 'star/00005.jpg', 2)])

@@ -165,7 +165,9 @@ def test_imagenet_commands(options, shapes_folder, capfd):
     said = capfd.readouterr().out
     if '--export' in options:
         assert pathlib.Path(options[options.index('--export') + 1]).exists()
-    assert ('top-1' if '--evaluate' in options else 'is finished: 1 epochs') in said
+    expected = ('top-1' if '--evaluate' in options else
+                '21 test images' if '--check_data' in options else 'is finished: 1 epochs')
+    assert expected in said
 
 
 def on_shapes(options):
@@ -196,7 +198,9 @@ def test_finetune_commands(options, capfd):
         return
     finetune.main(on_shapes(options))
     said = capfd.readouterr().out
-    assert ('top-1' if '--evaluate' in options else 'is finished: 1 epochs') in said
+    expected = ('top-1' if '--evaluate' in options else
+                '21 test images' if '--check_data' in options else 'is finished: 1 epochs')
+    assert expected in said
 
 
 def test_counterparts_of_others_commands_are_understood():

@@ -52,6 +52,16 @@ def classes_of(f, params, path):
     return logits.shape[1]
 
 
+def groups_of(f, params, size, name):
+    """The number of groups whose outputs the net called `name` gives; an InputError, if images of
+    size x size pixels are too small for it."""
+    try:
+        return len(f(*on_meta(params, size), False)[1])
+    except RuntimeError as e:
+        raise InputError(f'{size}x{size} pixels are too few for {name} ({str(e).splitlines()[0]}): '
+                         f'give a larger --size') from None
+
+
 class Draws(TorchDispatchMode):
     """Notes whether an operation draws random numbers."""
     seen = False
@@ -61,11 +71,12 @@ class Draws(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def draws(f, params, size):
-    """Whether the net draws random numbers in training, for dropout."""
+def draws(f, params, size, batch_size=2):
+    """Whether the net draws random numbers in training, for dropout. InputError, if a batch of that
+    size has too few values for its batch normalisation."""
     image, params = on_meta(params, size)
     with torch.no_grad(), Draws() as found:
-        f(image.expand(2, -1, -1, -1), params, True)        # batch normalisation wants two values
+        f(image.expand(batch_size, -1, -1, -1), params, True)
     return found.seen
 
 

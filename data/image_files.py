@@ -1,0 +1,162 @@
+"""Image files: what is taken for one, how it is read, which ones cannot be."""
+import contextlib
+import io
+import os
+import pathlib
+import sys
+import warnings
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from engine import processes
+from utils import InputError, RunError, printable
+
+# how the names of files end that OpenCV or PIL reads
+IMAGES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.jp2', '.png', '.apng', '.gif', '.bmp', '.dib', '.ppm',
+          '.pgm', '.pbm', '.pnm', '.ras', '.sr', '.tga', '.pcx', '.tif', '.tiff', '.webp', '.avif')
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)     # we say it in a line
+
+
+# ---- one file -----------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def silence():
+    """What C libraries print by themselves, as libpng does, goes nowhere."""
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
+
+
+def decode(data):
+    """The bytes of an image file -> uint8 (H, W, 3) in OpenCV's order, blue first; of an animation
+    the first frame. Raises nearly anything where they are damaged."""
+    image = None
+    # OpenCV's first frame of these is another one than that of other programs
+    animated = data.startswith(b'GIF8') or data.startswith(b'\x89PNG') and b'acTL' in data[:65536]
+    if data and not animated:
+        with silence() if sys.stderr else contextlib.nullcontext():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8),
+                                 cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            image = np.array(Image.open(io.BytesIO(data)).convert('RGB'))[:, :, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def read_image(path):
+    """An image file, whatever it is called, -> uint8 (H, W, 3) in OpenCV's order, blue first. As in
+    most loaders, the rotation that a camera noted is not applied. InputError for anything else."""
+    path = pathlib.Path(os.fsdecode(path))
+    if not path.is_file():      # a pipe, say, from which nothing might ever come
+        raise InputError(f'cannot read the image {shown(path)}: there is no such file')
+    try:
+        return decode(path.read_bytes())
+    except Exception:       # a damaged file raises nearly anything
+        raise InputError(f'cannot read the image {shown(path)}') from None
+
+
+def shown(path):
+    """The name of a file as messages have it."""
+    return printable(os.fsdecode(path))
+
+
+# ---- many files ---------------------------------------------------------------------------------
+
+class Each:
+    """A function of each of some items, in the form that DataLoader takes."""
+
+    def __init__(self, function, items):
+        self.function, self.items = function, items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.function(self.items[i])
+
+
+def for_each(function, items, nthread, title):
+    """What function(item) gives of each item, as a list; in `nthread` workers, with a progress bar.
+    """
+    found = loaded(Each(function, items), nthread if len(items) else 0)
+    return list(tqdm(found, title, len(items), unit=' images',
+                     disable=None if len(items) else True))
+
+
+def loaded(dataset, nthread, hint='', **how):
+    """The items of a DataLoader of `nthread` workers, which takes no batches together. What is
+    wrong with a file is said in a line, though a worker found it, and `hint` behind it."""
+    warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
+    try:
+        yield from DataLoader(dataset, None, num_workers=nthread, generator=torch.Generator(),
+                              **how)        # the generator leaves torch's own alone
+    except (InputError, RunError) as e:
+        last = str(e).strip().splitlines()[-1]
+        raise type(e)(last.split(f'{type(e).__name__}: ')[-1] + hint) from None
+
+
+def is_broken(path):
+    """Whether an image file is missing or cannot be read."""
+    try:
+        read_image(path)
+    except InputError:
+        return True
+    return False
+
+
+def broken(images, nthread):
+    """Which images are missing or cannot be read, bool (N,). images: names of files, bytes (N,),
+    all of which are opened; or arrays, of which none is broken."""
+    if images.dtype.kind != 'S':
+        return np.zeros(len(images), bool)
+    return np.array(processes.from_first(
+        lambda: for_each(is_broken, images, nthread, 'opening the images')), bool)
+
+
+def list_broken(images, nthread):
+    """Print the names of the `broken` images -> a sentence about their number; '' if there is none.
+    """
+    found = images[broken(images, nthread)]
+    for name in found:
+        print(f'cannot be read: {shown(name)}')
+    return (f'{len(found):,} of {len(images):,} images are missing or cannot be read, such as '
+            f'{shown(found[0])}: replace or delete them, or leave them out with '
+            f'--skip_broken') if len(found) else ''
+
+
+def check_readable(images, nthread):
+    """Refuse `broken` images, and print their names."""
+    if said := list_broken(images, nthread):
+        raise InputError(said)
+
+
+def without_broken(images, nthread):
+    """A set, a tuple of arrays (N, ...) of which the first are its images, without those that are
+    `broken`, whose number is printed. InputError, if none is left."""
+    bad = broken(images[0], nthread)
+    if bad.any():
+        print(f'{bad.sum():,} of {len(bad):,} images are left out: they are missing or cannot be '
+              f'read')
+    if bad.all():
+        raise InputError(f'none of {len(bad):,} images can be read, such as '
+                         f'{shown(images[0][0])}')
+    return tuple(a[~bad] for a in images)
+
+
+def add_flags(group):
+    """The flags about broken images that scripts with image files share."""
+    group.add_argument('--check_data', action='store_true', help='count images and classes, open '
+                       'each image, list all that are missing or cannot be read, and end')
+    group.add_argument('--skip_broken', action='store_true', help='open each image first, and '
+                       'leave out those that are missing or cannot be read')

@@ -1,0 +1,163 @@
+"""The official layouts of fine-tuning's data sets: functions of the folder -> train, test, names of
+classes; sets as in image_sets.py."""
+import json
+import os
+import re
+
+import numpy as np
+
+from data import folder_sets, lists
+from data.published import OFFICE_CLASSES, source
+from utils import InputError
+
+
+def dogs(root):
+    """Images/<class>/<image> and {train,test}_list.mat, here or in lists/."""
+    (train, names, one), (test, others, other) = (dogs_part(root, f'{part}_list.mat')
+                                                  for part in ('train', 'test'))
+    lists.same_classes(names, others, one, other)
+    return train, test, names
+
+
+def dogs_part(root, file):
+    path = lists.first_of(root / file, root / 'lists' / file)
+    images, labels = dogs_list(lists.present(path, 'dogs'))
+    lists.check_labels(labels, path, first=1)
+    names = lists.folder_names(images, labels)
+    if not names:
+        raise InputError(f'{path}: labels and folders do not go together: {source("dogs")}')
+    files = lists.as_bytes(f'{root}/Images/{f}' for f in images)
+    return (files, labels), list(names.values()), path
+
+
+def dogs_list(path):
+    """A list in MATLAB's format -> names 'class/image', labels from 0."""
+    import scipy.io  # nothing else needs it
+
+    try:
+        found = scipy.io.loadmat(path)
+        images = [str(cell.item()) for cell in found['file_list'].ravel()]
+        labels = found['labels'].ravel().astype(np.int64) - 1
+    except Exception as e:      # a damaged file raises nearly anything
+        raise InputError(f'cannot read {path}: {type(e).__name__}, {e}: {source("dogs")}') from None
+    if not len(images) == len(labels) > 0:
+        raise InputError(f'{path} has {len(images)} images and {len(labels)} labels: '
+                         f'{source("dogs")}')
+    return images, labels
+
+
+# list -> what follows the number in its lines
+CUB = {'classes': r'\S.*', 'images': r'\S.*', 'image_class_labels': r'\d{1,9}',
+       'train_test_split': '[01]', 'bounding_boxes': r'-?\d+(\.\d+)?(\s+-?\d+(\.\d+)?){3}'}
+
+
+def cub(root):
+    """CUB_200_2011/, or its content, as its README describes it."""
+    home = root if (root / 'images.txt').exists() else root / 'CUB_200_2011'
+    classes, images, labels, training, boxes = cub_tables(home)
+    number = {key: k for k, key in enumerate(classes)}
+    labels = np.array([number[int(k)] for k in labels.values()], np.int64)
+    files = lists.as_bytes(f'{home}/images/{f}' for f in images.values())
+    boxes = np.array([box.split() for box in boxes.values()], float)
+    training = np.array([t == '1' for t in training.values()])
+    train, test = (tuple(a[part] for a in (files, labels, boxes)) for part in (training, ~training))
+    return train, test, list(classes.values())
+
+
+def cub_tables(home):
+    """The classes, and the images' files, classes, parts and boxes: dicts in the order of their
+    keys, the numbers of classes and of images; those of images have the same keys."""
+    classes, images, *others = (by_number(home / f'{t}.txt', form) for t, form in CUB.items())
+    for table, name in zip(others, list(CUB)[2:], strict=True):
+        differing = sorted(set(table) ^ set(images))
+        if differing:
+            raise InputError(f'{home / name}.txt and images.txt do not name the same images; the '
+                             f'first that differs is {differing[0]}: {source("cub")}')
+    unknown = sorted({int(k) for k in others[0].values()} - set(classes))
+    if unknown:
+        raise InputError(f'{home}/image_class_labels.txt names class {unknown[0]}, which '
+                         f'classes.txt does not: {source("cub")}')
+    return classes, images, *others
+
+
+def by_number(path, form):
+    """Lines 'number rest' -> {number: rest}, by number; each `rest` has the form of a pattern."""
+    table = {}
+    for line in lists.read_lines(path, 'cub'):
+        found = re.fullmatch(rf'(\d{{1,9}})\s+({form})', line, re.ASCII)
+        if not found or int(found[1]) in table:
+            raise InputError(f'{path}: the line {line!r} '
+                             f'{"repeats a number" if found else "is damaged"}: {source("cub")}')
+        table[int(found[1])] = found[2]
+    return dict(sorted(table.items()))
+
+
+def mit67(root):
+    """Images/<class>/<image>, TrainImages.txt and TestImages.txt."""
+    paths = [root / 'TrainImages.txt', root / 'TestImages.txt']
+    return lists.from_lists('mit67', root / 'Images',
+                            {path: lists.read_lines(path, 'mit67') for path in paths})
+
+
+def caltech256(root, n):
+    """256_ObjectCategories/<NNN.name>/<NNN_IIII.jpg>, or its content; the first n images of each
+    class for training, 61 to 80 for testing, as in Li et al., 'Explicit inductive bias for transfer
+    learning with convolutional networks', 2018 (L2-SP)."""
+    name = f'caltech256-{n}'
+    home = lists.first_of(root / '256_ObjectCategories', root)
+    inside = sorted(os.scandir(home), key=os.fspath) if home.is_dir() else []
+    images = {d.name: caltech256_images(d.path) for d in inside
+              if re.fullmatch(r'\d{3}\..+', d.name) and d.is_dir()}
+    if not images:
+        raise InputError(f'there are no class folders such as 001.ak47 in {home}: {source(name)}')
+    return numbered(images, 1, n, name), numbered(images, 61, 80, name), list(images)
+
+
+def caltech256_images(folder):
+    """A class's images by number. There are also strays: RENAME2, greg/ among the dogs."""
+    pattern = re.compile(rf'{os.path.basename(folder)[:3]}_(\d{{4}})\.jpg')
+    found = filter(None, map(pattern.fullmatch, sorted(lists.listing(folder))))
+    return {int(m[1]): f'{folder}/{m[0]}' for m in found}
+
+
+def numbered(images, low, high, name):
+    """The set of those images, {class: {number: file}}, whose numbers are low to high."""
+    files = {c: [f for k, f in found.items() if low <= k <= high] for c, found in images.items()}
+    empty = [c for c, found in files.items() if not found]
+    if empty:
+        raise InputError(f'{len(empty)} classes, the first one {empty[0]}, have no images of '
+                         f'numbers {low} to {high}: {source(name)}')
+    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    return lists.as_bytes(f for found in files.values() for f in found), labels
+
+
+def food101(root):
+    """food-101/, or its content: images/<class>/<image>.jpg, meta/{train,test}.{txt,json}."""
+    home = root if (root / 'meta').exists() else root / 'food-101'
+    return lists.from_lists('food101', home / 'images', dict(
+        food101_list(home / 'meta' / part) for part in ('train', 'test')))
+
+
+def food101_list(base):
+    """The path of a list, and the names of files in it."""
+    path = lists.first_of(base.with_suffix('.txt'), base.with_suffix('.json'))
+    if path.suffix == '.txt':
+        images = lists.read_lines(path, 'food101')
+    else:
+        try:
+            found = json.loads(lists.read_text(path, 'food101')).values()
+            images = [os.fsdecode(os.fsencode(image)) for of_class in found for image in of_class]
+        except (ValueError, AttributeError, TypeError):
+            images = []
+        if not images:
+            raise InputError(f'{path} is no list of images by class: {source("food101")}')
+    return path, [f'{image}.jpg' for image in images]
+
+
+def office31(root, domain):
+    lists.present(root / domain, 'office31')
+    found, names = folder_sets.folders_of(root, domain)
+    if len(names) != OFFICE_CLASSES:
+        raise InputError(f'{root / domain} has {len(names)} class folders, but Office-31 has '
+                         f'{OFFICE_CLASSES}: {source("office31")}')
+    return found, names

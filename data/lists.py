@@ -1,0 +1,166 @@
+"""Sets of images by text files: lines of names, of names and labels; the names of classes."""
+import functools
+import os
+import re
+
+import numpy as np
+
+from data.published import source
+from utils import InputError, printable
+
+# ---- text files ---------------------------------------------------------------------------------
+
+def present(path, name):
+    if not path.exists():
+        raise InputError(f'there is no {path}: {source(name)}')
+    return path
+
+
+def first_of(*paths):
+    """The first path at which there is something, else the first one."""
+    return next((p for p in paths if p.exists()), paths[0])
+
+
+def read_text(path, name):
+    try:
+        text = present(path, name).read_text('utf-8-sig', 'surrogateescape')
+    except OSError as e:
+        raise InputError(f'cannot read {path}: {e.strerror}') from None
+    if '\0' in text:
+        raise InputError(f'{path} is no text: {source(name)}')
+    return text
+
+
+def read_lines(path, name):
+    """The lines of a text file without the spaces around them; blank ones are left out."""
+    lines = [line for line in map(str.strip, read_text(path, name).split('\n')) if line]
+    if not lines:
+        raise InputError(f'{path} is empty: {source(name)}')
+    return lines
+
+
+# ---- files, labels, names of classes ------------------------------------------------------------
+
+def listing(folder):
+    """The names of the files in a folder; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {e.name for e in entries if e.is_file()}
+    except (FileNotFoundError, NotADirectoryError, ValueError):     # the last: no name of a folder
+        return set()
+    except OSError as e:
+        raise InputError(f'cannot read the folder {folder}: {e.strerror}') from None
+
+
+def check_there(files, name):
+    """Refuse names of files, bytes (N,), of which some are missing; arrays of images are there."""
+    in_folder = functools.cache(listing)       # a look at each file would take minutes on a network
+    missing = [f for f in files if os.path.basename(f) not in in_folder(os.path.dirname(f))
+               ] if files.dtype.kind == 'S' else []
+    if missing:
+        raise InputError(f'{len(missing):,} of {len(files):,} images are missing, the first one '
+                         f'{printable(os.fsdecode(missing[0]))}: {source(name)}')
+
+
+def as_bytes(files):
+    """Names of files as an array of bytes (N,)."""
+    return np.array([os.fsencode(f) for f in files])
+
+
+def check_labels(labels, path, first=0):
+    """Refuse labels of a list that do not run from `first`, which is 0 here, without gaps."""
+    found = np.unique(labels)
+    wrong = np.flatnonzero(found != np.arange(len(found)))
+    if len(wrong):
+        raise InputError(f'{path}: its labels must run from {first} without gaps, but there is '
+                         f'{found[wrong[0]] + first} where {wrong[0] + first} should be')
+
+
+def folder_names(paths, labels):
+    """The name of the folder of each label's files, {label: name}; {} if that does not tell the
+    labels apart."""
+    pairs = {(int(label), os.path.basename(os.path.dirname(path)))
+             for path, label in zip(paths, labels, strict=True)}
+    names = dict(sorted(pairs))
+    apart = len(pairs) == len(names) == len(set(names.values())) and '' not in names.values()
+    return names if apart else {}
+
+
+def in_order(names):
+    """The names of classes in the order of their labels: numbers, if all are numbers without
+    leading zeros, as numbers; else as text."""
+    names = list(names)
+    numbers = all(re.fullmatch('0|[1-9][0-9]*', name) for name in names)
+    return sorted(names, key=int if numbers else None)
+
+
+def same_classes(names, others, one, other):
+    """Refuse two parts, called `one` and `other`, of different classes."""
+    differing = sorted(set(names) ^ set(others))
+    if differing:
+        raise InputError(f'{one} has {len(names)} classes, {other} {len(others)}; they must have '
+                         f'the same ones, but {differing[0]} is in '
+                         f'{one if differing[0] in names else other} only')
+    for k, (a, b) in enumerate(zip(names, others, strict=True)):
+        if a != b:
+            raise InputError(f'class {k} is {a} in {one} and {b} in {other}')
+
+
+# ---- sets ---------------------------------------------------------------------------------------
+
+def from_lists(name, folder, lists):
+    """`lists`, of training and of testing: path of the list -> names 'class/file' below `folder`.
+    -> train, test, names of classes in order."""
+    (one, names), (other, others) = (
+        (path, in_order({os.path.dirname(f) for f in files})) for path, files in lists.items())
+    for path, classes in ((one, names), (other, others)):
+        if '' in classes:
+            raise InputError(f'{path}: each line should be class/image: {source(name)}')
+    same_classes(names, others, one, other)
+    label = {c: k for k, c in enumerate(names)}
+    train, test = ((as_bytes(f'{folder}/{f}' for f in files),
+                    np.array([label[os.path.dirname(f)] for f in files], np.int64))
+                   for files in lists.values())
+    return train, test, names
+
+
+def entries(root, domain):
+    """<domain>.txt, here or in image_list/, of lines 'path label': the path, below root or
+    absolute, may hold spaces -> (names of files, labels), `folder_names`."""
+    path = first_of(root / f'{domain}.txt', root / 'image_list' / f'{domain}.txt')
+    lines = read_lines(path, 'list')
+    pairs = [re.fullmatch(r'(.*\S)\s+(\d{1,9})', line, re.ASCII) for line in lines]
+    if None in pairs:
+        raise InputError(f'{path}: the line {lines[pairs.index(None)]!r} should be a path and a '
+                         f'label, an integer from 0')
+    images, labels = [m[1] for m in pairs], np.array([int(m[2]) for m in pairs], np.int64)
+    return (as_bytes(os.path.join(root, f) for f in images), labels), folder_names(images, labels)
+
+
+def list_of(root, domain):
+    """The set of one list, as `entries` reads it, and the names of its classes: those of their
+    folders, or their labels where folders do not tell them apart."""
+    found, names = entries(root, domain)
+    check_labels(found[1], f'{domain}.txt')
+    return found, list(names.values()) or [str(k) for k in range(found[1].max() + 1)]
+
+
+def parts(root, one='train', other='test'):
+    """The sets of two lists and the names of their classes, as `list_of` one. Each may lack some of
+    the other's, as in partial and open-set domain adaptation, which is printed. Folders may be
+    called differently in the two, but none may be another class."""
+    (train, names), (test, others) = entries(root, one), entries(root, other)
+    label = {name: k for k, name in names.items()}
+    for k, name in others.items():
+        if label.get(name, k) != k:
+            raise InputError(f'{name} is class {label[name]} in {one}.txt and class {k} in '
+                             f'{other}.txt')
+    labels = np.concatenate([train[1], test[1]])
+    check_labels(labels, f'{one}.txt and {other}.txt')
+    n = int(labels.max()) + 1
+    for part, (_, its) in ((one, train), (other, test)):
+        if len(np.unique(its)) < n:
+            print(f'{part}.txt has images of {len(np.unique(its))} of the {n} classes')
+    both = dict(sorted((others | names).items()))
+    known = len(both) == len(set(both.values())) == n
+    return train, test, list(both.values()) if known else [str(k) for k in range(n)]
