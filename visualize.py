@@ -116,7 +116,8 @@ def figure(images, maps, masks=None, titles=None):
                               interpolation='bilinear')
                 axis.set_title(title if row == 1 else '', fontsize='medium')
                 axis.set_ylabel('' if i or g else label, parse_math=False)
-    drawn.colorbar(scale, ax=drawn.axes, label="attention / its map's maximum", aspect=30)
+    drawn.colorbar(scale, ax=drawn.axes, label="attention / its map's maximum", aspect=30,
+                   panchor=False)
     return drawn
 
 
@@ -136,7 +137,7 @@ def demo_net():
     log = pathlib.Path(folder, 'log.txt')
     if not log.exists() or not tables.is_finished(runs.read_log(log)):
         print(f'no --model: training a net on shapes into {folder}, once; this takes '
-              f'half a minute on a CPU', flush=True)
+              f'about a minute on a CPU', flush=True)
         # as a process of its own, like the table does, since the log names the process's command
         script = pathlib.Path(__file__).with_name(words[0])
         status = subprocess.run([sys.executable, script, *words[1:]]).returncode
