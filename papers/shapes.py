@@ -1,7 +1,7 @@
 """The table of `make demo`: teacher, student, AT, KD and both, on images that are drawn."""
 from papers.rows import row
 
-# a map of unit norm has a quarter of CIFAR's positions here, so that its mean difference is fourfold
+# a map of unit norm has a quarter of the positions here, so that its mean difference is fourfold
 BETA = '--beta 250'
 TABLES = {
     'demo': dict(
