@@ -188,7 +188,8 @@ def test_error_of_a_run():
     assert visualize.error_of('at') == ''
     runs.write_log(pathlib.Path('logs/at/log.txt'), [{'epochs': 2}])
     assert visualize.error_of('at') == ''
-    runs.write_log(pathlib.Path('logs/at/log.txt'), [{}, {'test_acc': 10}, {'test_acc': 87.65}])
+    runs.write_log(pathlib.Path('logs/at/log.txt'), [
+        {}, *(dict.fromkeys(runs.EVERY_EPOCH, 1) | {'test_acc': right} for right in (10., 87.65))])
     assert visualize.error_of('at') == visualize.error_of('logs/at') == '12.3 %'
     store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
     assert visualize.error_of('logs/at/net.pth') == ''
