@@ -5,10 +5,10 @@
     python visualize.py image.jpg --model logs/resnet_16_2_teacher --map gradient
     python visualize.py image.jpg --model resnet34
 
-A row for each net, a column for each image and group: the map F²_sum (attention transfer paper,
-section 3.1) over the image, which is a file or, when none is named, a test image of `shapes` with
-the outline of its shape. Without --model the net is the teacher of `make demo`, which is trained
-first if need be.
+A row for each net, with the test error that its run ended with, a column for each image and group:
+the map F²_sum (attention transfer paper, section 3.1). The images above are files or, when none is
+named, test images of `shapes`, with the outlines of their shapes. Without --model the net is the
+teacher of `make demo`, which is trained first if need be.
 """
 import io
 import pathlib
@@ -27,7 +27,7 @@ import utils
 from data import arrays, cifar_sets, decoded, image_files, shapes
 from engine import runs, script
 from utils import InputError
-from weights import facts
+from weights import facts, store
 from weights.architecture import architecture_of
 
 MAPS = [*utils.MAPPINGS, 'gradient']
@@ -84,38 +84,40 @@ def area_of_object(masks):
 
 # ---- the figure ---------------------------------------------------------------------------------
 
-def panel(axis, image, q=None, mask=None):
-    """Draw an image, a map over it, stretched to its maximum, and the outline of a mask."""
-    h, w = image.shape[:2]
-    axis.imshow(image, extent=(0, w, h, 0))
-    if q is not None:
-        axis.imshow(q / (q.max() or 1), extent=(0, w, h, 0), cmap='jet', alpha=.55, vmin=0, vmax=1,
-                    interpolation='bilinear')
+def panel(axis, picture, size, mask=None, **how):
+    """Draw an image, or a map, over `size`, the image's (height, width), and a mask's outline."""
+    h, w = size
+    drawn = axis.imshow(picture, extent=(0, w, h, 0), **how)
     if mask is not None:        # padded, so that a shape that is cut off has an outline too
         axis.contour(np.arange(w + 2) - .5, np.arange(h + 2) - .5, np.pad(mask, 1), [.5],
                      colors='white', linewidths=.8)
     axis.set(xticks=[], yticks=[], xlim=(0, w), ylim=(h, 0))
+    return drawn
 
 
 def figure(images, maps, masks=None, titles=None):
-    """A column for each image and map of a net, under `titles` (the groups if None); a row for the
-    images themselves, with the outlines of `masks` if any, and for each of `maps` ({label: list of
-    maps}), drawn over them."""
+    """A figure of images, each once, and below it a row for each of `maps` ({label: list of maps}),
+    a column for each map, under `titles` (the groups if None). A map's colours are relative to its
+    maximum; the outlines of `masks`, if any, are drawn over images and maps."""
     # no pyplot: no window, no state, any backend
     from matplotlib.figure import Figure
     titles = titles or [f'group {g}' for g in range(len(next(iter(maps.values()))))]
-    columns = [(i, g) for i in range(len(images)) for g in range(len(titles))]
-    size = 1.1 * len(columns), 1.1 * (1 + len(maps))
-    drawn = Figure(figsize=size, layout='constrained')
-    axes = drawn.subplots(1 + len(maps), len(columns), squeeze=False)
-    for label, row in zip(['', *maps], axes, strict=True):
-        row[0].set_ylabel(utils.printable(label), parse_math=False)
-        for (i, g), axis in zip(columns, row, strict=True):
-            if label:
-                panel(axis, images[i], maps[label][g][i])
-            else:
-                panel(axis, images[i], mask=None if masks is None else masks[i])
-                axis.set_title(titles[g], fontsize='medium')
+    wide, size = len(titles), images[0].shape[:2]
+    drawn = Figure(figsize=(1.1 * len(images) * wide + .8, 1.1 * (1 + len(maps))),
+                   layout='constrained')
+    grid = drawn.add_gridspec(1 + len(maps), len(images) * wide)
+    for i, image in enumerate(images):
+        mask = None if masks is None else masks[i]
+        panel(drawn.add_subplot(grid[0, i * wide:(i + 1) * wide]), image, size, mask)
+        for row, (label, of_groups) in enumerate(maps.items(), 1):
+            for g, title in enumerate(titles):
+                axis, q = drawn.add_subplot(grid[row, i * wide + g]), of_groups[g][i]
+                scale = panel(axis, q / (q.max() or 1), size, mask, vmin=0, vmax=1,
+                              interpolation='bilinear')
+                axis.set_title(title if row == 1 else '', fontsize='medium')
+                axis.set_ylabel('' if i or g else label, parse_math=False)
+    drawn.colorbar(scale, ax=drawn.axes, label="attention / its map's maximum", aspect=30,
+                   panchor=False)
     return drawn
 
 
@@ -134,8 +136,8 @@ def demo_net():
     folder = tables.save_of(words)
     log = pathlib.Path(folder, 'log.txt')
     if not log.exists() or not tables.is_finished(runs.read_log(log)):
-        print(f'no --model: training a net on shapes into {folder}, once; this takes a minute or '
-              f'two on two CPU cores', flush=True)
+        print(f'no --model: training a net on shapes into {folder}, once; this takes '
+              f'about a minute on a CPU', flush=True)
         # as a process of its own, like the table does, since the log names the process's command
         script = pathlib.Path(__file__).with_name(words[0])
         status = subprocess.run([sys.executable, script, *words[1:]]).returncode
@@ -164,6 +166,14 @@ def load_nets(models):
     return {label: nets.load_net(m)[:3] for label, m in zip(labels, models, strict=True)}
 
 
+def error_of(model):
+    """The test error that a net's run has logged last, as text; '' for a net without a run."""
+    path = store.locate(model)
+    log = path.with_name('log.txt')
+    last = runs.read_log(log)[-1] if path.name == 'model.pt7' and log.exists() else {}
+    return f'{100 - last["test_acc"]:.1f} %' if 'test_acc' in last else ''
+
+
 def label_of(path):
     """The name of a run's folder, without its seed."""
     path = pathlib.Path(path)
@@ -181,7 +191,8 @@ def main(argv=None):
                         "the norm of the loss's gradient with respect to the image, for the class "
                         'that the net predicts')
     parser.add_argument('--size', default=0, type=int, help='pixels to which images are resized, '
-                        'both ways; 0: 32, or 224 for nets of ImageNet')
+                        'both ways; 0: 224 for nets of ImageNet; for others 32, or of shapes '
+                        f'{shapes.SHAPES_SIZE}')
     parser.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
                         "deviation that are taken off the pixels; '': those of the nets' data")
     parser.add_argument('--save', default='attention.png', help='the figure, .png')
@@ -190,12 +201,13 @@ def main(argv=None):
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
     models, files = split_images(opt)
-    trained = load_nets(models or [demo_net()])
+    models = models or [demo_net()]
+    trained = load_nets(models)
     small = {architecture_of(params).kind in cifar.FUNCTIONS for _, _, params in trained.values()}
     if len(small) > 1:
         raise InputError('nets of CIFAR and of ImageNet have other numbers of groups: draw them in '
                          'figures of their own')
-    size = opt.size or (32 if True in small else 224)
+    size = opt.size or (224 if True not in small else 32 if files else shapes.SHAPES_SIZE)
     if files:
         images, masks = read_images(files, size), None
     else:
@@ -205,6 +217,8 @@ def main(argv=None):
     maps = {label: attention_maps(f, params, images, opt.map,
                                   stats=nets.PIXELS[imagenet.input_of(opt, params)[1]])
             for label, (f, _, params) in trained.items()}
+    maps = {f'{utils.printable(label)}\n{error_of(model)}'.strip(): maps_of_net
+            for model, (label, maps_of_net) in zip(models, maps.items(), strict=True)}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')

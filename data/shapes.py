@@ -8,7 +8,8 @@ from utils import InputError
 
 # ---- shapes -----------------------------------------------------------------------------------
 
-SHAPES_COUNTS = {'train': 5000, 'test': 1000}
+SHAPES_COUNTS = {'train': 3000, 'test': 2000}
+SHAPES_SIZE = 16    # pixels: a net of ten layers sees the whole image, and trains in seconds
 
 
 def regular(n, start=0.):
@@ -84,7 +85,7 @@ def draw(rng, label, size):
     return image.clip(0, 255).astype(np.uint8), alpha > .5
 
 
-def shapes(n, seed=0, size=32):
+def shapes(n, seed=0, size=SHAPES_SIZE):
     """`n` images of ten classes of shapes (the keys of SHAPES), in turn: random place, size,
     rotation and colour, on textured clutter among distractors.
 

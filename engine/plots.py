@@ -10,20 +10,21 @@ from utils import printable
 
 @contextlib.contextmanager
 def figure(path, **labels):
-    """Axes to draw on, with a legend, saved as the picture `path`."""
+    """Axes to draw on, with a legend beside them, saved as the picture `path`."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    figure, axes = plt.subplots(figsize=(6, 4))
     yield axes
     axes.set(**labels)
     axes.grid(alpha=.3)
-    legend = axes.legend(fontsize=min(10, 90 / max(1, len(axes.get_legend_handles_labels()[1]))))
+    legend = axes.legend(loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0,
+                         fontsize=min(10, 200 / max(1, len(axes.get_legend_handles_labels()[1]))))
     for text in legend.get_texts():
-        text.set_text(textwrap.fill(printable(text.get_text()), 60))
+        text.set_text(textwrap.fill(printable(text.get_text()), 40))
         text.set_parse_math(False)
     data = io.BytesIO()
-    figure.savefig(data, dpi=120)
+    figure.savefig(data, dpi=120, bbox_inches='tight')      # as wide as the legend needs it
     plt.close(figure)
     runs.write(pathlib.Path(path), data.getvalue())
 

@@ -176,7 +176,7 @@ def test_shapes_are_reproducible_and_balanced():
     again = shapes.shapes(20)
     np.testing.assert_array_equal(images[:20], again[0])
     assert np.bincount(labels).tolist() == [4] * 10
-    assert images.shape == (40, 32, 32, 3) and masks.shape == (40, 32, 32)
+    assert images.shape == (40, 16, 16, 3) and masks.shape == (40, 16, 16)
     other = shapes.shapes(20, seed=1)[0]
     assert not any((a == b).all() for a in images for b in other)
 

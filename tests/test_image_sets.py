@@ -449,7 +449,7 @@ def test_choices_that_are_refused(choice, match):
 
 def test_shapes():
     train, test, target, names = image_sets.load('shapes', '.')
-    assert train[0].shape == (256, 32, 32, 3) and len(test[1]) == 64 and target is None
+    assert train[0].shape == (256, 16, 16, 3) and len(test[1]) == 64 and target is None
     assert names[:2] == ['circle', 'triangle']
     plain, moved, target, _ = image_sets.load('shapes', '.', shift=.5)
     np.testing.assert_array_equal(plain[0], train[0])

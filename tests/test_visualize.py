@@ -88,14 +88,23 @@ def test_attention_on_object_of_known_maps():
     np.testing.assert_allclose(visualize.attention_on_object(1. - masks, masks), 0)
 
 
-def test_outline_is_drawn_on_the_image_alone():
+def test_each_image_is_drawn_once_above_its_maps():
+    """With the outline of its shape, which the maps have, too; all in the colours of one scale."""
     images, _, masks = shapes.shapes(2)
-    figure = visualize.figure(images, {'net': [np.ones((2, 8, 8))]}, masks, ['title'])
-    top, bottom = figure.axes[:2], figure.axes[2:]
-    assert [len(a.collections) for a in (*top, *bottom)] == [1, 1, 0, 0]
-    assert [a.get_title() for a in (*top, *bottom)] == ['title', 'title', '', '']
-    assert bottom[0].get_ylabel() == 'net' and bottom[0].get_xlim() == (0, 32)
-    outline = top[0].collections[0].get_paths()[0].vertices.astype(int).clip(0, 31)
+    maps = {name: [np.full((2, n, n), n) for n in (16, 4)] for name in ('net', 'other')}
+    figure = visualize.figure(images, maps, masks, ['fine', 'coarse'])
+    *panels, scale = figure.axes
+    shown = [axis.images[0].get_array() for axis in panels]
+    above = [axis for axis, q in zip(panels, shown, strict=True) if q.ndim == 3]
+    np.testing.assert_array_equal([axis.images[0].get_array() for axis in above], images)
+    below = [axis for axis in panels if axis not in above]
+    assert [axis.images[0].get_array().shape for axis in below] == [(16, 16), (4, 4)] * 4
+    assert {axis.images[0].get_clim() for axis in below} == {scale.get_ylim()} == {(0, 1)}
+    assert all(axis.images[0].get_array().max() == 1 for axis in below)
+    assert [axis.get_title() for axis in below] == ['fine', 'coarse', '', ''] * 2
+    assert [axis.get_ylabel() for axis in below] == ['net', '', 'other', '', *[''] * 4]
+    assert all(len(axis.collections) == 1 and axis.get_xlim() == (0, 16) for axis in panels)
+    outline = above[0].collections[0].get_paths()[0].vertices.astype(int).clip(0, 15)
     edge = cv2.dilate(masks[0].astype(np.uint8), np.ones((3, 3))) - cv2.erode(
         masks[0].astype(np.uint8), np.ones((3, 3)), borderValue=0)
     assert edge[outline[:, 1], outline[:, 0]].all()
@@ -106,7 +115,7 @@ def test_a_map_of_zeros_can_be_drawn():
     drawn = visualize.figure(images, {'net': [np.zeros((1, 4, 4))]})
     for form in ('png', 'jpeg'):
         picture = cv2.imdecode(np.frombuffer(visualize.encode(drawn, form), np.uint8), 1)
-        assert picture.shape == (176, 88, 3)
+        assert picture.shape == (176, 152, 3)
 
 
 def test_command_line(tmp_path, capsys):
@@ -138,7 +147,9 @@ def processes(monkeypatch):
         cifar.main(words[2:])
         return types.SimpleNamespace(returncode=0)
 
-    monkeypatch.setitem(tables.TABLES['demo'], 'common', '--dataset shapes --epochs 1')
+    monkeypatch.setitem(tables.TABLES['demo'], 'common',
+                        '--depth 10 --dataset shapes --epochs 1')
+    monkeypatch.setitem(tables.TABLES['demo']['rows']['teacher'], 'options', '--width 2')
     monkeypatch.setattr(visualize, 'subprocess', types.SimpleNamespace(run=run))
     return commands
 
@@ -150,7 +161,7 @@ def test_without_arguments(processes, capsys):
     assert 'logs/demo/teacher/seed0' in said and 'minute' in said
     assert processes == [next(tables.commands('demo', 'logs'))]
     log = runs.read_log('logs/demo/teacher/seed0/log.txt')
-    assert (log[-1]['depth'], log[-1]['width'], log[-1]['epochs']) == (16, 2, 1)
+    assert (log[-1]['depth'], log[-1]['width'], log[-1]['epochs']) == (10, 2, 1)
     first = cv2.imread('attention.png')
     visualize.main([])
     assert 'minute' not in capsys.readouterr().out and len(processes) == 1
@@ -169,6 +180,19 @@ def test_without_arguments_goes_on_and_fails_with_the_training(processes, fails,
     monkeypatch.setattr(visualize.subprocess, 'run',
                         lambda words: types.SimpleNamespace(returncode=2))
     assert fails(visualize.main)[0] == 2
+
+
+def test_error_of_a_run():
+    store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
+    pathlib.Path('logs/at/net.pth').rename('logs/at/model.pt7')
+    assert visualize.error_of('at') == ''
+    runs.write_log(pathlib.Path('logs/at/log.txt'), [{'epochs': 2}])
+    assert visualize.error_of('at') == ''
+    runs.write_log(pathlib.Path('logs/at/log.txt'), [
+        {}, *(dict.fromkeys(runs.EVERY_EPOCH, 1) | {'test_acc': right} for right in (10., 87.65))])
+    assert visualize.error_of('at') == visualize.error_of('logs/at') == '12.3 %'
+    store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
+    assert visualize.error_of('logs/at/net.pth') == ''
 
 
 def test_labels():
