@@ -1,4 +1,6 @@
 """Pruning of channels while a net is fine-tuned, in phases: by gates (AFS), magnitude or chance."""
+from functools import partial
+
 import torch
 
 import utils
@@ -146,14 +148,9 @@ def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
     x = torch.randn(batch, 3, size, size, device=device, dtype=step.parameter_dtype(opt.dtype))
     x = x.contiguous(memory_format=torch.channels_last)
 
-    def forward(params):
+    timed = {}
+    for name, params in nets.items():
         folded = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
-
-        def run():
-            with torch.no_grad(), step.precision(opt.dtype, device):
-                f(x, folded, False)
-
-        return run
-
-    times = clock.turns({k: forward(v) for k, v in nets.items()}, rounds, steps)
-    return {k: [batch / t for t in v] for k, v in times.items()}
+        timed[name] = partial(clock.seconds, partial(step.logits_of, f, folded, x, opt.dtype),
+                              steps)
+    return {k: [batch / t for t in v] for k, v in clock.turns(timed, rounds).items()}
