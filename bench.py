@@ -285,7 +285,7 @@ def imagenet_input(bench, files, read=None):
 
 def imagenet_step(bench, root, classes, teacher, ours):
     """A step of ResNet-18 on one batch, alone or by AT from a teacher's file."""
-    flags = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3']
+    flags = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3', '--validate', '1']
     flags += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
     if ours:
         return steps([on_one_batch(training(imagenet, bench, *flags))])

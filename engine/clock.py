@@ -103,15 +103,18 @@ def children(jobs):
     """A process for each of `jobs`, {name: function that makes what is measured}, with memory and
     allocator of its own -> ask(name, measure, *args), which gives measure(what is made, *args)
     there. What make() raises is raised here."""
-    spawn, quiet = multiprocessing.get_context('spawn'), (signal.SIGINT, signal.SIG_IGN)
-    pools = {name: ProcessPoolExecutor(1, spawn, signal.signal, quiet) for name in jobs}
+    spawn = multiprocessing.get_context('spawn')
+    pools = {name: ProcessPoolExecutor(1, spawn) for name in jobs}
 
     def ask(name, *what):
         return pools[name].submit(measure_here, *what).result()
 
     try:
-        for begun in [pools[name].submit(make_here, make) for name, make in jobs.items()]:
-            begun.result()
+        here = signal.signal(signal.SIGINT, signal.SIG_IGN)     # as processes that start now do
+        begun = [pools[name].submit(make_here, make) for name, make in jobs.items()]
+        signal.signal(signal.SIGINT, here)
+        for future in begun:
+            future.result()
         yield ask
     except BrokenProcessPool:
         raise RunError('a measuring process ended; what it said stands above') from None

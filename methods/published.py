@@ -36,7 +36,8 @@ def images(images, labels, batch_size, nthread, device):
     warnings.filterwarnings('ignore', 'This DataLoader will create')   # as many as asked for
     loader = DataLoader(list(zip(images, labels, strict=True)), batch_size, shuffle=True,
                         num_workers=nthread, collate_fn=augment_all,
-                        pin_memory=device.type == 'cuda')
+                        pin_memory=device.type == 'cuda',
+                        multiprocessing_context='fork' if nthread else None)
     return arrays.Images(len(images), lambda generator: ((len(y), x, y) for x, y in loader),
                          lambda size, x, y: (x.to(device), y.to(device)), [])
 
