@@ -162,17 +162,15 @@ def steps(trainings, graph=CUDA):
     return lambda: take([(task, next(its)) for task, its in pairs])
 
 
-def published_steps(opt, student, teacher_file, load_net, batches):
-    """A function of no arguments: the published way's step on the next of `batches`."""
-    teacher = load_net(teacher_file)[::2] if teacher_file else None
-    train = published.train_step(opt, student, teacher, DEVICE)
-    return lambda: train(*next(batches))
-
-
-def inference(bench, f, params, size):
-    """A function of no arguments: the logits of a net (f, params), as the scripts test it."""
-    params = step.on_device(folding.fold(params), bench.dtype, DEVICE, fixed=True)
+def inference(bench, net, size, keep=None, plain=False):
+    """A function of no arguments: the logits of a net of which the channels `keep` are left, as the
+    scripts test it or, plain, in float and NCHW."""
+    f, params = nets.new_net(net, CLASSES)
     x = torch.randn(bench.batch_size, 3, size, size, device=DEVICE)
+    if plain:
+        return partial(step.logits_of, f, utils.cast(params), x, 'float')
+    params = folding.fold(channels.cut(params, keep or {}))
+    params = step.on_device(params, bench.dtype, DEVICE, fixed=True)
     x = x.contiguous(memory_format=torch.channels_last)
     return partial(step.logits_of, f, params, x, bench.dtype)
 
@@ -208,8 +206,8 @@ def cifar_published(bench, case, folder, data=True):
     images = published.images(*images, bench.batch_size, bench.nthread, DEVICE)
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
-    return published_steps(opt, cifar.make_net(opt, CLASSES), opt.teacher_id, cifar.load_net,
-                           batches)
+    teacher = cifar.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
+    return published.steps(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
 
 
 def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,
@@ -283,24 +281,16 @@ def imagenet_input(bench, files, read=None):
     return lambda: [read(path) for path in itertools.islice(paths, bench.batch_size)]
 
 
-def imagenet_step(bench, root, classes, teacher, ours):
+def imagenet_step(bench, root, classes, teacher='', plain=False):
     """A step of ResNet-18 on one batch, alone or by AT from a teacher's file."""
     flags = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3', '--validate', '1']
     flags += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
-    if ours:
+    if not plain:
         return steps([on_one_batch(training(imagenet, bench, *flags))])
-    n = bench.batch_size
+    by, n = imagenet.load_net(teacher)[::2] if teacher else None, bench.batch_size
     batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
-    return published_steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), teacher,
-                           imagenet.load_net, itertools.repeat(batch))
-
-
-def imagenet_inference(bench, ours):
-    f, params = imagenet.define_student(18, 1, CLASSES)
-    if ours:
-        return inference(bench, f, params, CROP)
-    x = torch.randn(bench.batch_size, 3, CROP, CROP, device=DEVICE)
-    return partial(step.logits_of, f, utils.cast(params), x, 'float')
+    return published.steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
+                           itertools.repeat(batch), DEVICE)
 
 
 def cases_of_imagenet(bench, folder):
@@ -317,11 +307,11 @@ def cases_of_imagenet(bench, folder):
         ('ours, from the cache', (cached,)), ('decoding alone', (files, decoded.read_image)))}}
     classes = len(names)
     store.write(imagenet.define_student(34, 1, classes)[1], teacher)
-    for task, make in (('training', partial(imagenet_step, bench, root, classes, '')),
+    for task, make in (('training', partial(imagenet_step, bench, root, classes)),
                        ('AT', partial(imagenet_step, bench, root, classes, teacher)),
-                       ('inference', partial(imagenet_inference, bench))):
-        yield {task: {'float, NCHW': Way(partial(make, False), n, 'float'),
-                      'ours': Way(partial(make, True), n, bench.dtype)}}
+                       ('inference', partial(inference, bench, 'resnet18', CROP))):
+        yield {task: {'float, NCHW': Way(partial(make, plain=True), n, 'float'),
+                      'ours': Way(make, n, bench.dtype)}}
 
 
 # ---- finetune -----------------------------------------------------------------------------------
@@ -341,11 +331,6 @@ def finetune_step(bench, folder, net, method):
     return steps([on_one_batch(training(
         finetune, bench, '--dataroot', folder, '--source', f'{folder}/{net}.pth', '--size',
         str(bench.size), '--method', method, '--lr', '1e-6', *flags))])
-
-
-def finetune_inference(bench, net, keep):
-    f, params = nets.new_net(net, CLASSES)
-    return inference(bench, f, channels.cut(params, keep), bench.size)
 
 
 def pruned(bench, net):
@@ -373,7 +358,7 @@ def cases_of_finetune(bench, folder):
         yield {net: {method: Way(partial(finetune_step, bench, folder, net, method), n)
                      for method in METHODS}}
     for net in bench.nets:
-        yield {f'{net}, inference': {k: Way(partial(finetune_inference, bench, net, keep), n)
+        yield {f'{net}, inference': {k: Way(partial(inference, bench, net, bench.size, keep), n)
                                      for k, keep in pruned(bench, net).items()}}
 
 

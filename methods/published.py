@@ -75,9 +75,9 @@ def loss_of(opt, targets, y_s, g_s, y_t=None, g_t=()):
     return opt.alpha * kd + (1 - opt.alpha) * ce + opt.beta * sum(losses), losses
 
 
-def train_step(opt, student, teacher, device):
-    """A function of inputs (B, 3, H, W) and targets (B,) that trains the student, (f, params), in
-    place; by the teacher, (f, params), if that is not None."""
+def steps(opt, student, teacher, batches, device):
+    """A function of no arguments that trains the student, (f, params), on the next of `batches`:
+    inputs (B, 3, H, W) and targets (B,). `teacher`: (f, params), or None."""
     f_s, params = student
     f_t, fixed = teacher or (None, {})
     torch.backends.cudnn.benchmark = True
@@ -87,7 +87,8 @@ def train_step(opt, student, teacher, device):
                                 momentum=.9, weight_decay=opt.weight_decay)
     errors, meters = ClassErrorMeter(accuracy=True), [AverageValueMeter() for _ in range(4)]
 
-    def train(inputs, targets):
+    def train():
+        inputs, targets = next(batches)
         optimizer.zero_grad()
         y, groups = f_s(inputs, params, True)
         with torch.no_grad():
