@@ -102,10 +102,9 @@ def check_sources(opt):
                          'such a run left')
     if not opt.source and not opt.arch:
         raise InputError('give --source, the weights to start from, or --arch, to start from none')
-    if opt.keep_head and not opt.source:
-        raise InputError('--keep_head is for a net that comes from a --source')
-    if opt.freeze and not opt.source:
-        raise InputError('--freeze is for a net that comes from a --source')
+    for name in ('keep_head', 'freeze'):
+        if getattr(opt, name) and not opt.source:
+            raise InputError(f'--{name} is for a net that comes from a --source')
 
 
 # ---- what is updated alike, and what is logged --------------------------------------------------

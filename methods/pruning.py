@@ -38,10 +38,10 @@ def add_flags(parser):
 
 
 def check_flags(opt):
+    script.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
     given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
     if given and not opt.prune:
         raise InputError(f'{given[0]} belongs to --prune')
-    script.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
     channels.check_part('--macs_target', opt.macs_target)
     channels.check_part('--density', opt.density)
     if opt.prune == 'afs' and {'bn', 'body'} & set(opt.freeze):
