@@ -51,6 +51,7 @@ from engine.clock import CUDA, DEVICE
 from methods import channels, pruning, published
 from utils import InputError
 from weights import folding, store
+from weights.architecture import weight_of
 
 SIZE, CROP, DRAWN = 32, 224, 440    # pixels: of cifar; of imagenet, whose mean image has 468x401
 PIXELS, CLASSES = imagenet.PIXELS['torchvision'], 10
@@ -206,7 +207,7 @@ def cifar_published(bench, case, folder, data=True):
     images = published.images(*images, bench.batch_size, bench.nthread, DEVICE)
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
-    teacher = cifar.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
+    teacher = nets.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
     return published.steps(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
 
 
@@ -287,7 +288,7 @@ def imagenet_step(bench, root, classes, teacher='', plain=False):
     flags += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
     if not plain:
         return steps([on_one_batch(training(imagenet, bench, *flags))])
-    by, n = imagenet.load_net(teacher)[::2] if teacher else None, bench.batch_size
+    by, n = nets.load_net(teacher)[::2] if teacher else None, bench.batch_size
     batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
     return published.steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
                            itertools.repeat(batch), DEVICE)
@@ -322,7 +323,7 @@ def write_source(folder, net):
     # with the statistics of a new net, it would be taken for one whose BN was folded away
     store.write({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
                 f'{folder}/{net}.pth')
-    counts = [len(params[channels.weight_of(params, k)]) for k in nets.stages(params)]
+    counts = [len(params[weight_of(params, k)]) for k in nets.stages(params)]
     pathlib.Path(folder, f'{net}.json').write_text(json.dumps([[1.] * n for n in counts]))
 
 
