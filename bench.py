@@ -45,10 +45,10 @@ import finetune
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, folder_sets, shapes
+from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import clock, graphs, loop, runs, script, step
 from engine.clock import CUDA, DEVICE
-from methods import channels, pruning, published
+from methods import channels, original, pruning
 from utils import InputError
 from weights import folding, store
 from weights.architecture import weight_of
@@ -204,11 +204,11 @@ def flags_of(case, folder):
 def cifar_published(bench, case, folder, data=True):
     images = random_images(bench)
     opt = cifar.parse(flags_of(case, folder))
-    images = published.images(*images, bench.batch_size, bench.nthread, DEVICE)
+    images = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
     teacher = nets.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
-    return published.steps(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
+    return original.steps(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
 
 
 def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,
@@ -221,7 +221,7 @@ def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, kee
         t = training(cifar, bench, *flags_of(case, folder), *flags, '--seed', str(seed))
         train = t.train
         if per_image:
-            train = published.images(*images, bench.batch_size, bench.nthread, DEVICE)
+            train = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
         if nchw:
             for v in (*t.state.params.values(), *t.state.momenta.values()):
                 v.data = v.data.contiguous()
@@ -290,7 +290,7 @@ def imagenet_step(bench, root, classes, teacher='', plain=False):
         return steps([on_one_batch(training(imagenet, bench, *flags))])
     by, n = nets.load_net(teacher)[::2] if teacher else None, bench.batch_size
     batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
-    return published.steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
+    return original.steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
                            itertools.repeat(batch), DEVICE)
 
 
@@ -302,10 +302,10 @@ def cases_of_imagenet(bench, folder):
     files, _, names = folder_sets.class_folders(root, 'train')
     files = np.random.default_rng(0).permutation(files)[:bench.images]
     cached, _ = decoded.write_cache(files, files, f'{folder}/cache', CROP, 1)
-    pil = partial(published.pil_input, size=CROP, mean=PIXELS[0], std=PIXELS[1])
+    pil = partial(original.pil_input, size=CROP, mean=PIXELS[0], std=PIXELS[1])
     yield {'input': {k: Way(partial(imagenet_input, bench, *how), n) for k, how in (
         ('PIL, as torchvision', (files, pil)), ('ours', (files,)),
-        ('ours, from the cache', (cached,)), ('decoding alone', (files, decoded.read_image)))}}
+        ('ours, from the cache', (cached,)), ('decoding alone', (files, image_files.read_image)))}}
     classes = len(names)
     store.write(imagenet.define_student(34, 1, classes)[1], teacher)
     for task, make in (('training', partial(imagenet_step, bench, root, classes)),

@@ -12,7 +12,7 @@ import imagenet
 import utils
 from data import arrays, cifar_sets
 from engine import clock, graphs, script, step
-from methods import published, teaching
+from methods import original, teaching
 from utils import InputError
 from weights import store
 
@@ -69,7 +69,7 @@ def test_both_ways_give_the_same_loss_and_gradients(net, beta):
             x = inputs.to(dtype)
             if way == 'published':
                 by = f_t(x, other, False) if f_t else ()
-                loss, parts = published.loss_of(opt, targets, *f_s(x, own, True), *by)
+                loss, parts = original.loss_of(opt, targets, *f_s(x, own, True), *by)
             else:
                 params = utils.with_prefix(own, 'student.') | utils.with_prefix(other, 'teacher.')
                 loss, _, parts = teaching.make_objective(opt, f_s, f_t)(
@@ -89,8 +89,8 @@ def test_both_augmentations_are_equal():
     images = rng.integers(0, 256, (9, 32, 32, 3), np.uint8)
     top, left = rng.integers(0, 9, (2, 9))
     flip = rng.integers(0, 2, 9).astype(bool)
-    one_by_one = [published.augment(*draws) for draws in zip(images, top, left, flip, strict=True)]
-    padded = torch.from_numpy(arrays.pad_reflect(images, published.PAD))
+    one_by_one = [original.augment(*draws) for draws in zip(images, top, left, flip, strict=True)]
+    padded = torch.from_numpy(arrays.pad_reflect(images, original.PAD))
     whole = arrays.crop_flip(padded, torch.arange(9), *map(torch.from_numpy, (top, left, flip)),
                              32, 32)
     whole = arrays.normalise(whole, torch.tensor([cifar_sets.MEAN, cifar_sets.STD]))
