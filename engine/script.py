@@ -117,13 +117,13 @@ def whole_epochs(opt):
 
 
 def check_numbers(opt, above_zero=(), zero_or_more=()):
-    """Refuse values of the named options that are not finite or too small."""
-    for name in above_zero:
-        if not 0 < getattr(opt, name) < float('inf'):
-            raise InputError(f'--{name} is {getattr(opt, name)}: give a number above zero')
-    for name in zero_or_more:
-        if not 0 <= getattr(opt, name) < float('inf'):
-            raise InputError(f'--{name} is {getattr(opt, name)}: give zero or more')
+    """Refuse values of the named options that are not finite or too small; None is no value."""
+    for name in (*above_zero, *zero_or_more):
+        value = getattr(opt, name)
+        if value is None or 0 < value < float('inf') or value == 0 and name in zero_or_more:
+            continue
+        raise InputError(f'--{name} is {value}: give '
+                         f'{"a number above zero" if name in above_zero else "zero or more"}')
 
 
 def json_list(text, flag, example):

@@ -112,12 +112,17 @@ def test_step(state, inputs, targets):
 
 
 @torch.no_grad()
+def logits_of(f, params, inputs, dtype):
+    """A net's logits (B, K) of inputs (B, 3, H, W), in evaluation mode."""
+    with precision(dtype, inputs.device):
+        return f(inputs, params, False)[0]
+
+
 def test_errors(f, params, images, dtype, device):
     """Top-1 and top-5 error of a net (f, params) over a set of images, in percent."""
     right = torch.zeros(2, dtype=torch.long, device=device)
-    with precision(dtype, device):
-        for inputs, targets in images.batches():
-            right += right_answers(f(inputs, params, False)[0], targets)
+    for inputs, targets in images.batches():
+        right += right_answers(logits_of(f, params, inputs, dtype), targets)
     return [100 - 100 * v / images.n for v in processes.total(right).tolist()]
 
 

@@ -14,7 +14,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from utils import at_least_float
+from engine import runs
+from utils import at_least_float, flatten
+from weights import facts
 
 
 def uniform(no, ni):
@@ -51,6 +53,20 @@ def ast(c, h, w):
     """The channels' mean map through H hidden values to one for each position."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(h * w, h),
             'out.bias': uniform(h * w, h)[:, 0].clone()}
+
+
+def attention_of(opt, f, params, layers, size, generator):
+    """The entries of a method's learned attention to the layers; none of other methods."""
+    kinds = {'afd': afd, 'ast': ast, 'act': act}
+    if opt.method not in kinds:
+        return {}
+    kind = squeeze if opt.channel_attention == 'se' else kinds[opt.method]
+    image, meta_params = facts.on_meta(params, size)
+    taps = dict.fromkeys(layers)
+    f(image, meta_params, False, taps=taps)
+    with runs.drawing_from(generator):
+        found = {f'attention.{k}': kind(*x.shape[1:]) for k, x in taps.items()}
+    return {k: v.requires_grad_() for k, v in flatten(found).items()}
 
 
 # ---- attention -----------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """Pruning of channels while a net is fine-tuned, in phases: by gates (AFS), magnitude or chance."""
+from functools import partial
+from statistics import median
+
 import torch
 
 import utils
-from engine import clock, processes, step
+from engine import clock, processes, script, step
 from methods import channels, gates
 from methods.channels import masked
 from methods.losses import METHODS
@@ -35,6 +38,7 @@ def add_flags(parser):
 
 
 def check_flags(opt):
+    script.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
     given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
     if given and not opt.prune:
         raise InputError(f'{given[0]} belongs to --prune')
@@ -129,31 +133,45 @@ def size_of(f, params, pixels):
             facts.multiply_adds(f, params, pixels))
 
 
-def notes(f, params, size, batches):
-    """For the log, of a net with masks: multiply-adds of an image of size x size pixels in the net
-    that it was, in the cut one, and in that less what gates leave out, the mean over `batches`;
-    parameters of the cut one."""
-    small = gates.removed(params)
+def notes(opt, lines, f, params, size, images):
+    """For the log's last line, of the masked student in `params`: multiply-adds of an image of
+    size x size pixels in the net that it was, in the cut one, and in that less what gates leave
+    out, the mean over `images`; parameters of the cut one. Before the last epoch, nothing."""
+    if not opt.prune or lines[-1]['epoch'] < opt.epochs:
+        return {}
+    student = utils.without_prefix(params, 'student.')
+    small = gates.removed(student)
     count, macs = size_of(f, small, size)
-    return {'multiply_adds_before': size_of(f, gates.plain(params), size)[1], 'multiply_adds': macs,
-            'multiply_adds_dynamic': gates.dynamic_macs(f, small, (x for x, _ in batches), size),
-            'n_parameters_cut': count}
+    inputs = (x for x, _ in images.batches())
+    return {'multiply_adds_before': size_of(f, gates.plain(student), size)[1],
+            'multiply_adds': macs, 'n_parameters_cut': count,
+            'multiply_adds_dynamic': gates.dynamic_macs(f, small, inputs, size)}
 
 
 def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
     """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
     pixels: {name: [in each round]}; the nets take turns of so many steps."""
     x = torch.randn(batch, 3, size, size, device=device, dtype=step.parameter_dtype(opt.dtype))
-    x = x.contiguous(memory_format=torch.channels_last)
-
-    def forward(params):
+    x, timed = x.contiguous(memory_format=torch.channels_last), {}
+    for name, params in nets.items():
         folded = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
+        timed[name] = partial(clock.seconds, partial(step.logits_of, f, folded, x, opt.dtype),
+                              steps)
+    return {k: [batch / t for t in v] for k, v in clock.turns(timed, rounds).items()}
 
-        def run():
-            with torch.no_grad(), step.precision(opt.dtype, device):
-                f(x, folded, False)
 
-        return run
-
-    times = clock.turns({k: forward(v) for k, v in nets.items()}, rounds, steps)
-    return {k: [batch / t for t in v] for k, v in times.items()}
+def report(opt, device, f, params, last):
+    """Print what pruning has given the masked net; `last` is the last line of the run's log."""
+    size, both = last['input_size'], {'before': gates.plain(params), 'after': gates.removed(params)}
+    images = {k: median(v) for k, v in speeds(opt, device, f, both, size).items()}
+    macs = {}
+    for k, v in both.items():
+        count, macs[k] = size_of(f, v, size)
+        print(f'{k} removal: {count:,} parameters, {macs[k]:,} multiply-adds, '
+              f'{images[k]:.0f} images/s')
+    print(f'{macs["after"] / macs["before"]:.3f} of the multiply-adds, '
+          f'{images["after"] / images["before"]:.2f} times the images/s')
+    if last['multiply_adds_dynamic'] != last['multiply_adds']:
+        print(f'its gates leave {last["multiply_adds_dynamic"] / last["multiply_adds_before"]:.3f} '
+              f'of the multiply-adds, the mean over the test images, if what they turn off is '
+              f'skipped')

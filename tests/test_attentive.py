@@ -131,7 +131,7 @@ def test_uniform_attention_is_the_plain_distance(method, factor):
 def test_gradients_reach_attention_and_target_and_never_the_source(method, arch):
     opt, f, params, layers, x, y = objective_of(method, arch=arch)
     source = utils.without_prefix(params, 'teacher.')
-    attention = finetune.attention_of(opt, f, source, layers, 40, torch.Generator())
+    attention = attentive.attention_of(opt, f, source, layers, 40, torch.Generator())
     assert {k.split('.hidden')[0] for k in attention if 'hidden' in k} == {
         f'attention.{k}' for k in layers}
     params = {k: v.detach().requires_grad_(not utils.is_statistic(k)) for k, v in params.items()}

@@ -5,10 +5,9 @@ from helpers import METHODS, objective_of
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cifar
-import finetune
 import utils
 from engine import step
-from methods import gates, losses, teaching
+from methods import attentive, gates, losses, teaching
 
 
 def small(rng):
@@ -132,7 +131,7 @@ def test_a_step_of_each_method_of_fine_tuning_can_be_recorded(method):
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, dtype=torch.double)
                    for k in layers for n in [len(params[f'student.{k}'])]}
     start = utils.without_prefix(params, 'student.')
-    params |= finetune.attention_of(opt, f, start, layers, 40, torch.Generator())
+    params |= attentive.attention_of(opt, f, start, layers, 40, torch.Generator())
     params = {k: v.detach().double().clone().requires_grad_(
         not k.startswith('teacher.') and not utils.is_statistic(k)) for k, v in params.items()}
     f_t = f if any(k.startswith('teacher.') for k in params) else None
