@@ -48,11 +48,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
 def parse(argv):
     parser = script.make_parser(__doc__)
     add_data_flags(parser)
-    fine_tuning.add_flags(parser, nets.FROZEN)
-    pruning.add_flags(parser)
-    script.add_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
-                     epoch_step='[0.67]', lr_decay_ratio=.1)
-    s = parser.add_argument_group('schedule, instead of --epochs')
+    s = script.add_schedule_flags(parser)
     s.add_argument('--iterations', default=9000, type=int, metavar='N', help='steps of training, '
                    'in whole epochs; --epochs above 0 is taken instead')
     s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
@@ -60,9 +56,12 @@ def parse(argv):
     s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
                    '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
                    'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
-    s.add_argument('--lr_gamma', default=1e-3, type=float, help='of --schedule inv')
-    s.add_argument('--lr_power', default=.75, type=float, help='of --schedule inv')
-    parser.set_defaults(at_map='sum2', at_mode='code')
+    s.add_argument('--lr_gamma', default=1e-3, type=float, metavar='X', help='of --schedule inv')
+    s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
+    fine_tuning.add_flags(parser, nets.FROZEN)
+    pruning.add_flags(parser)
+    script.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
+                         epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
     opt = script.parse_args(parser, argv)
     fine_tuning.check_flags(opt)
     check_flags(opt)
@@ -90,22 +89,23 @@ def add_data_flags(parser):
                    'test set')
     m.add_argument('--target', default='', metavar='DOMAIN', help='another part, all of which is '
                    'the test set, and, without its labels, what ddc and dan adapt to')
-    m.add_argument('--shift', default=0, type=float, help='0 to 1: shapes of less contrast and '
-                   'more noise are the target')
+    m.add_argument('--shift', default=0, type=float, metavar='X', help='0 to 1: shapes of less '
+                   'contrast and more noise are the target')
     m.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N images of '
                    'each class, drawn by --seed')
-    m.add_argument('--fraction', default=0, type=float, help='train on this part of each class, '
-                   'drawn by --seed')
+    m.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this part of '
+                   'each class, drawn by --seed')
     m.add_argument('--download', action='store_true', help='fetch dogs, cub, caltech256 or '
                    'food101 into --dataroot first')
     image_files.add_flags(m)
     m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
-                   'training')
+                   f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
     p = parser.add_argument_group('pixels')
-    p.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: as '
-                   "of the source, else 224, 227 of Caffe's AlexNet, 32 of nets for CIFAR")
-    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and deviation to '
-                   "take off the pixels; '': the source's")
+    p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
+                   "crops, in pixels; 0: those of the source, else 224, 227 for Caffe's AlexNet, "
+                   '32 for nets of CIFAR')
+    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
+                   "deviation that are taken off the pixels; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
                    '--size 224) before the crop: height and width, or the short side')
     p.add_argument('--crop', default='place', choices=decoded.CROPS, help='in training: of random '

@@ -30,7 +30,7 @@ from weights import store
 class Training:
     """One run, as `fit` trains it: `state.params` has the student's entries under 'student.'.
 
-    opt: the options, those of `script.add_flags` and the script's own
+    opt: the options, those of engine/script.py and the script's own
     train, test, validation: sets; the last one is a further test set, if there is one
     generator: of order and augmentation; where there is dropout (`draws`), of that too
     checkpoint, lines: what `runs.previous` found to go on from

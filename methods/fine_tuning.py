@@ -25,15 +25,16 @@ def add_flags(parser, frozen):
                    'distance of the parameters to the source; feature_map, delta: of the features, '
                    'the latter with fixed weights of channels; afd, ast, act: with learned '
                    'attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
-    t.add_argument('--alpha', type=float, help='weight of the regulariser (default: ' +
+    t.add_argument('--alpha', type=float, metavar='X', help="weight of the method's loss, the "
+                   "papers' (default: " +
                    ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
-    t.add_argument('--beta', type=float, help='L2 penalty on the last layer (default: ' +
-                   ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that on all else '
-                   'is --weight_decay (default: 0 of l2_sp, feature_map and delta, else the same)')
-    t.add_argument('--head_lr_mult', default=1, type=float, help='learning rate of the new layers, '
-                   'as a multiple of --lr')
-    t.add_argument('--bottleneck', type=int, metavar='N', help='a new layer of N channels '
-                   'before the last one (default: 256 of ddc, and of dan but for alexnet)')
+    t.add_argument('--beta', type=float, metavar='X', help='weight decay of the head (default: ' +
+                   ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that of all else '
+                   'is --weight_decay (default: 0 for l2_sp, feature_map and delta, else the same)')
+    t.add_argument('--head_lr_mult', default=1, type=float, metavar='X', help='learning rate of '
+                   'the head, as a multiple of --lr')
+    t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels in the head, '
+                   'before the last one (default: 256 for ddc, and for dan but of alexnet)')
     t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
                    'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
     t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: of all '
@@ -44,7 +45,7 @@ def add_flags(parser, frozen):
                    'or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
     t.add_argument('--freeze', default=[], nargs='+', choices=frozen, help='leave as the '
                    'source has it: stem and first group; batch normalisation, or its statistics '
-                   'alone; all but the new layers')
+                   'alone; all but the head')
     t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
                    'matrices, or biases and batch normalisation too')
     t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
@@ -54,16 +55,16 @@ def add_flags(parser, frozen):
                    'its norm before features are compared')
     t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: the '
                    "paper's, from each flattened map, or squeeze and excitation")
-    t.add_argument('--keep_head', action='store_true', help='go on with the last layer of --source '
-                   "too, as AFA's second stage (act) does with the net of its first (ast)")
+    t.add_argument('--keep_head', action='store_true', help='keep the head of --source, as '
+                   "AFA's second stage (act) does with the net of its first (ast)")
     t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
                    'compute, which leaves channel_weights.json in the folder of the run; or such a '
                    'file, or one of the published code')
     t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
                    'parameters, of the same classes')
-    t.add_argument('--temperature', default=4, type=float, help='of kd')
-    t.add_argument('--at_groups', default='[-2,-1]', help='json list of the groups that at '
-                   'compares, from 0; -1 is the last one')
+    t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of kd')
+    t.add_argument('--at_groups', default='[-2,-1]', metavar='LIST', help='json list of the '
+                   'groups that at compares, from 0; -1 is the last one')
 
 
 def check_flags(opt):

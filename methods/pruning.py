@@ -19,21 +19,21 @@ DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels
 
 
 def add_flags(parser):
-    p = parser.add_argument_group('removal of channels')
-    p.add_argument('--prune', default='', choices=['', *KINDS], help='take channels out: those '
-                   'whose gates, which are trained too, give least (AFS; with --method afd AFDS), '
-                   'those of least magnitude, or random ones; per multiply-add')
-    p.add_argument('--macs_target', type=float, help='multiply-adds that are left, as a '
-                   "part of the net's")
-    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, '
-                   'before each but the first of which channels are taken out, each time the same '
-                   'part; 1: all of them before training')
-    p.add_argument('--density', type=float, help='afs: the part of the channels left '
-                   'that is computed for an image in the last phase; in the first one all are')
-    p.add_argument('--delta_s', type=float, help='afs: gates whose variance over the '
+    p = parser.add_argument_group('pruning of channels')
+    p.add_argument('--prune', default='', choices=['', *KINDS], help='prune the channels '
+                   'whose gates, which are trained too, give least (afs; with --method afd this is '
+                   'AFDS), those of least magnitude, or random ones; all per multiply-add')
+    p.add_argument('--macs_target', type=float, metavar='X', help='multiply-adds (MACs) to keep, '
+                   "as a part of the net's")
+    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, before each '
+                   'but the first of which channels are pruned, each time the same part of the '
+                   'multiply-adds; 1: all of them before training')
+    p.add_argument('--density', type=float, metavar='X', help='afs: the part of the remaining '
+                   'channels that is computed for an image in the last phase; in the first one all '
+                   'are')
+    p.add_argument('--delta_s', type=float, metavar='X', help='afs: gates whose variance over the '
                    'training images is no more than this become the same for all images')
-    p.add_argument('--round_channels', type=int, metavar='N', help='leave multiples of '
-                   'N channels')
+    p.add_argument('--round_channels', type=int, metavar='N', help='keep multiples of N channels')
     parser.set_defaults(**DEFAULTS)
 
 

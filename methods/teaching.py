@@ -23,13 +23,13 @@ DECAYS = ('constant', 'linear', 'cosine', 'step')
 def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
     """The flags of a transfer from a teacher; `teacher` is the flag that names it."""
     t = parser.add_argument_group('transfer from a teacher')
-    t.add_argument(f'--{teacher}', default='', help=teacher_help)
-    t.add_argument('--alpha', default=0, type=float, help='weight of distillation (KD) against '
-                   'cross-entropy, 0 to 1; the paper uses 0.9')
-    t.add_argument('--temperature', default=4, type=float,
-                   help='temperature T of distillation; the paper uses 4')
-    t.add_argument('--beta', default=0, type=float, help='weight of the loss that --method names; '
-                   'the paper uses 1e+3 for at')
+    t.add_argument(f'--{teacher}', default='', metavar='NET', help=teacher_help)
+    t.add_argument('--alpha', default=0, type=float, metavar='X', help='weight of distillation '
+                   '(KD) against cross-entropy, 0 to 1; the paper uses 0.9')
+    t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of '
+                   'distillation; the paper uses 4')
+    t.add_argument('--beta', default=0, type=float, metavar='X', help='weight of the loss that '
+                   '--method names; the paper uses 1e+3 for at')
     t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
                    help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
                    'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
@@ -37,8 +37,8 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
                    help='at: attention maps; f_actt: full activations; grad_at: gradients with '
                    "respect to the input; and without a teacher min_l2: that gradient's norm; "
                    'symmetry: its change under a flip')
-    t.add_argument('--at_groups', default=at_groups, help='json list of the groups whose outputs '
-                   f'are compared by at and f_actt; {groups_help}')
+    t.add_argument('--at_groups', default=at_groups, metavar='LIST', help='json list of the groups '
+                   f'whose outputs at and f_actt compare; {groups_help}')
     t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '
                    'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
     t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
