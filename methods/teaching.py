@@ -102,8 +102,7 @@ def name_parts(opt, usual):
 # ---- what is minimised --------------------------------------------------------------------------
 
 def beta_in(opt, epoch):
-    """The weight of the method's loss in an epoch, counted from 1. It falls from --transfer_from on.
-    """
+    """The weight of the method's loss in an epoch, counted from 1; zero before --transfer_from."""
     first = opt.transfer_from
     if epoch < first:
         return 0.
