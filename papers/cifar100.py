@@ -3,10 +3,10 @@
   Tian, Krishnan & Isola, 'Contrastive Representation Distillation',
   https://arxiv.org/abs/1910.10699; https://github.com/HobbitLong/RepDistiller
 
-Its flags there: KD `-r 0.1 -a 0.9`, AT `-a 0 -b 1000`; it has no AT+KD. Its crops come from images
-with a black border, ours from mirrored ones, and it keeps the momenta where the rate drops.
+Its flags there: KD `-r 0.1 -a 0.9`, AT `-a 0 -b 1000`; it gives no AT+KD. docs/deviations.md has
+what differs here.
 """
-from papers.rows import error, row
+from papers.rows import error_of, row
 
 REPDISTILLER = 'the README of HobbitLong/RepDistiller'
 RESNET = '--model cifar_resnet --shortcut B'
@@ -38,7 +38,7 @@ OTHERS = {'resnet20_kd_resnet56': '28.46 (RepDistiller, 2025)'}
 def taught(teacher, student, kd, at):
     """The rows of a pair; `kd`, `at`: the accuracies."""
     label, options, _ = NETS[student]
-    methods = {'kd': ('KD', '--alpha 0.9', error(kd)), 'at': ('AT', '--beta 1e+3', error(at)),
+    methods = {'kd': ('KD', '--alpha 0.9', error_of(kd)), 'at': ('AT', '--beta 1e+3', error_of(at)),
                'at_kd': ('AT+KD', '--alpha 0.9 --beta 1e+3 --beta_decay constant', '')}
     return {(key := f'{student}_{name}_{teacher}'):
             row(f'{label} from {NETS[teacher][0]}, {method}', paper, REPDISTILLER,
@@ -53,7 +53,7 @@ TABLES = {
         common='--dataset CIFAR100 --batch_size 64 --lr 0.05 --epochs 240 '
                '--epoch_step [150,180,210] --lr_decay_ratio 0.1',
         rows={
-            **{name: row(f'{label} alone', error(accuracy), REPDISTILLER, options)
+            **{name: row(f'{label} alone', error_of(accuracy), REPDISTILLER, options)
                for name, (label, options, accuracy) in NETS.items()},
             **{key: r for pair, accuracies in PAIRS.items()
                for key, r in taught(*pair, *accuracies).items()},

@@ -6,7 +6,7 @@ starts with the rate that the first ended with. The paper's strengths α were ch
 experiment; those of its published configuration files, for Stanford Dogs, are used for all sets.
 MIT Indoors 67 has Places365 as its source there, files that must be found first.
 """
-from papers.rows import error, row
+from papers.rows import error_of, row
 
 AFA = "AFA's paper (Neural Networks 138, 2021)"
 RELEASED = 'the README of xiezheng-cs/AFA'
@@ -74,10 +74,10 @@ def of_resnet101(data):
     """The rows of a data set in the table finetuning, from ImageNet's weights. The paper's numbers
     for MIT Indoors 67 are not from those."""
     papers = TABLE_3['resnet101'][data].split() if data in DATA and data != 'mit67' else []
-    papers = dict(zip(compared(data), papers, strict=False))
-    label = DATA.get(data, 'Food-101')
-    return {f'{data}_{name}': row(f'{label}, {method}', error(papers[name]) if papers else '', AFA,
-                                  f'{on(data)} {options}', '' if name == 'l2' else f'{data}_l2',
+    papers = dict(zip(compared(data), map(error_of, papers), strict=False))
+    return {f'{data}_{name}': row(f'{DATA.get(data, "Food-101")}, {method}', papers.get(name, ''),
+                                  AFA, f'{on(data)} {options}',
+                                  '' if name == 'l2' else f'{data}_l2',
                                   others=OTHERS.get(f'{data}_{name}', ''))
             for name, (method, options) in compared(data).items() if name != 'l2_fe'}
 
@@ -93,13 +93,13 @@ def of_table_3(net, data):
     label, (*papers, afa) = f'{NETS[net][0]}, {DATA[data]}', TABLE_3[net][data].split()
     first, start, l2 = name_of(net, data, 'ast'), start_of(net, data), name_of(net, data, 'l2')
     return {
-        **{name_of(net, data, name): row(f'{label}, {method}', error(paper), AFA,
+        **{name_of(net, data, name): row(f'{label}, {method}', error_of(paper), AFA,
                                          f'{start} {options}', '' if name == 'l2' else l2)
            for (name, (method, options)), paper in zip(compared(data).items(), papers,
                                                        strict=True)},
         first: row(f'{label}, AFA, stage one', options=f'{start} {stage(net, "ast")}'),
         name_of(net, data, 'act'): row(
-            f'{label}, AFA, stage two', error(afa), AFA,
+            f'{label}, AFA, stage two', error_of(afa), AFA,
             f'--source @{first} {on(data)} --keep_head {stage(net, "act")} --lr 0.001', l2)}
 
 
@@ -112,14 +112,14 @@ def ablations(net, data):
     whole = dfa != '-'      # DFA and the reverse order are there
     plain = f'{base}_dfa' if whole else ''
     rows = {
-        'dfa': whole and row(f'{label}, DFA: features without attention', error(dfa), AFA,
+        'dfa': whole and row(f'{label}, DFA: features without attention', error_of(dfa), AFA,
                              f'{start} --method feature_map --positions sum --alpha '
                              f'{NETS[net][1]}'),
-        'ast': row(f'{label}, AST only', error(ast), AFA, f'{start} {twice["ast"]}', plain),
-        'act': row(f'{label}, ACT only', error(act), AFA, f'{start} {twice["act"]}', plain),
+        'ast': row(f'{label}, AST only', error_of(ast), AFA, f'{start} {twice["ast"]}', plain),
+        'act': row(f'{label}, ACT only', error_of(act), AFA, f'{start} {twice["act"]}', plain),
         'act_first': whole and row(f'{label}, ACT, before AST',
                                    options=f'{start} {stage(net, "act")}'),
-        'ast_second': whole and row(f'{label}, ACT, then AST', error(reverse), AFA,
+        'ast_second': whole and row(f'{label}, ACT, then AST', error_of(reverse), AFA,
                                     f'--source @{base}_act_first {on(data)} --keep_head '
                                     f'{stage(net, "ast")} --lr 0.001', plain)}
     return {f'{base}_{name}': r for name, r in rows.items() if r}

@@ -3,7 +3,7 @@
 Of ResNet-50 two families of numbers are published: that of MADA's paper (AAAI 2018), in which all
 of the net was fine-tuned, and that of JAN's (arXiv:1605.06636); both have the same source-only row.
 """
-from papers.rows import choice, error, row
+from papers.rows import choice, error_of, row
 
 # accuracies of amazon -> webcam, dslr -> webcam, webcam -> dslr, amazon -> dslr, dslr -> amazon,
 # webcam -> amazon
@@ -46,7 +46,7 @@ def domains(methods, papers=None, source='', others=None):
              'webcam amazon']
 
     def found(accuracies, pair):
-        return error(accuracies.split()[order.index(pair)]) if accuracies else ''
+        return error_of(accuracies.split()[order.index(pair)]) if accuracies else ''
 
     def theirs(method, pair):
         by = (others or {}).get(method, {})

@@ -29,7 +29,7 @@ def choice(label, options, plain=''):
     return row(label, options=options, plain=plain, seeds=1)
 
 
-def error(accuracy):
+def error_of(accuracy):
     """The error to an accuracy, both in % as text: '88.7±0.1' -> '11.3 ± 0.1', '75.61' -> '24.39'.
     """
     value, _, spread = accuracy.partition('±')

@@ -25,7 +25,7 @@ import tables
 from engine import plots, runs, script
 from papers import catalogue, pages, results
 from papers.commands import command
-from papers.rows import choice, row
+from papers.rows import choice, error_of, row
 from weights import store
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
@@ -186,6 +186,10 @@ def test_numbers_come_from_the_finished_runs(two_tables, tmp_path):
     assert at == '| [WRN-10-1, AT](at) | 5.00 | 11.00 ± 1.41 | 2 | 10 |'
     assert note == "3 epochs, learning rate drops at epoch 3. a processor, torch 2. float, " \
                    "threads: 2. The paper's numbers were checked against a book."
+
+
+def test_errors_have_the_digits_of_the_accuracies():
+    assert [error_of(s) for s in ('88.7±0.1', '75.61', '100.0')] == ['11.3 ± 0.1', '24.39', '0.0']
 
 
 def test_difference_is_paired_over_common_seeds():
