@@ -74,7 +74,7 @@ TABLES = {
             'dan': ("Caffe's AlexNet, DAN", '--source bvlc_reference_caffenet.pth --method dan'),
         }, ALEXNET, 'arXiv:1502.02791')),
     'office31-resnet50': dict(
-        title='Office-31 with ResNet-50',
+        title="Office-31 with ResNet-50, beside the numbers of MADA's paper",
         script='finetune.py', epochs=20, medians=False, against='vs. source-only',
         common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
                '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
