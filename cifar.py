@@ -25,7 +25,7 @@ from weights.architecture import EXTRA_LAYERS, TORCHVISION
 
 # options that a run's name leaves out where they are these
 USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code',
-         'beta_decay': 'constant', 'randomcrop_pad': 4}
+         'beta_decay': 'constant', 'transfer_from': 1, 'randomcrop_pad': 4, 'nesterov': False}
 
 
 # ---- flags --------------------------------------------------------------------------------------

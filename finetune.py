@@ -40,7 +40,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
-         'prune': '', **pruning.DEFAULTS}
+         'nesterov': False, 'prune': '', **pruning.DEFAULTS}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -314,7 +314,8 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
     if opt.compile:
         objective = torch.compile(objective)
     state = step.new_state(objective, params, opt.dtype,
-                           groups=fine_tuning.groups_of(opt, params, head))
+                           groups=fine_tuning.groups_of(opt, params, head),
+                           nesterov=opt.nesterov)
 
     def before(epoch):
         seen = images(arrays.some_of(sets['train'], SEEN), ten=False).batches()

@@ -35,7 +35,8 @@ PIXELS = {
     'tensorflow': ((127.5,) * 3, (127.5,) * 3),
     'caffe': ((122.679, 116.669, 104.007), (1.,) * 3),
 }
-USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant'}
+USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
+         'transfer_from': 1, 'nesterov': False}
 
 
 # ---- flags --------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Training:
     generator: of order and augmentation; where there is dropout (`draws`), of that too
     checkpoint, lines: what `runs.previous` found to go on from
     weight(epoch): the objective's `weight` in an epoch; epochs count from 1
+    objective(epoch): the objective of an epoch, where that is not the state's in all of them
     rate(epoch, step): the learning rate of a step, counted from 1; None: that of `learning_rate`,
         at whose drops the momenta become zero
     notes(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
@@ -51,6 +52,7 @@ class Training:
     lines: list = dataclasses.field(default_factory=list)
     validation: arrays.Images | None = None
     weight: Callable = lambda epoch: 0.
+    objective: Callable | None = None
     rate: Callable | None = None
     notes: Callable = lambda lines: {}
     before: Callable = lambda epoch: False
@@ -120,7 +122,12 @@ def restore(t, device):
 
 
 def begin_epoch(t):
-    epoch, own = t.epoch + 1, t.state
+    """Set what an epoch starts with -> whether its objective is not that of the epoch before, so
+    that graphs of steps are out of date."""
+    epoch, before = t.epoch + 1, t.state.objective
+    if t.objective:
+        t.state = t.state._replace(objective=t.objective(epoch))
+    own = t.state
     if t.before(epoch) or epoch in t.opt.epoch_step and not t.rate:
         for v in own.momenta.values():
             v.zero_()
@@ -128,6 +135,7 @@ def begin_epoch(t):
     own.weight.fill_(t.weight(epoch))
     own.sums.zero_()
     t.steps = 0
+    return own.objective is not before
 
 
 def next_step(t):
@@ -341,8 +349,8 @@ def fit(trainings, device):
         take = graphs.in_turn if reason else graphs.captured(device)
 
     def on_start_epoch(state):
-        for t in active:
-            begin_epoch(t)
+        if any([begin_epoch(t) for t in active]):
+            on_start(state)     # graphs of other steps
         bar_start(active)
         state['iterator'] = samples(active, 'train')
 

@@ -62,6 +62,7 @@ def add_schedule_flags(parser):
                    'at each drop')
     t.add_argument('--weight_decay', type=float, metavar='X', help='weight of half the squared '
                    'norm of the trained parameters, those of batch normalisation included')
+    t.add_argument('--nesterov', action='store_true', help="Nesterov's momentum")
     t.add_argument('--seed', default=0, type=int, metavar='N', help='of initialisation, order of '
                    'the images, augmentation, dropout')
     return t
@@ -115,7 +116,7 @@ def check_flags(opt):
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by {opt.ngpu} '
                          f'processes')
     steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
-    if not all(type(s) is int and s > 0 or type(s) is float and 0 < s < 1 for s in steps):
+    if not all(map(is_epoch, steps)):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
                          f'between 0 and 1')
     opt.epoch_step = steps
@@ -125,8 +126,18 @@ def check_flags(opt):
 
 def whole_epochs(opt):
     """Resolve the fractions in --epoch_step to epochs, the first one never: 0.3 of 200 is 60."""
-    opt.epoch_step = [s if type(s) is int else max(2, round(s * opt.epochs))
-                      for s in opt.epoch_step]
+    opt.epoch_step = [whole_epoch(s, opt.epochs, 2) for s in opt.epoch_step]
+
+
+def is_epoch(value):
+    """Whether a value is a whole epoch from 1, or a fraction of all epochs."""
+    return type(value) is int and value > 0 or type(value) is float and 0 < value < 1
+
+
+def whole_epoch(value, epochs, first=1):
+    """The epoch that `is_epoch` has accepted, of so many, `first` at least where it is a fraction.
+    """
+    return value if type(value) is int else max(first, round(value * epochs))
 
 
 def check_numbers(opt, above_zero=(), zero_or_more=()):

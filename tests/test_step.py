@@ -24,18 +24,20 @@ def objective(params, inputs, targets, mode, weight):
     return loss + weight * part, logits, [part]
 
 
-def test_steps_are_those_of_torchs_sgd():
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_steps_are_those_of_torchs_sgd(nesterov):
     """With groups of other rates and decays; what has no gradient stays."""
     rng = torch.Generator().manual_seed(0)
     params = small(rng)
     theirs = {k: v.detach().clone().requires_grad_() for k, v in params.items()}
     groups = [step.Group(['student.a'], .01), step.Group(['student.b', 'student.c'], .3, 10.)]
-    state = step.new_state(objective, params, 'double', groups=groups)
+    state = step.new_state(objective, params, 'double', groups=groups, nesterov=nesterov)
     state.rate.fill_(.05)
     state.weight.fill_(.2)
     sgd = torch.optim.SGD([
         dict(params=[theirs['student.a']], weight_decay=.01),
-        dict(params=[theirs['student.b'], theirs['student.c']], weight_decay=.3, lr=.5)], .05, .9)
+        dict(params=[theirs['student.b'], theirs['student.c']], weight_decay=.3, lr=.5)], .05, .9,
+        nesterov=nesterov)
     total, n = 0., 0
     for t in range(5):
         x = torch.randn(4 + t, 2, generator=rng, dtype=torch.double)
