@@ -218,7 +218,8 @@ def start_of(opt, sets, classes):
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
               f'{len(some[1])} training images')
         images = images_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
-        params = folding.restore(f, params, (inputs.float() for inputs, _ in images.batches()))
+        params = folding.restore_batch_norm(f, params,
+                                            (inputs.float() for inputs, _ in images.batches()))
     return f, params, size, pixels
 
 
@@ -317,19 +318,19 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
                            groups=fine_tuning.groups_of(opt, params, head),
                            nesterov=opt.nesterov)
 
-    def before(epoch):
+    def on_epoch(epoch):
         seen = images(arrays.some_of(sets['train'], SEEN), ten=False).batches()
         return pruning.begin_phase(opt, start_f, params, epoch, size, seen)
 
-    def notes(lines):
-        return fine_tuning.notes(lines) | pruning.notes(opt, lines, start_f, params, size,
-                                                        images(sets['test'], ten=False))
+    def logged(lines):
+        return fine_tuning.logged(lines) | pruning.logged(opt, lines, start_f, params, size,
+                                                          images(sets['test'], ten=False))
 
     return loop.Training(
         opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
         validation=images(sets['validation']) if opt.validate else None,
-        weight=lambda epoch: opt.alpha, rate=functools.partial(rate, opt, steps), notes=notes,
-        before=before,
+        weight=lambda epoch: opt.alpha, rate=functools.partial(rate, opt, steps), logged=logged,
+        on_epoch=on_epoch,
         draws=facts.draws(start_f, start, size, opt.batch_size // processes.world()))
 
 
@@ -373,14 +374,14 @@ def evaluate(opt, device):
     size, pixels = imagenet.input_of(opt, params, made)
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
-    imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
+    imagenet.report_test(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
     if gates.gates(params):
         one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
         found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
 
 
-def report(opt, device):
+def report_run(opt, device):
     """Print what a run that is done has given: the best epoch, what pruning has left."""
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
@@ -412,7 +413,7 @@ def instead(opt):
 
 def main(argv=None):
     script.main(argv, __file__, parse, prepare, instead,
-                lambda opt, params: gates.removed(params) if opt.prune else params, report)
+                lambda opt, params: gates.removed(params) if opt.prune else params, report_run)
 
 
 if __name__ == '__main__':

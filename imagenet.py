@@ -373,7 +373,7 @@ def restored(opt, f, params, device, size, pixels):
     files, labels, _ = folder_sets.class_folders(opt.imagenetpath, 'train')
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
     images = images_of(opt, files[chosen], labels[chosen], size, pixels, device)
-    return folding.restore(f, params, (inputs for inputs, _ in images.batches()))
+    return folding.restore_batch_norm(f, params, (inputs for inputs, _ in images.batches()))
 
 
 def check_classes(opt, outputs, names):
@@ -403,14 +403,14 @@ def evaluate(opt, device):
         return logits[:, classes], groups
 
     test = images_of(opt, files, labels, size, pixels, device)
-    report(opt, device, path, f, among, params, test, size, pixels)
+    report_test(opt, device, path, f, among, params, test, size, pixels)
     for url, _, errors in store.KNOWN.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))
 
 
-def report(opt, device, path, f, tested, params, test, size, pixels):
+def report_test(opt, device, path, f, tested, params, test, size, pixels):
     """Test the net (f, params) of the file `path` in the form of the function `tested`, and print
     what it is; with --save, as a log too; write the net to --export, if that is given."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():

@@ -120,7 +120,7 @@ def groups_of(opt, params, head):
             step.Group(new, opt.beta, opt.head_lr_mult), step.Group(attention, 0.)]
 
 
-def notes(lines):
+def logged(lines):
     """What different ways to pick an epoch so far would report: the last one is what counts; the
     one that is best on the images held out; the one that is best on the test images, which is for
     comparison with papers that did so, and too good. And the entropy of learned attention, as a

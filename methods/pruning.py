@@ -133,7 +133,7 @@ def size_of(f, params, pixels):
             facts.multiply_adds(f, params, pixels))
 
 
-def notes(opt, lines, f, params, size, images):
+def logged(opt, lines, f, params, size, images):
     """For the log's last line, of the masked student in `params`: multiply-adds of an image of
     size x size pixels in the net that it was, in the cut one, and in that less what gates leave
     out, the mean over `images`; parameters of the cut one. Before the last epoch, nothing."""

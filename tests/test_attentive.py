@@ -34,12 +34,12 @@ def softmax(values):
     return [v / sum(e) for v in e]
 
 
-@pytest.mark.parametrize('kind', [attentive.afd, attentive.act])
+@pytest.mark.parametrize('kind', [attentive.afd_entries, attentive.act_entries])
 def test_channel_attention_is_a_loop(kind):
     x, params = features(), entries(kind)
     get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
     assert get['hidden.weight'].shape == (H, H * W) and get['bias'].shape == (C,)
-    assert ('hidden.bias' in get) == (kind is attentive.afd)
+    assert ('hidden.bias' in get) == (kind is attentive.afd_entries)
     got = attentive.channel_attention(x, params, 'attention.a')
     for b in range(B):
         scores = []
@@ -56,7 +56,7 @@ def test_channel_attention_is_a_loop(kind):
 
 
 def test_squeeze_and_excitation():
-    x, params = features(), entries(attentive.squeeze)
+    x, params = features(), entries(attentive.squeeze_entries)
     get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
     got = attentive.channel_attention(x, params, 'attention.a')
     mean = x.mean((2, 3))
@@ -66,7 +66,7 @@ def test_squeeze_and_excitation():
 
 
 def test_spatial_attention_is_a_loop():
-    x, params = features(), entries(attentive.ast)
+    x, params = features(), entries(attentive.ast_entries)
     get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
     got = attentive.spatial_attention(x, params, 'attention.a')
     assert got.shape == (B, H, W)
