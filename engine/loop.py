@@ -19,7 +19,6 @@ from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
 
-from data import arrays
 from engine import graphs, interrupts, processes, runs, step
 from engine.threads import Pace
 from utils import InputError, RunError
@@ -31,7 +30,7 @@ class Training:
     """One run, as `fit` trains it: `state.params` has the student's entries under 'student.'.
 
     opt: the options, those of engine/script.py and the script's own
-    train, test, validation: sets; the last one is a further test set, if there is one
+    train, test, validation: sets, `data.arrays.Images`; the last one is a further test set, if there is one
     generator: of order and augmentation; where there is dropout (`draws`), of that too
     checkpoint, lines: what `runs.previous` found to go on from
     weight(epoch): the objective's `weight` in an epoch; epochs count from 1
@@ -44,13 +43,13 @@ class Training:
     """
     opt: argparse.Namespace
     state: step.State
-    train: arrays.Images
-    test: arrays.Images
+    train: object
+    test: object
     classes: int
     generator: torch.Generator
     checkpoint: dict | None = None
     lines: list = dataclasses.field(default_factory=list)
-    validation: arrays.Images | None = None
+    validation: object = None
     weight: Callable = lambda epoch: 0.
     objective: Callable | None = None
     rate: Callable | None = None

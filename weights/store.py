@@ -9,7 +9,6 @@ import hickle
 import torch
 
 from data.downloads import download
-from engine import processes
 from utils import InputError, RunError, shown, without_prefix
 from weights.formats import StandIn, array, check_regular, load
 
@@ -46,9 +45,8 @@ HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bia
 # ---- reading ------------------------------------------------------------------------------------
 
 def say(path, text):
-    """Print, in one process, what was chosen of a file."""
-    if processes.is_first():
-        print(shown(f'{path}: {text}'))
+    """Print what was chosen of a file."""
+    print(shown(f'{path}: {text}'))
 
 
 def parameters(holder, path):
