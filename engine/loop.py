@@ -30,7 +30,7 @@ class Training:
     """One run, as `fit` trains it: `state.params` has the student's entries under 'student.'.
 
     opt: the options, those of engine/script.py and the script's own
-    train, test, validation: sets, `data.arrays.Images`; the last one is a further test set, if there is one
+    train, test, validation: sets, `data.arrays.Images`; the last is a further test set, if any
     generator: of order and augmentation; where there is dropout (`draws`), of that too
     checkpoint, lines: what `runs.previous` found to go on from
     weight(epoch): the objective's `weight` in an epoch; epochs count from 1
