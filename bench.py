@@ -1,296 +1,412 @@
 """The hot loops against the plain way to do the same, and against the machine's limits.
 
     python bench.py cifar
-    python bench.py imagenet        (bench_imagenet.py says what that is)
-    python bench.py finetune        (bench_finetune.py)
+    python bench.py imagenet
+    python bench.py finetune
 
-Both ways train the same nets on random images; in float, their losses and gradients are equal
-(tests/test_bench.py). 'published' does what the paper's code does: float in NCHW, each image
-augmented by itself in 4 DataLoader workers, every loss read off the device at each step, errors
-counted on the CPU. 'ours' is what cifar.py does by default; on a GPU a step is a CUDA graph, and is
-measured without ('not captured'), compiled, and with 4 and 8 runs at once, too. Each way has a
-process, memory and allocator of its own; they take turns, and medians over the turns are printed,
-because machines drift.
+Each way to do a thing (a case) has a process of its own; the ways of a case take turns, and medians
+over the turns are printed, because machines drift.
 
-    images/s   of whole steps, data included, of all runs; ratio: to the published way in the same
-               round
-    no data    the same of steps on one batch that stays where it is
+cifar: steps of cifar.py on random images, data included. 'published' does what the paper's code
+does: float in NCHW, each image augmented by itself in workers, every loss read off the device at
+each step, errors counted on the CPU. Its losses are those of 'ours' (tests/test_bench.py).
+imagenet: 'input' is from files to normalised batches, on one core, over PIL as in torchvision, and
+ours; decoding alone is the limit. Then steps of ResNet-18 on one batch, alone and by AT from
+ResNet-34, and its inference.
+finetune: steps of finetune.py on one batch, with each regulariser (delta: uniform channel weights);
+then inference of each net, with channels pruned at random to a part of its multiply-adds.
+
+    images/s   of all runs; ratio: to the first way of the case, in the same round
     GFLOP      of products and convolutions in a step; of peak: these per second, against the best
-               of a large product and a large convolution in the same dtype, with and without data
-    MB         peak memory of the process (less its DataLoader workers), or of the GPU
-    idle       part of a whole step's time in which no kernel runs on the GPU
-    ms         (on a GPU) per run and whole step
+               of a large product and a large convolution in the same dtype
+    MB         peak memory of the process (less its workers), or of the GPU
+    idle       part of the time in which no kernel runs on the GPU; ms: of a step of one run
 """
+import contextlib
 import dataclasses
-import random
+import itertools
+import json
+import os
+import pathlib
 import re
-import warnings
+import tempfile
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
+from operator import truediv
 from statistics import median
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.utils.data import DataLoader, default_collate
-from torchnet.meter import AverageValueMeter, ClassErrorMeter
 
-import bench_finetune
-import bench_imagenet
 import cifar
+import finetune
+import imagenet
+import nets
 import utils
-from data import arrays, cifar_sets
-from engine import clock, measuring, runs, script, step
+from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
+from engine import clock, graphs, loop, runs, script, step
 from engine.clock import CUDA, DEVICE
-from methods import teaching
+from methods import channels, original, pruning
 from utils import InputError
+from weights import folding, store
+from weights.architecture import weight_of
 
-PAD, SIZE, CLASSES = 4, 32, 10
+SIZE, CROP, DRAWN = 32, 224, 440    # pixels: of cifar; of imagenet, whose mean image has 468x401
+PIXELS, CLASSES = imagenet.PIXELS['torchvision'], 10
 BATCHES = {'cifar': 128, 'imagenet': 32, 'finetune': 16}
 CASES = ['16-1', '16-1:16-2', '16-2:40-2'] + ['16-1:16-2:kd'] * CUDA
-OURS = dict(runs=1, graph=CUDA, compile=False, dtype='', layout=torch.channels_last,
-            whole_batch=True, keep_memory=True)
-ABLATED = {'ours, not keep_memory': dict(keep_memory=False),
-           'ours, in NCHW': dict(layout=torch.contiguous_format),
-           'ours, in float': dict(dtype='float'),
-           'ours, data per image': dict(whole_batch=False)}
-COLUMNS = [('case', '<14'), ('way', '<23'), ('images/s', '>9.0f'), ('ratio', '>7.2f'),
-           ('no data', '>9.0f'), ('ratio', '>7.2f'), ('GFLOP', '>8.1f'), ('of peak', '>13'),
-           ('MB', '>7.0f'), ('idle', '>6'), ('ms', '>8.2f')]
+METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
+COLUMNS = {'case': '<24', 'way': '<25', 'images/s': '>9', 'ratio': '>7', 'GFLOP': '>8',
+           'of peak': '>9', 'MB': '>7', 'idle': '>6', 'ms': '>9'}
 
+
+class Way(NamedTuple):
+    """How a case is done: make() gives a function of no arguments, which a process of its own
+    calls: a step of so many `images`, in `dtype` ('' for no comparison with the machine's best),
+    whose data so many `workers` prefetch."""
+    make: Callable
+    images: int
+    dtype: str = ''
+    workers: int = 0
+
+
+# ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
     parser = script.make_parser(__doc__)
-    add = parser.add_argument
-    add('loop', choices=['cifar', 'imagenet', 'finetune'], help='which loop')
-    add('--cases', nargs='+', default=CASES, metavar='CASE', help='wide residual nets of this '
-        'depth-width: student, or student:teacher (AT+KD), or student:teacher:kd (KD alone)')
-    add('--rounds', default=3 if CUDA else 7, type=int, help='turns that each way takes')
-    add('--steps', default=20 if CUDA else 10, type=int, help='steps measured in a turn')
-    add('--batch_size', default=0, type=int, help='images per step; 0: ' + ', '.join(
-        f'{n} of {loop}' for loop, n in BATCHES.items()))
-    add('--images', default=0, type=int, help='in the training set; 0: 50000, of imagenet 256')
-    add('--nthread', default=4, type=int, help='data-loading workers of the published way')
-    add('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
-        help='of our way; auto as in cifar.py')
-    add('--compile', action='store_true', help='our way also as cifar.py --compile does it; always '
-        'on a GPU')
-    add('--ablate', action='store_true', help='our way also less each of its parts')
-    add('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], help='of finetune')
-    add('--round_channels', default=8, type=int, help='of finetune: where channels are removed, '
-        'leave multiples of so many, for comparison')
-    add('--size', default=224, type=int, help='of finetune: height and width of the images')
-    add('--imagenetpath', default='', metavar='DIR', help='of imagenet: take images from here; '
-        "'': shapes, drawn as large as ImageNet's images are on average")
+    parser.add_argument('loop', choices=BATCHES, help='which loop')
+    m = parser.add_argument_group('measurement')
+    m.add_argument('--rounds', default=3 if CUDA else 7, type=int, help='turns that each way takes')
+    m.add_argument('--steps', default=20 if CUDA else 10, type=int, help='steps measured in a turn')
+    m.add_argument('--batch_size', default=0, type=int, help='images per step; 0: ' + ', '.join(
+        f'{n} of {name}' for name, n in BATCHES.items()))
+    m.add_argument('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
+                   help='of our way; auto as in cifar.py')
+    m.add_argument('--images', default=0, type=int, help='in the training set; 0: 50000 of cifar, '
+                   '256 of imagenet')
+    c = parser.add_argument_group('cifar')
+    c.add_argument('--cases', nargs='+', default=CASES, metavar='CASE', help='wide residual nets '
+                   'of this depth-width: student, or student:teacher (AT+KD), or '
+                   'student:teacher:kd (KD alone)')
+    c.add_argument('--nthread', default=4, type=int, help='workers of the published way')
+    c.add_argument('--compile', action='store_true', help='our way also as cifar.py --compile does '
+                   'it; always on a GPU')
+    c.add_argument('--ablate', action='store_true', help='our way also less each of its parts')
+    i = parser.add_argument_group('imagenet')
+    i.add_argument('--imagenetpath', default='', metavar='DIR', help='folder of train/; '
+                   "'': shapes, drawn as large as ImageNet's images are on average")
+    f = parser.add_argument_group('finetune')
+    f.add_argument('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], metavar='NET',
+                   help='as --arch of finetune.py')
+    f.add_argument('--size', default=224, type=int, help='height and width of the images')
+    f.add_argument('--round_channels', default=8, type=int, help='prune to multiples of so many '
+                   'channels too, for comparison')
     bench = parser.parse_args(argv)
     script.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
                          ('nthread', 'batch_size', 'images'))
     bench.batch_size = bench.batch_size or BATCHES[bench.loop]
-    bench.images = bench.images or (50000 if bench.loop == 'cifar' else 256)
+    bench.images = bench.images or (256 if bench.loop == 'imagenet' else 50000)
     for case in bench.cases:
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+(:kd)?)?', case):
             raise InputError(f'--cases {case}: give student, student:teacher such as 16-1:16-2, or '
                              f'student:teacher:kd')
-        nets(case)
-    if bench.loop == 'finetune':
-        bench_finetune.check_nets(bench)
+        check_nets('--cases', [f'wrn-{net}' for net in nets_of(case)])
+    check_nets('--nets', bench.nets if bench.loop == 'finetune' else [])
     if bench.dtype == 'auto':
         bench.dtype = 'bfloat16' if script.computes_bfloat16(DEVICE) else 'float'
     return bench
 
 
-def options(case, *flags):
-    """Those of AT+KD, or KD, in cifar.py; with small steps, for the images mean nothing."""
-    return cifar.parse(['--teacher_id', 'none', '--alpha', '.9', '--lr', '1e-3', '--beta',
-                        '0' if case.endswith(':kd') else '1e3', *flags])
+def check_nets(flag, names):
+    for name in names:
+        try:
+            nets.new_net(name, CLASSES)
+        except InputError as e:
+            raise InputError(f'{flag} {name}: {str(e).split(": ")[-1]}') from None
 
 
-def ways(bench, cuda):
-    """What is measured on a CPU or a GPU, by name: what our way is made of; None: the published
-    way."""
-    changes = {'ours': {}}
-    if cuda:
-        changes |= {'ours, not captured': dict(graph=False)}
-    if cuda or bench.compile:
-        changes |= {'ours, compiled': dict(compile=True)}
-    if cuda:
-        changes |= {f'ours, {k} runs at once': dict(runs=k) for k in (4, 8)}
-    changes |= ABLATED if bench.ablate else {}
-    return {'published': None} | {k: OURS | dict(graph=cuda) | v for k, v in changes.items()}
+# ---- steps --------------------------------------------------------------------------------------
+
+def without_end(epoch):
+    """The batches of one epoch after another, each that of epoch()."""
+    return itertools.chain.from_iterable(iter(epoch, None))
 
 
-def nets(case):
-    """'16-1:16-2' -> the student's function, the teacher's or None, their parameters."""
-    torch.manual_seed(0)
-    made = [cifar.resnet(*map(int, net.split('-')), CLASSES)
-            for net in case.removesuffix(':kd').split(':')]
-    params = {prefix + k: v.detach().requires_grad_(v.requires_grad and prefix == 'student.')
-              for prefix, (_, p) in zip(('student.', 'teacher.'), made, strict=False)
-              for k, v in p.items()}
-    return made[0][0], made[1][0] if made[1:] else None, params
+def training(its, bench, *flags):
+    """The `loop.Training` of a script that flags stand for."""
+    opt = its.parse(['--dtype', bench.dtype, '--batch_size', str(bench.batch_size), '--nthread',
+                     '0', *flags])
+    script.set_up(opt)
+    with contextlib.redirect_stdout(None):      # the teacher's error, on images that mean nothing
+        return its.prepare(opt, DEVICE)(None, [])
 
 
-# ---- the published way --------------------------------------------------------------------------
+def on_one_batch(t):
+    """A `loop.Training` whose first batch is all that it has, and stays where it is."""
+    inputs, targets = next(t.train.batches(t.generator))
+    n = len(targets)
+    return dataclasses.replace(t, train=arrays.Images(
+        n, lambda generator: ((n,),), lambda size: (inputs, targets), []))
+
+
+def steps(trainings, graph=CUDA):
+    """A function of no arguments: the next step of each `loop.Training`, at once; as a CUDA graph
+    or as it is."""
+    def batches(t):
+        loop.begin_epoch(t)
+        return without_end(lambda: t.train.epoch(t.generator))
+
+    take = graphs.captured(DEVICE) if graph else graphs.in_turn
+    pairs = [(t.tasks['train'], batches(t)) for t in trainings]
+    return lambda: take([(task, next(its)) for task, its in pairs])
+
+
+def inference(bench, net, size, keep=None, plain=False):
+    """A function of no arguments: the logits of a net of which the channels `keep` are left, as the
+    scripts test it or, plain, in float and NCHW."""
+    f, params = nets.new_net(net, CLASSES)
+    x = torch.randn(bench.batch_size, 3, size, size, device=DEVICE)
+    if plain:
+        return partial(step.logits_of, f, utils.cast(params), x, 'float')
+    params = folding.fold(channels.cut(params, keep or {}))
+    params = step.on_device(params, bench.dtype, DEVICE, fixed=True)
+    x = x.contiguous(memory_format=torch.channels_last)
+    return partial(step.logits_of, f, params, x, bench.dtype)
+
+
+# ---- cifar --------------------------------------------------------------------------------------
+
+def nets_of(case):
+    """'16-1:16-2:kd' -> ['16-1', '16-2']."""
+    return case.removesuffix(':kd').split(':')
+
 
 def random_images(bench):
-    """Whole batches of them, so that all steps are alike."""
+    """Whole batches of images and labels, which cifar.py has as a data set, too: 'random'."""
     rng, n = np.random.default_rng(0), -(-bench.images // bench.batch_size) * bench.batch_size
-    return rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8), rng.integers(0, CLASSES, n)
+    train = rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8), rng.integers(0, CLASSES, n)
+    cifar_sets.SETS['random'] = lambda root: (train, tuple(a[:1] for a in train), CLASSES)
+    return train
 
 
-def augment(image, top, left, flip):
-    """uint8 (H, W, 3) -> float (3, H, W): padded, cropped, mirrored where `flip`, normalised."""
-    x = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode='reflect')
-    x = x[top:top + image.shape[0], left:left + image.shape[1]]
-    x = (x.astype(np.float32) - np.float32(cifar_sets.MEAN)) / np.float32(cifar_sets.STD)
-    return np.ascontiguousarray((x[:, ::-1] if flip else x).transpose(2, 0, 1))
+def flags_of(case, folder):
+    """Those of cifar.py, with small steps, for the images mean nothing."""
+    (depth, width), *teacher = (net.split('-') for net in nets_of(case))
+    flags = ['--dataset', 'random', '--depth', depth, '--width', width, '--lr', '1e-3']
+    if teacher:
+        flags += ['--teacher_id', f'{folder}/{"-".join(*teacher)}.pth', '--alpha', '.9',
+                  '--beta', '0' if case.endswith(':kd') else '1e3']
+    return flags
 
 
-def augment_all(samples):
-    draw = random.randrange
-    return default_collate([(augment(x, draw(2 * PAD + 1), draw(2 * PAD + 1), draw(2)), y)
-                            for x, y in samples])
+def cifar_published(bench, case, folder, data=True):
+    images = random_images(bench)
+    opt = cifar.parse(flags_of(case, folder))
+    images = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
+    batches = without_end(images.batches)
+    batches = batches if data else itertools.repeat(next(batches))
+    teacher = nets.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
+    return original.steps(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
 
 
-def image_batches(bench):
-    """A function that gives an epoch's batches, augmented image by image in workers."""
-    warnings.filterwarnings('ignore', 'This DataLoader will create')   # 4, on any machine
-    return DataLoader(list(zip(*random_images(bench), strict=True)), bench.batch_size, True,
-                      num_workers=bench.nthread, collate_fn=augment_all, pin_memory=CUDA).__iter__
-
-
-def published_objective(opt, f_s, f_t):
-    """Loss, logits and attention losses in training, operation by operation as published."""
-    def at(x):
-        return F.normalize(x.pow(2).mean(1).view(x.shape[0], -1))
-
-    def objective(params, inputs, targets):
-        y_s, g_s = f_s(inputs, params, True, 'student.')
-        ce, T = F.cross_entropy(y_s, targets), opt.temperature
-        if f_t is None:
-            return ce, y_s, []
-        with torch.no_grad():
-            y_t, g_t = f_t(inputs, params, False, 'teacher.')
-        p, q = F.log_softmax(y_s / T, dim=1), F.softmax(y_t / T, dim=1)
-        kd = F.kl_div(p, q, reduction='sum') * T ** 2 / len(targets)
-        losses = [(at(s) - at(t)).pow(2).mean() for s, t in zip(g_s, g_t, strict=True)]
-        return opt.alpha * kd + (1 - opt.alpha) * ce + opt.beta * sum(losses), y_s, losses
-
-    return objective
-
-
-def published(bench, case):
-    """A whole step of the published way, and one on a batch that stays where it is."""
-    torch.backends.cudnn.benchmark = True
-    opt, (f_s, f_t, params) = options(case), nets(case)
-    params = {k: v.detach().to(DEVICE).requires_grad_(v.requires_grad) for k, v in params.items()}
-    objective = published_objective(opt, f_s, f_t)
-    optimizer = torch.optim.SGD([v for v in params.values() if v.requires_grad], opt.lr,
-                                momentum=.9, weight_decay=opt.weight_decay)
-    errors, meters = ClassErrorMeter(accuracy=True), [AverageValueMeter() for _ in range(4)]
-
-    def train(inputs, targets):
-        targets = targets.to(DEVICE)
-        optimizer.zero_grad()
-        loss, logits, parts = objective(params, inputs.to(DEVICE), targets)
-        loss.backward()
-        errors.add(logits.detach().cpu(), targets.cpu())
-        for meter, value in zip(meters, (loss, *parts), strict=False):
-            meter.add(value.item())
-        optimizer.step()
-
-    batches = chain.from_iterable(iter(image_batches(bench), None))
-    fixed = [x.to(DEVICE) for x in next(batches)]
-    return {'whole': lambda: train(*next(batches)), 'single': lambda: train(*fixed)}
-
-
-# ---- our way ------------------------------------------------------------------------------------
-
-def training_images(bench, way):
-    """The `data.Images` of each run of a way."""
-    if not way['whole_batch']:
-        epoch = image_batches(bench)
-        return [arrays.Images(bench.images, lambda generator: ((len(y), x, y) for x, y in epoch()),
-                              lambda size, x, y: (x.to(DEVICE), y.to(DEVICE)), [])]
-    images, labels = random_images(bench)
-    held = [torch.from_numpy(v).to(DEVICE) for v in (arrays.pad_reflect(images, PAD), labels)]
-    return [arrays.held_images(*held, bench.batch_size, cifar_sets.MEAN, cifar_sets.STD, pad=PAD,
-                               train=True) for _ in range(way['runs'])]
-
-
-def trainings(bench, case, way):
-    """The runs of a way, which differ in the order of their images."""
-    if not way['keep_memory']:
+def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,
+                    nchw=False):
+    """`count` runs of cifar.py, which differ in the order of their images, less what is ablated."""
+    if not keep_memory:
         script.keep_memory = lambda: None
-    f_s, f_t, params = nets(case)
-    student, teacher = (utils.without_prefix(params, k) for k in ('student.', 'teacher.'))
-    made = []
-    for seed, images in enumerate(training_images(bench, way)):
-        opt = options(case, '--dtype', way['dtype'] or bench.dtype, '--seed', str(seed))
-        opt.compile = way['compile']
-        script.set_up(opt)
-        made.append(measuring.new_training(teaching.prepare, opt, (f_s, student),
-                                           f_t and (f_t, teacher), images, SIZE, way['layout']))
-    return made
+    images = random_images(bench)
+    for seed in range(count):
+        t = training(cifar, bench, *flags_of(case, folder), *flags, '--seed', str(seed))
+        train = t.train
+        if per_image:
+            train = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
+        if nchw:
+            for v in (*t.state.params.values(), *t.state.momenta.values()):
+                v.data = v.data.contiguous()
+            train = train._replace(
+                make=lambda *batch, make=train.make: [x.contiguous() for x in make(*batch)])
+        yield dataclasses.replace(t, train=train)
 
 
-def ours(bench, case, way):
-    """A whole step of all runs of our way, and one on batches that stay where they are."""
-    def on_one_batch(t):
-        batch = next(iter(t.train.epoch(t.generator)))
-        return dataclasses.replace(t, train=measuring.one_batch(*t.train.make(*batch)))
+def cifar_ours(bench, case, folder, data=True, graph=CUDA, **how):
+    made = cifar_trainings(bench, case, folder, **how)
+    f = steps(list(made if data else map(on_one_batch, made)), graph)
+    f()     # is compiled here, where the other ways are being prepared, not in their turns
+    return f
 
-    made, take = trainings(bench, case, way), measuring.taker(way['graph'])
-    whole = measuring.steps(made, take)
-    if way['compile']:
-        whole()     # here, where the other ways are being prepared, not in their turns
-    return {'whole': whole, 'single': measuring.steps([*map(on_one_batch, made)], take)}
+
+ABLATED = {'ours, not keep_memory': dict(keep_memory=False), 'ours, in NCHW': dict(nchw=True),
+           'ours, in float': dict(flags=('--dtype', 'float')),
+           'ours, data per image': dict(per_image=True)}
+
+
+def ways_of_cifar(bench, case, folder, cuda):
+    """{name: Way} of a case on a CPU or a GPU."""
+    what, n = (bench, case, folder), bench.batch_size
+    ways = {'ours': {}, 'ours, no data': dict(data=False)}
+    ways |= {'ours, not captured': dict(graph=False)} if cuda else {}
+    ways |= {'ours, compiled': dict(flags=('--compile',))} if cuda or bench.compile else {}
+    ways |= {f'ours, {k} runs at once': dict(count=k) for k in (4, 8) if cuda}
+    ways |= ABLATED if bench.ablate else {}
+    return {
+        'published': Way(partial(cifar_published, *what), n, 'float', bench.nthread),
+        'published, no data': Way(partial(cifar_published, *what, data=False), n, 'float'),
+        **{name: Way(partial(cifar_ours, *what, **how), n * how.get('count', 1),
+                     'float' if 'float' in how.get('flags', ()) else bench.dtype,
+                     bench.nthread if how.get('per_image') else 0) for name, how in ways.items()}}
+
+
+def cases_of_cifar(bench, folder):
+    """{case: {name: Way}}, one after another; those that come at once are measured at once: on a
+    GPU all, so that they are compiled at the same time."""
+    for net in {net for case in bench.cases for net in nets_of(case)}:
+        store.write(nets.new_net(f'wrn-{net}', CLASSES)[1], f'{folder}/{net}.pth')
+    cases = {case: ways_of_cifar(bench, case, folder, CUDA) for case in bench.cases}
+    return [cases] if CUDA else [{case: ways} for case, ways in cases.items()]
+
+
+# ---- imagenet -----------------------------------------------------------------------------------
+
+def imagenet_input(bench, files, read=None):
+    """A function that makes the next batch of files, on one core: as imagenet.py does it, or by
+    read(path)."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if not read:
+        images = decoded.decoded_images(files, np.zeros(len(files), int), bench.batch_size, CROP,
+                                        *PIXELS, torch.device('cpu'), train=True)
+        return partial(next, without_end(images.batches))
+    paths = itertools.cycle(map(os.fsdecode, files))
+    return lambda: [read(path) for path in itertools.islice(paths, bench.batch_size)]
+
+
+def imagenet_step(bench, root, classes, teacher='', plain=False):
+    """A step of ResNet-18 on one batch, alone or by AT from a teacher's file."""
+    flags = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3', '--validate', '1']
+    flags += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
+    if not plain:
+        return steps([on_one_batch(training(imagenet, bench, *flags))])
+    by, n = nets.load_net(teacher)[::2] if teacher else None, bench.batch_size
+    batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
+    return original.steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
+                           itertools.repeat(batch), DEVICE)
+
+
+def cases_of_imagenet(bench, folder):
+    n, root, teacher = bench.batch_size, bench.imagenetpath, f'{folder}/teacher.pth'
+    if not root:
+        root = f'{folder}/images'
+        shapes.write_shapes(root, {'train': bench.images, 'val': CLASSES}, DRAWN)
+    files, _, names = folder_sets.class_folders(root, 'train')
+    files = np.random.default_rng(0).permutation(files)[:bench.images]
+    cached, _ = decoded.write_cache(files, files, f'{folder}/cache', CROP, 1)
+    pil = partial(original.pil_input, size=CROP, mean=PIXELS[0], std=PIXELS[1])
+    yield {'input': {k: Way(partial(imagenet_input, bench, *how), n) for k, how in (
+        ('PIL, as torchvision', (files, pil)), ('ours', (files,)),
+        ('ours, from the cache', (cached,)), ('decoding alone', (files, image_files.read_image)))}}
+    classes = len(names)
+    store.write(imagenet.define_student(34, 1, classes)[1], teacher)
+    for task, make in (('training', partial(imagenet_step, bench, root, classes)),
+                       ('AT', partial(imagenet_step, bench, root, classes, teacher)),
+                       ('inference', partial(inference, bench, 'resnet18', CROP))):
+        yield {task: {'float, NCHW': Way(partial(make, plain=True), n, 'float'),
+                      'ours': Way(make, n, bench.dtype)}}
+
+
+# ---- finetune -----------------------------------------------------------------------------------
+
+def write_source(folder, net):
+    """A net of random parameters, and uniform weights of its channels, as files."""
+    params = nets.new_net(net, CLASSES)[1]
+    # with the statistics of a new net, it would be taken for one whose BN was folded away
+    store.write({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
+                f'{folder}/{net}.pth')
+    counts = [len(params[weight_of(params, k)]) for k in nets.stages(params)]
+    pathlib.Path(folder, f'{net}.json').write_text(json.dumps([[1.] * n for n in counts]))
+
+
+def finetune_step(bench, folder, net, method):
+    flags = ['--channel_weights', f'{folder}/{net}.json'] if method == 'delta' else []
+    return steps([on_one_batch(training(
+        finetune, bench, '--dataroot', folder, '--source', f'{folder}/{net}.pth', '--size',
+        str(bench.size), '--method', method, '--lr', '1e-6', *flags))])
+
+
+def pruned(bench, net):
+    """The channels to keep of a net, whole, or of a half and a quarter of its multiply-adds:
+    {what this is: keep}."""
+    f, params = nets.new_net(net, CLASSES)
+    whole = pruning.size_of(f, params, bench.size)[1]
+    scores, found = channels.by_chance(params, 0), {'whole': {}}
+    for part, multiple in itertools.product((.5, .25), (1, bench.round_channels)):
+        try:
+            keep = channels.to_target(f, params, scores, bench.size, part, multiple)
+        except InputError as e:
+            print(e)
+            continue
+        left = pruning.size_of(f, channels.cut(params, keep), bench.size)[1] / whole
+        found[f'{left:.3f}, multiples of {multiple}'] = keep
+    return found
+
+
+def cases_of_finetune(bench, folder):
+    n = bench.batch_size
+    shapes.write_shapes(folder, {'train': max(n, CLASSES), 'val': CLASSES}, SIZE)
+    for net in bench.nets:
+        write_source(folder, net)
+        yield {net: {method: Way(partial(finetune_step, bench, folder, net, method), n)
+                     for method in METHODS}}
+    for net in bench.nets:
+        yield {f'{net}, inference': {k: Way(partial(inference, bench, net, bench.size, keep), n)
+                                     for k, keep in pruned(bench, net).items()}}
 
 
 # ---- the measurement ----------------------------------------------------------------------------
 
-def functions(bench, case, way):
-    """What a process measures: {'whole': a step, data included; 'single': one without}."""
-    return ours(bench, case, way) if way else published(bench, case)
-
-
 def measure(bench, cases):
-    """Rounds in which all ways of all cases take their turns -> rows of the table."""
-    jobs = {(case, name): (bench, case, way) for case in cases
-            for name, way in ways(bench, CUDA).items()}
-    discard = {'whole': 2 * bench.nthread + 1, 'single': 1}     # workers prefetch
-    with measuring.children(functions, jobs) as ask:
-        clocks = {(*job, what): partial(ask, job, clock.seconds, what, bench.steps, n)
-                  for job in jobs for what, n in discard.items()}
-        clocks |= {k: partial(clock.peak, step.DTYPES[k]) for k in ('float', bench.dtype)}
-        found = clock.turns(clocks, bench.rounds, 0, lambda clock, _: clock())
-        for (case, name), (_, _, way) in jobs.items():
-            yield row(bench, case, name, way or OURS | dict(dtype='float'), found, ask)
+    """Rounds in which all ways of the cases, {case: {name: Way}}, take their turns -> rows of the
+    table, {title of the column: text}."""
+    jobs = {(case, name): way for case, ways in cases.items() for name, way in ways.items()}
+    dtypes = {way.dtype for way in jobs.values()} - {''}
+    with clock.children({job: way.make for job, way in jobs.items()}) as ask:
+        found = clock.turns({
+            **{job: partial(ask, job, clock.seconds, bench.steps, 2 * way.workers + 1)
+               for job, way in jobs.items()},       # workers prefetch
+            **{k: partial(clock.peak, step.DTYPES[k]) for k in dtypes}}, bench.rounds)
+        speeds = {job: [way.images / t for t in found[job]] for job, way in jobs.items()}
+        for (case, name), way in jobs.items():
+            job, first = (case, name), (case, next(iter(cases[case])))
+            speed = median(speeds[job])
+            row = {'case': case, 'way': name, 'images/s': f'{speed:.1f}',
+                   'ratio': f'{median(map(truediv, speeds[job], speeds[first])):.2f}',
+                   'MB': f'{ask(job, clock.peak_memory):.0f}', 'idle': ask(job, clock.idle, 5),
+                   'ms': f'{1e3 * bench.batch_size / speed:.2f}'}
+            if way.dtype:
+                flop = ask(first, clock.flop)
+                part = flop * speed / bench.batch_size / max(found[way.dtype])
+                row |= {'GFLOP': f'{flop / 1e9:.1f}', 'of peak': f'{100 * part:.1f} %'}
+            yield row
 
 
-def row(bench, case, name, way, found, ask):
-    """Of the table, of what all processes have found."""
-    n, values, of_peak = ask((case, 'published'), clock.flop, 'single'), [], ''
-    for what in ('whole', 'single'):
-        times = [t / way['runs'] for t in found[case, name, what]]
-        values += measuring.compared(times, found[case, 'published', what], bench.batch_size)
-        best = max(found[way['dtype'] or bench.dtype])
-        of_peak += f'{100 * n / median(times) / best:.1f} '
-    return [case, name, *values, n / 1e9, of_peak + '%',
-            ask((case, name), clock.peak_memory), ask((case, name), clock.idle, 'whole', 5),
-            1e3 * bench.batch_size / values[0]]
+def show(row):
+    print(''.join(f'{row.get(k, "-"):{width}}' for k, width in COLUMNS.items()), flush=True)
 
 
 def main(argv=None):
     bench = parse(argv)
-    if bench.loop != 'cifar':
-        return {'imagenet': bench_imagenet, 'finetune': bench_finetune}[bench.loop].run(bench)
-    print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}; ours in {bench.dtype}; batch '
-          f'{bench.batch_size}, {bench.rounds} rounds of {bench.steps} steps')
-    # on a GPU all cases at once, so that they are compiled at the same time
-    groups = [bench.cases] if CUDA else [[case] for case in bench.cases]
-    measuring.table(COLUMNS if CUDA else COLUMNS[:-1],
-                    chain.from_iterable(measure(bench, cases) for cases in groups))
+    size, cases_of = {'cifar': (SIZE, cases_of_cifar), 'imagenet': (CROP, cases_of_imagenet),
+                      'finetune': (bench.size, cases_of_finetune)}[bench.loop]
+    print(f'{runs.device_name(DEVICE)}, torch {torch.__version__}, OpenCV {cv2.__version__}; ours '
+          f'in {bench.dtype}; batch {bench.batch_size} of {size}x{size}, {bench.rounds} rounds of '
+          f'{bench.steps} steps')
+    with tempfile.TemporaryDirectory() as folder:
+        groups = cases_of(bench, folder)
+        show(dict(zip(COLUMNS, COLUMNS, strict=True)))
+        for cases in groups:
+            for row in measure(bench, cases):
+                show(row)
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ from weights.architecture import EXTRA_LAYERS, TORCHVISION
 
 # options that a run's name leaves out where they are these
 USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code',
-         'beta_decay': 'constant', 'randomcrop_pad': 4}
+         'beta_decay': 'constant', 'transfer_from': 1, 'randomcrop_pad': 4, 'nesterov': False}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -36,10 +36,10 @@ def parse(argv):
     m.add_argument('--model', default='resnet', choices=NETS,
                    help='resnet: WRN-depth-width; nin: network in network of nine convolutions; '
                    'cifar_resnet: ResNet-20 to 110 of He et al., section 4.2')
-    m.add_argument('--depth', default=16, type=int, help='number of layers of resnet, 6n+4, or '
+    m.add_argument('--depth', default=16, type=int, metavar='N', help='layers of resnet, 6n+4, or '
                    'cifar_resnet, 6n+2')
-    m.add_argument('--width', default=1, type=float, help='resnet, cifar_resnet: multiple of 16, '
-                   "32, 64 channels in the three groups (4 in RepDistiller's resnet8x4); nin: 1 "
+    m.add_argument('--width', default=1, type=float, metavar='X', help='factor of 16, 32, 64 '
+                   "channels in the three groups (4 in RepDistiller's resnet8x4); nin: 1 "
                    'is NIN-wide, 0.5 NIN-thin')
     m.add_argument('--shortcut', default='A', choices=['A', 'B'], help='of cifar_resnet, where '
                    'the number of channels grows: zeros for the new ones (A, He et al.) or '
@@ -49,15 +49,16 @@ def parse(argv):
                    help='nin without the ReLU before each pooling')
     m.add_argument('--dataset', default='CIFAR10', choices=cifar_sets.SETS,
                    help='shapes is drawn by the program; the others are downloaded if missing')
-    m.add_argument('--dataroot', default='.', help='folder that holds cifar-10-batches-py or '
-                   'cifar-100-python, or into which it is downloaded')
-    m.add_argument('--randomcrop_pad', default=4, type=int,
+    m.add_argument('--dataroot', default='.', metavar='DIR', help='folder that holds '
+                   'cifar-10-batches-py or cifar-100-python, or into which it is downloaded')
+    m.add_argument('--randomcrop_pad', default=4, type=int, metavar='N',
                    help='pixels mirrored around an image before a random crop; 0: flips only')
+    script.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
                            'file of parameters; the teacher, its depth and width follow from it',
                            '[0,1,2]', 'the paper uses all')
-    script.add_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
-                     epoch_step='[60,120,160]', lr_decay_ratio=.2)
+    script.add_run_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
+                         epoch_step='[60,120,160]', lr_decay_ratio=.2)
     opt = script.parse_args(parser, argv)
     script.check_flags(opt)
     check_flags(opt)

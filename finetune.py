@@ -18,10 +18,8 @@ loss is cross-entropy + alpha times the method's regulariser + beta / 2 times th
 the new layers. Defaults are those of the published codes of DELTA and L2-SP.
 """
 import functools
-import json
 import pathlib
 import re
-from statistics import median
 
 import numpy as np
 import torch
@@ -31,9 +29,10 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_files, image_sets, published
 from engine import loop, processes, runs, script, step
-from methods import attentive, delta, domains, gates, losses, pruning, teaching
+from methods import attentive, delta, fine_tuning, gates, losses, pruning, teaching
+from methods.fine_tuning import METHODS
 from utils import InputError
-from weights import facts, folding, formats, store
+from weights import facts, folding, store
 from weights.architecture import architecture_of
 
 # options that a run's name leaves out where they are these
@@ -41,14 +40,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
          'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
-         'prune': '', **pruning.DEFAULTS}
-METHODS = losses.methods_of('fine-tuning')
-# options that mean something for these methods alone
-OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
-              **dict.fromkeys(('positions', 'normalize_features'),
-                              [k for k, m in METHODS.items() if m.positions]),
-              'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
-              'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
+         'nesterov': False, 'prune': '', **pruning.DEFAULTS}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -56,11 +48,7 @@ OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
 def parse(argv):
     parser = script.make_parser(__doc__)
     add_data_flags(parser)
-    add_method_flags(parser)
-    pruning.add_flags(parser)
-    script.add_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
-                     epoch_step='[0.67]', lr_decay_ratio=.1)
-    s = parser.add_argument_group('schedule, instead of --epochs')
+    s = script.add_schedule_flags(parser)
     s.add_argument('--iterations', default=9000, type=int, metavar='N', help='steps of training, '
                    'in whole epochs; --epochs above 0 is taken instead')
     s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
@@ -68,11 +56,18 @@ def parse(argv):
     s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
                    '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
                    'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
-    s.add_argument('--lr_gamma', default=1e-3, type=float, help='of --schedule inv')
-    s.add_argument('--lr_power', default=.75, type=float, help='of --schedule inv')
-    parser.set_defaults(at_map='sum2', at_mode='code')
+    s.add_argument('--lr_gamma', default=1e-3, type=float, metavar='X', help='of --schedule inv')
+    s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
+    fine_tuning.add_flags(parser, nets.FROZEN)
+    pruning.add_flags(parser)
+    script.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
+                         epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
     opt = script.parse_args(parser, argv)
+    fine_tuning.check_flags(opt)
     check_flags(opt)
+    pruning.check_flags(opt)
+    if not (opt.evaluate or opt.check_data):
+        fine_tuning.check_sources(opt)
     if opt.epochs or opt.epoch_steps:
         set_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
@@ -94,22 +89,23 @@ def add_data_flags(parser):
                    'test set')
     m.add_argument('--target', default='', metavar='DOMAIN', help='another part, all of which is '
                    'the test set, and, without its labels, what ddc and dan adapt to')
-    m.add_argument('--shift', default=0, type=float, help='0 to 1: shapes of less contrast and '
-                   'more noise are the target')
+    m.add_argument('--shift', default=0, type=float, metavar='X', help='0 to 1: shapes of less '
+                   'contrast and more noise are the target')
     m.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N images of '
                    'each class, drawn by --seed')
-    m.add_argument('--fraction', default=0, type=float, help='train on this part of each class, '
-                   'drawn by --seed')
+    m.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this part of '
+                   'each class, drawn by --seed')
     m.add_argument('--download', action='store_true', help='fetch dogs, cub, caltech256 or '
                    'food101 into --dataroot first')
     image_files.add_flags(m)
     m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
-                   'training')
+                   f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
     p = parser.add_argument_group('pixels')
-    p.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: as '
-                   "of the source, else 224, 227 of Caffe's AlexNet, 32 of nets for CIFAR")
-    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and deviation to '
-                   "take off the pixels; '': the source's")
+    p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
+                   "crops, in pixels; 0: those of the source, else 224, 227 for Caffe's AlexNet, "
+                   '32 for nets of CIFAR')
+    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
+                   "deviation that are taken off the pixels; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
                    '--size 224) before the crop: height and width, or the short side')
     p.add_argument('--crop', default='place', choices=decoded.CROPS, help='in training: of random '
@@ -119,106 +115,16 @@ def add_data_flags(parser):
     p.add_argument('--box', action='store_true', help='cub: cut the bounding boxes out')
 
 
-def add_method_flags(parser):
-    t = parser.add_argument_group('method')
-    t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
-                   'distance of the parameters to the source; feature_map, delta: of the features, '
-                   'the latter with fixed weights of channels; afd, ast, act: with learned '
-                   'attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
-    t.add_argument('--alpha', type=float, help='weight of the regulariser (default: ' +
-                   ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
-    t.add_argument('--beta', type=float, help='L2 penalty on the last layer (default: ' +
-                   ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that on all else '
-                   'is --weight_decay (default: 0 of l2_sp, feature_map and delta, else the same)')
-    t.add_argument('--head_lr_mult', default=1, type=float, help='learning rate of the new layers, '
-                   'as a multiple of --lr')
-    t.add_argument('--bottleneck', type=int, metavar='N', help='a new layer of N channels '
-                   'before the last one (default: 256 of ddc, and of dan but for alexnet)')
-    t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
-                   'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
-    t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: of all '
-                   'pairs of images, as in DeepDA; or unbiased, or of neighbours in the batch '
-                   '(linear), as in Transfer-Learning-Library, which takes the last one by default')
-    t.add_argument('--mmd_layers', default='all', choices=['all', 'bottleneck'], help='dan: '
-                   "bottleneck and logits (the last three layers of AlexNet), as in DAN's paper, "
-                   'or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
-    t.add_argument('--freeze', default=[], nargs='+', choices=nets.FROZEN, help='leave as the '
-                   'source has it: stem and first group; batch normalisation, or its statistics '
-                   'alone; all but the new layers')
-    t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
-                   'matrices, or biases and batch normalisation too')
-    t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
-                   'features over height and width (default: mean of feature_map and delta, sum of '
-                   'afd, ast and act)')
-    t.add_argument('--normalize_features', action='store_true', help="divide each channel's map by "
-                   'its norm before features are compared')
-    t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: the '
-                   "paper's, from each flattened map, or squeeze and excitation")
-    t.add_argument('--keep_head', action='store_true', help='go on with the last layer of --source '
-                   "too, as AFA's second stage (act) does with the net of its first (ast)")
-    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
-                   'compute, which leaves channel_weights.json in the folder of the run; or such a '
-                   'file, or one of the published code')
-    t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
-                   'parameters, of the same classes')
-    t.add_argument('--temperature', default=4, type=float, help='of kd')
-    t.add_argument('--at_groups', default='[-2,-1]', help='json list of the groups that at '
-                   'compares, from 0; -1 is the last one')
-
-
 def check_flags(opt):
-    """Refuse what does not go together, and fill in a method's defaults."""
-    method = METHODS[opt.method]
-    for name, methods in OF_METHODS.items():
-        if name in opt.given and opt.method not in methods:
-            raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
-                             f'{", ".join(methods)}')
-    for name in ('alpha', 'beta', 'weight_decay', 'positions'):
-        if getattr(opt, name) is None:
-            setattr(opt, name, getattr(method, name))
     script.check_flags(opt)
-    script.check_numbers(
-        opt, above_zero=('iterations', 'head_lr_mult', 'temperature', 'phases', 'round_channels'),
-        zero_or_more=('alpha', 'beta', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class',
-                      'fraction', 'delta_s'))
-    pruning.check_flags(opt)
-    if opt.bottleneck is not None:
-        script.check_numbers(opt, zero_or_more=['bottleneck'])
-    if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
-        raise InputError(f'--method {opt.method} compares the bottleneck: give its channels')
-    if opt.bottleneck == 0 and opt.dropout:
-        raise InputError('--dropout is that of the bottleneck: give its channels')
-    if not 0 <= opt.dropout < 1:
-        raise InputError(f'--dropout is {opt.dropout}: give a probability below 1')
+    script.check_numbers(opt, above_zero=['iterations'], zero_or_more=(
+        'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
     if opt.per_class and opt.fraction or not opt.fraction < 1:
         raise InputError('--fraction is a number below 1, and not together with --per_class')
     if opt.schedule == 'exp' and len(opt.epoch_step) != 1:
         raise InputError('--schedule exp takes one epoch as --epoch_step: the fall up to there')
     if opt.box and opt.dataset != 'cub':
         raise InputError('--box is for --dataset cub, which has bounding boxes')
-    opt.at_groups = script.json_list(opt.at_groups, '--at_groups', '[2,3]')
-    if not (opt.evaluate or opt.check_data):
-        check_method(opt, method)
-
-
-def check_method(opt, method):
-    if bool(opt.teacher) != (method.needs == 'teacher'):
-        raise InputError('--teacher is what at and kd learn from: give it with them, and with no '
-                         'other method')
-    if method.needs in ('parameters', 'features') and not opt.source:
-        raise InputError(f'--method {opt.method} compares with a source: give --source')
-    if method.needs == 'target' and not (opt.target or opt.shift):
-        raise InputError(f'--method {opt.method} adapts to a target domain: give --target, or '
-                         f'--shift of shapes')
-    if bool(opt.channel_weights) != (opt.method == 'delta'):
-        raise InputError('--channel_weights belongs to --method delta: compute, or a file that '
-                         'such a run left')
-    if not opt.source and not opt.arch:
-        raise InputError('give --source, the weights to start from, or --arch, to start from none')
-    if opt.keep_head and not opt.source:
-        raise InputError('--keep_head is for a net that comes from a --source')
-    if opt.freeze and not opt.source:
-        raise InputError('--freeze is for a net that comes from a --source')
 
 
 def run_name(opt):
@@ -281,55 +187,19 @@ def set_epochs(opt, n=0):
     return steps
 
 
-def rate(opt, steps):
-    """The learning rate by epoch and step, both from 1; `steps`: of an epoch."""
-    def at(epoch, step):
-        if opt.schedule == 'inv':
-            return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
-        if opt.schedule == 'exp':
-            return opt.lr * opt.lr_decay_ratio ** ((epoch - 1) / opt.epoch_step[0])
-        return loop.learning_rate(opt, epoch)
-
-    return at
+def rate(opt, steps, epoch, step):
+    """The learning rate of a step of an epoch, both from 1; `steps`: of an epoch."""
+    if opt.schedule == 'inv':
+        return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
+    if opt.schedule == 'exp':
+        return opt.lr * opt.lr_decay_ratio ** ((epoch - 1) / opt.epoch_step[0])
+    return loop.learning_rate(opt, epoch)
 
 
 # ---- training and evaluation --------------------------------------------------------------------
 
-def groups_of(opt, params, head):
-    """What is updated alike: the source's layers; the new ones, which have another rate and --beta
-    as decay; learned attention, which does not decay."""
-    learnt = [k for k, v in params.items() if v.requires_grad]
-    new = [k for k in learnt if k.startswith(f'student.{head}.')]
-    attention = [k for k in learnt if k.startswith('attention.')]
-    return [step.Group([k for k in learnt if k not in {*new, *attention}], opt.weight_decay),
-            step.Group(new, opt.beta, opt.head_lr_mult), step.Group(attention, 0.)]
-
-
-def notes(lines):
-    """What different ways to pick an epoch so far would report: the last one is what counts; the
-    one that is best on the images held out; the one that is best on the test images, which is for
-    comparison with papers that did so, and too good. And the entropy of learned attention, as a
-    part of that of uniform one, layer by layer: near zero, it looks at one channel only."""
-    epochs = [z for z in lines if 'epoch' in z]
-    found = {'best_on_test_acc': max(z['test_acc'] for z in epochs)}
-    if epochs[-1]['method'] in ('afd', 'ast', 'act'):
-        loss, *found['attention_entropy'] = epochs[-1]['at_losses']
-        found['at_losses'] = [loss]
-    if 'val_acc' in epochs[-1]:
-        best = max(epochs, key=lambda z: z['val_acc'])
-        found |= {'best_on_validation_epoch': best['epoch'],
-                  'best_on_validation_test_acc': best['test_acc']}
-    return found
-
-
 RESTORED = 512      # images for the statistics of batch normalisation that is given back
 SEEN = 5000         # images, at most, for those of gates
-
-
-def some_of(images, n):
-    """n images of a set, or all, the same ones each time."""
-    chosen = np.random.default_rng(0).permutation(len(images[1]))[:n]
-    return tuple(a[chosen] for a in images)
 
 
 def start_of(opt, sets, classes):
@@ -344,11 +214,12 @@ def start_of(opt, sets, classes):
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
     size, pixels = imagenet.input_of(opt, params, store.options(path))
     if arch != 'alexnet' and folding.folded(f, params):
-        some = some_of(sets['train'], RESTORED)
+        some = arrays.some_of(sets['train'], RESTORED)
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
               f'{len(some[1])} training images')
         images = images_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
-        params = folding.restore(f, params, (inputs.float() for inputs, _ in images.batches()))
+        params = folding.restore_batch_norm(f, params,
+                                            (inputs.float() for inputs, _ in images.batches()))
     return f, params, size, pixels
 
 
@@ -362,12 +233,15 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
         check_shapes(opt, name, net, its, size)
+    attention = attentive.attention_of(opt, f, start, layers, size, generator.clone_state())
+
+    def placed(its, fixed=False):
+        return step.on_device(its, opt.dtype, device, fixed)
+
     # what is compared, not computed with, stays as exact as what is trained
-    parts = {'student.': (start, False), 'teacher.': (kept, f_t is not None),
-             '': (attention_of(opt, f, start, layers, size, generator.clone_state()), False)}
-    parts = {prefix: step.on_device(its, opt.dtype, device, fixed)
-             for prefix, (its, fixed) in parts.items()}
-    return f_t, layers, {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}
+    return f_t, layers, {**utils.with_prefix(placed(start), 'student.'),
+                         **utils.with_prefix(placed(kept, f_t is not None), 'teacher.'),
+                         **placed(attention)}
 
 
 def check_shapes(opt, name, f, params, size):
@@ -396,44 +270,6 @@ def reference(opt, f, start, head, layers, pixels):
         return None, {k: v for k, v in start.items() if not k.startswith(head + '.') and
                       not utils.is_statistic(k) and (opt.sp == 'all' or v.ndim > 1)}
     return (f, folding.fold(start, keep=layers)) if needs == 'features' else (None, {})
-
-
-def weights_of_channels(opt, f, params, head, layers, batches, checkpoint):
-    """DELTA's weights, computed, and then left in the run's folder for when it is continued, or
-    from a file: of such a run, or of the published code, which has lists of what the loss grows by.
-    """
-    made = pathlib.Path(opt.save, 'channel_weights.json')
-    path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
-    if path == made and not (checkpoint and made.exists()):
-        if processes.world() > 1:
-            raise InputError('--channel_weights compute is work for one process: give the others '
-                             'its channel_weights.json')
-        found, gain = delta.channel_weights(f, params, head, layers, batches, opt.dtype)
-        print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
-              f'each channel')
-        runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
-    return read_channel_weights(path, {
-        k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers})
-
-
-def read_channel_weights(path, expected):
-    """{layer: (C,)} of a file, of the shapes that are expected, {layer: shape}."""
-    formats.check_regular(path)
-    try:
-        found = json.loads(path.read_text())
-        if isinstance(found, list):
-            found = {k: delta.from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
-                     zip(expected, found, strict=True)}
-        found = {k: torch.as_tensor(v, dtype=torch.float) for k, v in found.items()}
-        shapes = {k: tuple(v.shape) for k, v in found.items()}
-        if not all(v.isfinite().all() for v in found.values()):
-            raise ValueError('not all of them are finite')
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as e:
-        raise InputError(f'cannot read the channel weights {path}: {e}') from None
-    if shapes != expected:
-        raise InputError(f'{path} holds channel weights of other layers: {shapes}, expected '
-                         f'{expected}')
-    return found
 
 
 def prepare(opt, device):
@@ -468,8 +304,8 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
     if opt.method == 'delta':
         its = images(sets['train'], train=True, batch_size=delta.BATCH_SIZE)
         order = generator.clone_state()     # the images then come in the order of other methods
-        found = weights_of_channels(opt, start_f, utils.without_prefix(params, 'student.'), head,
-                                    layers, lambda: its.batches(order), checkpoint)
+        found = delta.channel_weights(opt, start_f, utils.without_prefix(params, 'student.'), head,
+                                      layers, lambda: its.batches(order), checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
     learn = images(sets['train'], train=True, count=count)
     if METHODS[opt.method].needs == 'target':
@@ -478,43 +314,24 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
                                       [(opt.method, None)])
     if opt.compile:
         objective = torch.compile(objective)
-    state = step.new_state(objective, params, opt.dtype, groups=groups_of(opt, params, head))
-    noted, before = removal(opt, start_f, params, size, sets, images)
+    state = step.new_state(objective, params, opt.dtype,
+                           groups=fine_tuning.groups_of(opt, params, head),
+                           nesterov=opt.nesterov)
+
+    def on_epoch(epoch):
+        seen = images(arrays.some_of(sets['train'], SEEN), ten=False).batches()
+        return pruning.begin_phase(opt, start_f, params, epoch, size, seen)
+
+    def logged(lines):
+        return fine_tuning.logged(lines) | pruning.logged(opt, lines, start_f, params, size,
+                                                          images(sets['test'], ten=False))
+
     return loop.Training(
         opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
         validation=images(sets['validation']) if opt.validate else None,
-        weight=lambda epoch: opt.alpha, rate=rate(opt, steps), notes=noted, before=before,
+        weight=lambda epoch: opt.alpha, rate=functools.partial(rate, opt, steps), logged=logged,
+        on_epoch=on_epoch,
         draws=facts.draws(start_f, start, size, opt.batch_size // processes.world()))
-
-
-def removal(opt, f, params, size, sets, images):
-    """`notes` and `before` of `loop.Training`, with the removal of channels."""
-    def noted(lines):
-        if not opt.prune or lines[-1]['epoch'] < opt.epochs:
-            return notes(lines)
-        student = utils.without_prefix(params, 'student.')
-        tested = images(sets['test'], ten=False).batches()
-        return notes(lines) | pruning.notes(f, student, size, tested)
-
-    def before(epoch):
-        seen = images(some_of(sets['train'], SEEN), ten=False).batches()
-        return pruning.begin_phase(opt, f, params, epoch, size, seen)
-
-    return noted, before
-
-
-def attention_of(opt, f, params, layers, size, generator):
-    """The entries of a method's learned attention to the layers; none of other methods."""
-    kinds = {'afd': attentive.afd, 'ast': attentive.ast, 'act': attentive.act}
-    if opt.method not in kinds:
-        return {}
-    kind = attentive.squeeze if opt.channel_attention == 'se' else kinds[opt.method]
-    image, meta_params = facts.on_meta(params, size)
-    taps = dict.fromkeys(layers)
-    f(image, meta_params, False, taps=taps)
-    with runs.drawing_from(generator):
-        found = {f'attention.{k}': kind(*x.shape[1:]) for k, x in taps.items()}
-    return {k: v.requires_grad_() for k, v in utils.flatten(found).items()}
 
 
 def tapped(opt, params):
@@ -557,40 +374,23 @@ def evaluate(opt, device):
     size, pixels = imagenet.input_of(opt, params, made)
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
-    imagenet.report(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
+    imagenet.report_test(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
     if gates.gates(params):
         one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
         found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
 
 
-def report(opt, device):
-    """Print what a run that is done has given: the best epoch, the removal of channels."""
-    last = runs.read_log(pathlib.Path(opt.save, 'log.txt'))[-1]
+def report_run(opt, device):
+    """Print what a run that is done has given: the best epoch, what pruning has left."""
+    folder = pathlib.Path(opt.save)
+    last = runs.read_log(folder / 'log.txt')[-1]
     if opt.prune:
-        report_removal(opt, device, last)
+        params = store.read(folder / 'model.pt7')
+        f, _ = nets.net_of(params, folder)
+        pruning.report(opt, device, f, params, last)
     print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the lowest '
           f'test error of all epochs')
-
-
-def report_removal(opt, device, last):
-    """Print what the removal of channels has given; `last` is the last line of the run's log."""
-    path, size = pathlib.Path(opt.save, 'model.pt7'), last['input_size']
-    params = store.read(path)
-    f, _ = nets.net_of(params, path)
-    both = {'before': gates.plain(params), 'after': gates.removed(params)}
-    speeds = pruning.speeds(opt, device, f, both, size)
-    counts = {k: pruning.size_of(f, v, size) for k, v in both.items()}
-    for k, (count, macs) in counts.items():
-        print(f'{k} removal: {count:,} parameters, {macs:,} multiply-adds, '
-              f'{median(speeds[k]):.0f} images/s')
-    part, speed = (after / before for before, after in (
-        [macs for _, macs in counts.values()], map(median, speeds.values())))
-    print(f'{part:.3f} of the multiply-adds, {speed:.2f} times the images/s')
-    if last['multiply_adds_dynamic'] != last['multiply_adds']:
-        print(f'its gates leave {last["multiply_adds_dynamic"] / last["multiply_adds_before"]:.3f} '
-              f'of the multiply-adds, the mean over the test images, if what they turn off is '
-              f'skipped')
 
 
 def fetch(opt):
@@ -608,14 +408,12 @@ def check_data(opt, device):
 
 def instead(opt):
     """What is to be done instead of training."""
-    if opt.check_data:
-        return check_data
-    return evaluate if opt.evaluate else None
+    return check_data if opt.check_data else evaluate if opt.evaluate else None
 
 
 def main(argv=None):
     script.main(argv, __file__, parse, prepare, instead,
-                lambda opt, params: gates.removed(params) if opt.prune else params, report)
+                lambda opt, params: gates.removed(params) if opt.prune else params, report_run)
 
 
 if __name__ == '__main__':

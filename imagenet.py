@@ -35,7 +35,8 @@ PIXELS = {
     'tensorflow': ((127.5,) * 3, (127.5,) * 3),
     'caffe': ((122.679, 116.669, 104.007), (1.,) * 3),
 }
-USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant'}
+USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
+         'transfer_from': 1, 'nesterov': False}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -45,32 +46,34 @@ def parse(argv):
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', choices=['', *ARCHS],
                    help='the net to train; \'\' is the ResNet of --depth')
-    m.add_argument('--depth', default=18, type=int, help='number of layers of a ResNet: '
+    m.add_argument('--depth', default=18, type=int, metavar='N', help='layers of a ResNet: '
                    f'{", ".join(map(str, BLOCKS))}')
-    m.add_argument('--width', default=1, type=float, help='multiple of the number of channels')
+    m.add_argument('--width', default=1, type=float, metavar='X', help='factor of the number of '
+                   'channels')
     m.add_argument('--imagenetpath', default='', metavar='DIR',
                    help='folder of the images: train/ and val/, a folder per class in each')
     image_files.add_flags(m)
     m.add_argument('--cache', default='', metavar='DIR', help='write the training images there '
                    'first, once, at the short side that testing takes (256 of --size 224), and '
                    'train from there; the test images stay as they are')
-    m.add_argument('--size', default=0, type=int, help='height and width of the crops; 0: 224, or '
-                   "227 for Caffe's AlexNet")
+    m.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
+                   "crops, in pixels; 0: 224, or 227 for Caffe's AlexNet")
     m.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation that '
                    "are taken off the pixels: those of torchvision's nets, of TensorFlow's (-1 to "
                    "1), of Caffe's; '': Caffe's for its AlexNet, else torchvision's")
+    script.add_schedule_flags(parser)
+    teaching.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
+                       f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
     e = parser.add_argument_group('evaluation')
     e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
-    e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='of the evaluated net: '
-                   'give batch normalisation that was folded away back first, with the statistics '
-                   'of N training images; --export writes that net')
+    e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='first give the net the '
+                   'batch normalisation back that was folded into its convolutions, with the '
+                   'statistics of N training images; --export writes that net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
                    'that the folders of val/, in order, stand for, if they are some of its classes')
-    teaching.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
-                           f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
-    script.add_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
-                     epoch_step='[30,60,90]', lr_decay_ratio=.1)
+    script.add_run_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
+                         epoch_step='[30,60,90]', lr_decay_ratio=.1)
     opt = script.parse_args(parser, argv)
     script.check_flags(opt)
     check_flags(opt)
@@ -370,7 +373,7 @@ def restored(opt, f, params, device, size, pixels):
     files, labels, _ = folder_sets.class_folders(opt.imagenetpath, 'train')
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[:opt.restore_bn]
     images = images_of(opt, files[chosen], labels[chosen], size, pixels, device)
-    return folding.restore(f, params, (inputs for inputs, _ in images.batches()))
+    return folding.restore_batch_norm(f, params, (inputs for inputs, _ in images.batches()))
 
 
 def check_classes(opt, outputs, names):
@@ -400,14 +403,14 @@ def evaluate(opt, device):
         return logits[:, classes], groups
 
     test = images_of(opt, files, labels, size, pixels, device)
-    report(opt, device, path, f, among, params, test, size, pixels)
+    report_test(opt, device, path, f, among, params, test, size, pixels)
     for url, _, errors in store.KNOWN.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))
 
 
-def report(opt, device, path, f, tested, params, test, size, pixels):
+def report_test(opt, device, path, f, tested, params, test, size, pixels):
     """Test the net (f, params) of the file `path` in the form of the function `tested`, and print
     what it is; with --save, as a log too; write the net to --export, if that is given."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():

@@ -180,26 +180,32 @@ def label_of(path):
     return utils.shown(path.parent.name if path.name.startswith('seed') else path.stem)
 
 
-def main(argv=None):
+def parse(argv):
     parser = script.make_parser(__doc__)
-    parser.add_argument('images', nargs='*', help='image files; none: test images of shapes')
-    parser.add_argument('--model', nargs='+', default=[],
-                        help='runs under logs/, or paths of runs or of files of parameters; none: '
-                        'the teacher of the table demo')
-    parser.add_argument('--map', default='sum2', choices=MAPS,
-                        help='F_sum, F²_sum, F⁴_sum or F_max of the activations of each group, or '
-                        "the norm of the loss's gradient with respect to the image, for the class "
-                        'that the net predicts')
-    parser.add_argument('--size', default=0, type=int, help='pixels to which images are resized, '
-                        'both ways; 0: 224 for nets of ImageNet; for others 32, or of shapes '
-                        f'{shapes.SHAPES_SIZE}')
-    parser.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
-                        "deviation that are taken off the pixels; '': those of the nets' data")
-    parser.add_argument('--save', default='attention.png', help='the figure, .png')
+    m = parser.add_argument_group('nets and images')
+    m.add_argument('images', nargs='*', help='image files; none: test images of shapes')
+    m.add_argument('--model', nargs='+', default=[], help='runs under logs/, or paths of runs or '
+                   'of files of parameters; none: the teacher of the table demo')
+    p = parser.add_argument_group('pixels')
+    p.add_argument('--size', default=0, type=int, help='pixels to which images are resized, both '
+                   'ways; 0: 224 for nets of ImageNet; for others 32, or of shapes '
+                   f'{shapes.SHAPES_SIZE}')
+    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and deviation '
+                   "that are taken off the pixels; '': those of the nets' data")
+    f = parser.add_argument_group('figure')
+    f.add_argument('--map', default='sum2', choices=MAPS, help='F_sum, F²_sum, F⁴_sum or F_max of '
+                   "the activations of each group, or the norm of the loss's gradient with respect "
+                   'to the image, for the class that the net predicts')
+    f.add_argument('--save', default='attention.png', metavar='FILE', help='the figure, .png')
     opt = parser.parse_args(argv)
     script.check_numbers(opt, zero_or_more=['size'])
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
+    return opt
+
+
+def main(argv=None):
+    opt = parse(argv)
     models, files = split_images(opt)
     models = models or [demo_net()]
     trained = load_nets(models)

@@ -36,6 +36,12 @@ def normalise(images, stats):
     return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
 
+def some_of(images, n):
+    """n images of a set, a tuple of arrays (N, ...), or all; the same ones each time."""
+    chosen = np.random.default_rng(0).permutation(len(images[1]))[:n]
+    return tuple(a[chosen] for a in images)
+
+
 class Images(NamedTuple):
     """A set of images as a step takes it, batch by batch.
 

@@ -108,7 +108,7 @@ def check_data(name, root, domain='', target='', shift=0., nthread=0):
     for title, sets in parts.items():
         found = {what: len(s[1]) for what, s in sets.items() if s is not None}
         if found:
-            wrong += report(title, root, found | {'classes': len(names)})
+            wrong += report_counts(title, root, found | {'classes': len(names)})
     said = image_files.list_broken(np.concatenate([s[0] for s in (train, test) if s]), nthread)
     if wrong:
         said = (f'{root} does not hold what {name} should be, but {", ".join(wrong)}: '
@@ -117,7 +117,7 @@ def check_data(name, root, domain='', target='', shift=0., nthread=0):
         raise InputError(said)
 
 
-def report(title, root, found):
+def report_counts(title, root, found):
     """Print counts, and what is expected -> what differs, in words."""
     expected = [n for n in EXPECTED.get(title, ()) if n] or [None] * len(found)
     words = ['' if n is None else f' ({n:,} expected)' if i == 0 else f' ({n:,})'

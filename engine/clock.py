@@ -1,14 +1,24 @@
-"""A clock for what runs on a CPU or a GPU, and what the machine can do at best."""
+"""A clock for what runs on a CPU or a GPU, what the machine can do at best, and processes that take
+turns."""
+import contextlib
+import multiprocessing
 import re
+import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from utils import RunError
+
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')
 
+
+# ---- what is measured of a function -------------------------------------------------------------
 
 def seconds(f, n, discard=1):
     """Per call of f, after calls that do not count: workers prefetch while they wait."""
@@ -22,14 +32,10 @@ def seconds(f, n, discard=1):
     return (marks[1] - marks[0]) / n
 
 
-def turns(functions, rounds, n, clock=seconds):
-    """What clock(f, n) gives, by default seconds per call, of {name: function}, which take turns:
-    {name: [in each round]}."""
-    found = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, f in functions.items():
-            found[name].append(clock(f, n))
-    return found
+def turns(functions, rounds):
+    """What functions {name: function} give, which take turns: {name: [in each round]}."""
+    found = [{name: f() for name, f in functions.items()} for _ in range(rounds)]
+    return {name: [one[name] for one in found] for name in functions}
 
 
 def flop(f):
@@ -38,14 +44,14 @@ def flop(f):
     return counter.get_total_flops()
 
 
-def peak_memory():
-    """MB of the process; of the GPU, what was in use at most, or what graphs keep, if that is
-    more."""
+def peak_memory(f):
+    """MB of the process, which has called f; of the GPU, what was in use at most, or what graphs
+    keep, if that is more."""
     if CUDA:
         torch.cuda.empty_cache()
         return max(torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()) / 2 ** 20
-    with open('/proc/self/status') as f:
-        return int(re.search(r'VmHWM:\s*(\d+)', f.read())[1]) / 1024
+    with open('/proc/self/status') as status:
+        return int(re.search(r'VmHWM:\s*(\d+)', status.read())[1]) / 1024
 
 
 def covered(spans):
@@ -65,7 +71,7 @@ def idle(f, n):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
         seconds(f, n, 0)
     busy = covered((e.time_range.start, e.time_range.end) for e in p.events()
-                             if e.device_type == torch.autograd.DeviceType.CUDA) / 1e6
+                   if e.device_type == torch.autograd.DeviceType.CUDA) / 1e6
     return f'{100 - 100 * busy / wall:.0f} %'
 
 
@@ -77,3 +83,45 @@ def peak(dtype):
     x, w = (v.contiguous(memory_format=torch.channels_last) for v in (x, w))
     return max(flop(f) / min(seconds(f, 1) for _ in range(5))
                for f in (lambda: a @ a, lambda: F.conv2d(x, w, padding=1)))
+
+
+# ---- processes that take turns ------------------------------------------------------------------
+
+MADE = []       # in such a process: the function that it measures
+
+
+def make_here(make):
+    MADE.append(make())
+
+
+def measure_here(measure, *args):
+    return measure(MADE[0], *args)
+
+
+@contextlib.contextmanager
+def children(jobs):
+    """A process for each of `jobs`, {name: function that makes what is measured}, with memory and
+    allocator of its own -> ask(name, measure, *args), which gives measure(what is made, *args)
+    there. What make() raises is raised here."""
+    spawn = multiprocessing.get_context('spawn')
+    pools = {name: ProcessPoolExecutor(1, spawn) for name in jobs}
+
+    def ask(name, *what):
+        return pools[name].submit(measure_here, *what).result()
+
+    try:
+        here = signal.signal(signal.SIGINT, signal.SIG_IGN)     # as processes that start now do
+        begun = [pools[name].submit(make_here, make) for name, make in jobs.items()]
+        signal.signal(signal.SIGINT, here)
+        for future in begun:
+            future.result()
+        yield ask
+    except BrokenProcessPool:
+        raise RunError('a measuring process ended; what it said stands above') from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)

@@ -30,15 +30,16 @@ from weights import store
 class Training:
     """One run, as `fit` trains it: `state.params` has the student's entries under 'student.'.
 
-    opt: the options, those of `script.add_flags` and the script's own
+    opt: the options, those of engine/script.py and the script's own
     train, test, validation: sets; the last one is a further test set, if there is one
     generator: of order and augmentation; where there is dropout (`draws`), of that too
     checkpoint, lines: what `runs.previous` found to go on from
     weight(epoch): the objective's `weight` in an epoch; epochs count from 1
+    objective(epoch): the objective of an epoch, where that is not the state's in all of them
     rate(epoch, step): the learning rate of a step, counted from 1; None: that of `learning_rate`,
         at whose drops the momenta become zero
-    notes(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
-    before(epoch): called as an epoch begins; may change the parameters in place, and then gives
+    logged(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
+    on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then gives
         True: the momenta become zero
     """
     opt: argparse.Namespace
@@ -51,9 +52,10 @@ class Training:
     lines: list = dataclasses.field(default_factory=list)
     validation: arrays.Images | None = None
     weight: Callable = lambda epoch: 0.
+    objective: Callable | None = None
     rate: Callable | None = None
-    notes: Callable = lambda lines: {}
-    before: Callable = lambda epoch: False
+    logged: Callable = lambda lines: {}
+    on_epoch: Callable = lambda epoch: False
     draws: bool = False
 
     def __post_init__(self):
@@ -92,7 +94,7 @@ def begin(t, device):
     if t.draws and device.type == 'cuda':
         torch.cuda.manual_seed(t.opt.seed)
     if t.checkpoint:
-        restore(t, device)
+        load_checkpoint(t, device)
     here = runs.environment(t.opt, device)
     t.news = {'continued': here} if t.lines else {}
     t.lines = t.lines or [{**vars(t.opt), **here}]
@@ -105,11 +107,11 @@ def begin(t, device):
 
 
 @torch.no_grad()
-def restore(t, device):
+def load_checkpoint(t, device):
     """Put a checkpoint's state into that of the run, in place."""
     its, own = t.checkpoint, t.state
-    store.check_same(its['params'], runs.trained(own.params), its['path'])
-    for k, v in runs.trained(own.params).items():
+    store.check_same(its['params'], runs.student_of(own.params), its['path'])
+    for k, v in runs.student_of(own.params).items():
         v.copy_(its['params'][k])
     for k, v in own.momenta.items():
         v.copy_(its.get('momenta', {}).get(k, torch.zeros(())))
@@ -120,14 +122,20 @@ def restore(t, device):
 
 
 def begin_epoch(t):
-    epoch, own = t.epoch + 1, t.state
-    if t.before(epoch) or epoch in t.opt.epoch_step and not t.rate:
+    """Set what an epoch starts with -> whether its objective is not that of the epoch before, so
+    that graphs of steps are out of date."""
+    epoch, before = t.epoch + 1, t.state.objective
+    if t.objective:
+        t.state = t.state._replace(objective=t.objective(epoch))
+    own = t.state
+    if t.on_epoch(epoch) or epoch in t.opt.epoch_step and not t.rate:
         for v in own.momenta.values():
             v.zero_()
     own.rate.fill_(t.rate(epoch, 1) if t.rate else learning_rate(t.opt, epoch))
     own.weight.fill_(t.weight(epoch))
     own.sums.zero_()
     t.steps = 0
+    return own.objective is not before
 
 
 def next_step(t):
@@ -181,7 +189,7 @@ def end_epoch(t, z, device, save):
     t.lines.append({**vars(opt), **z, 'epoch': t.epoch, 'beta_now': t.weight(t.epoch),
                     'num_classes': t.classes, 'n_parameters': count_parameters(own.params),
                     'threads': t.pace.most_used(), **t.news})
-    t.lines[-1].update(t.notes(t.lines))
+    t.lines[-1].update(t.logged(t.lines))
     t.news = {}
     if processes.is_first():
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
@@ -341,8 +349,8 @@ def fit(trainings, device):
         take = graphs.in_turn if reason else graphs.captured(device)
 
     def on_start_epoch(state):
-        for t in active:
-            begin_epoch(t)
+        if any([begin_epoch(t) for t in active]):
+            on_start(state)     # graphs of other steps
         bar_start(active)
         state['iterator'] = samples(active, 'train')
 

@@ -151,7 +151,7 @@ def write_log(path, lines):
                         for z in lines).encode())
 
 
-def trained(params):
+def student_of(params):
     """The entries that belong to the trained net, without the student's prefix."""
     return {k.removeprefix('student.'): v for k, v in params.items()
             if not k.startswith('teacher.')}
@@ -247,7 +247,7 @@ def save_checkpoint(folder, opt, line, state, random):
         return {k: v.detach().cpu() for k, v in params.items()}
 
     data = io.BytesIO()
-    torch.save(dict(params=on_host(trained(state.params)), momenta=on_host(state.momenta),
+    torch.save(dict(params=on_host(student_of(state.params)), momenta=on_host(state.momenta),
                     epoch=line['epoch'], line=line, random=random, options=vars(opt)), data)
     write(folder / 'model.pt7', data.getvalue())
 

@@ -29,7 +29,8 @@ class Group(NamedTuple):
 
 class State(NamedTuple):
     """All that a step needs and changes. objective(params, inputs, targets, mode, weight) -> loss,
-    logits (B, K), list of scalars that are logged; `dtype` is a key of DTYPES."""
+    logits (B, K), list of scalars that are logged; `dtype` is a key of DTYPES; `nesterov` is
+    whether the momentum is Nesterov's."""
     objective: Callable
     params: dict[str, Tensor]
     momenta: dict[str, Tensor]
@@ -38,6 +39,7 @@ class State(NamedTuple):
     weight: Tensor
     sums: Tensor
     dtype: str
+    nesterov: bool = False
 
 
 # ---- parameters on the device -------------------------------------------------------------------
@@ -71,7 +73,7 @@ def precision(dtype, device):
                           cache_enabled=False)
 
 
-def new_state(objective, params, dtype, weight_decay=0., groups=None):
+def new_state(objective, params, dtype, weight_decay=0., groups=None, nesterov=False):
     """The state before the first step: zero momenta and sums. `params` are on their device; all
     that take a gradient are one group with this weight decay, unless there are `groups`."""
     learnt = {k: v for k, v in params.items() if v.requires_grad}
@@ -82,7 +84,8 @@ def new_state(objective, params, dtype, weight_decay=0., groups=None):
 
     return State(objective, params, {k: torch.zeros_like(v) for k, v in learnt.items()},
                  groups or [Group(list(learnt), weight_decay)], scalar(), scalar(),
-                 torch.zeros(PARTS_GIVEN + 1 + PARTS, dtype=torch.double, device=device), dtype)
+                 torch.zeros(PARTS_GIVEN + 1 + PARTS, dtype=torch.double, device=device), dtype,
+                 nesterov)
 
 
 def changed_by(state):
@@ -112,19 +115,25 @@ def test_step(state, inputs, targets):
 
 
 @torch.no_grad()
+def logits_of(f, params, inputs, dtype):
+    """A net's logits (B, K) of inputs (B, 3, H, W), in evaluation mode."""
+    with precision(dtype, inputs.device):
+        return f(inputs, params, False)[0]
+
+
 def test_errors(f, params, images, dtype, device):
     """Top-1 and top-5 error of a net (f, params) over a set of images, in percent."""
     right = torch.zeros(2, dtype=torch.long, device=device)
-    with precision(dtype, device):
-        for inputs, targets in images.batches():
-            right += right_answers(f(inputs, params, False)[0], targets)
+    for inputs, targets in images.batches():
+        right += right_answers(logits_of(f, params, inputs, dtype), targets)
     return [100 - 100 * v / images.n for v in processes.total(right).tolist()]
 
 
 @torch.no_grad()
 def update(state, gradients):
-    """SGD with momentum, as torch.optim.SGD has it: v = 0.9 v + gradient + decay w, then
-    w = w - rate v. What has no gradient (None) stays."""
+    """SGD with momentum, as torch.optim.SGD has it: v = 0.9 v + g, then w = w - rate v, where
+    g = gradient + decay w; with Nesterov's momentum w = w - rate (g + 0.9 v). What has no gradient
+    (None) stays."""
     for keys, decay, scale in state.groups:
         there = [k for k in keys if gradients[k] is not None]
         if not there:
@@ -134,7 +143,12 @@ def update(state, gradients):
         torch._foreach_add_(v, g)
         if decay:
             torch._foreach_add_(v, w, alpha=decay)
-        torch._foreach_sub_(w, torch._foreach_mul(v, state.rate * scale))
+        moved = v
+        if state.nesterov:
+            moved = torch._foreach_add(g, v, alpha=MOMENTUM)
+            if decay:
+                torch._foreach_add_(moved, w, alpha=decay)
+        torch._foreach_sub_(w, torch._foreach_mul(moved, state.rate * scale))
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from utils import at_least_float
+from engine import runs
+from utils import at_least_float, flatten
+from weights import facts
 
 
 def uniform(no, ni):
@@ -29,28 +31,42 @@ def normal(no, ni):
 
 # ---- entries: of features (C, H, W) of a layer ---------------------------------------------------
 
-def afd(c, h, w):
+def afd_entries(c, h, w):
     """Each channel's map, flattened, through H hidden values to one, with a bias per channel."""
     return {'hidden.weight': normal(h, h * w), 'hidden.bias': torch.zeros(h),
             'out.weight': normal(1, h), 'bias': torch.zeros(c)}
 
 
-def act(c, h, w):
+def act_entries(c, h, w):
     """The same without the hidden values' bias, as AFA has it."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(1, h), 'bias': torch.zeros(c)}
 
 
-def squeeze(c, h, w):
+def squeeze_entries(c, h, w):
     """Squeeze and excitation with as many hidden channels, by which Knowledge-Distillation-Zoo
     replaced AFD's attention, which it found to be unstable."""
     return {'squeeze.weight': normal(c, c), 'squeeze.bias': torch.zeros(c),
             'excite.weight': normal(c, c), 'excite.bias': torch.zeros(c)}
 
 
-def ast(c, h, w):
+def ast_entries(c, h, w):
     """The channels' mean map through H hidden values to one for each position."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(h * w, h),
             'out.bias': uniform(h * w, h)[:, 0].clone()}
+
+
+def attention_of(opt, f, params, layers, size, generator):
+    """The entries of a method's learned attention to the layers; none of other methods."""
+    kinds = {'afd': afd_entries, 'ast': ast_entries, 'act': act_entries}
+    if opt.method not in kinds:
+        return {}
+    kind = squeeze_entries if opt.channel_attention == 'se' else kinds[opt.method]
+    image, meta_params = facts.on_meta(params, size)
+    taps = dict.fromkeys(layers)
+    f(image, meta_params, False, taps=taps)
+    with runs.drawing_from(generator):
+        found = {f'attention.{k}': kind(*x.shape[1:]) for k, x in taps.items()}
+    return {k: v.requires_grad_() for k, v in flatten(found).items()}
 
 
 # ---- attention -----------------------------------------------------------------------------------

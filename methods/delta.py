@@ -4,6 +4,8 @@
   Networks', https://arxiv.org/abs/1901.09229
 """
 import itertools
+import json
+import pathlib
 import time
 
 import torch
@@ -13,7 +15,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 import utils
-from engine import step
+from engine import processes, runs, step
+from utils import InputError
+from weights import formats
 
 SOFTENING = 5.      # of the softmax over channels
 HEAD_EPOCHS, HEAD_LR, HEAD_DECAY_EPOCHS, HEAD_DECAY = 10, .01, 6, 1e-4
@@ -77,7 +81,7 @@ def now(x):
     return time.perf_counter()
 
 
-def channel_weights(f, params, head, layers, batches, dtype):
+def computed(f, params, head, layers, batches, dtype):
     """DELTA's weights: how much the loss grows without a filter -> {layer: (C,)}, summing to 1, and
     how many times as fast that was as a pass through the whole net for each filter.
 
@@ -109,3 +113,41 @@ def from_growth(growth):
     """The weights (C,) of channels without which the loss grows by so much (C,)."""
     scores = (growth - growth.mean()) / growth.std(correction=0).clamp_min(1e-12)
     return (scores / SOFTENING).softmax(0)
+
+
+def channel_weights(opt, f, params, head, layers, batches, checkpoint):
+    """DELTA's weights {layer: (C,)}, computed, and then left in the run's folder for when it is
+    continued, or from a file: of such a run, or of the published code, which has lists of what the
+    loss grows by."""
+    made = pathlib.Path(opt.save, 'channel_weights.json')
+    path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
+    if path == made and not (checkpoint and made.exists()):
+        if processes.world() > 1:
+            raise InputError('--channel_weights compute is work for one process: give the others '
+                             'its channel_weights.json')
+        found, gain = computed(f, params, head, layers, batches, opt.dtype)
+        print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
+              f'each channel')
+        runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
+    return read(path, {
+        k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers})
+
+
+def read(path, expected):
+    """{layer: (C,)} of a file, of the shapes that are expected, {layer: shape}."""
+    formats.check_regular(path)
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, list):
+            found = {k: from_growth(torch.tensor(v, dtype=torch.float)) for k, v in
+                     zip(expected, found, strict=True)}
+        found = {k: torch.as_tensor(v, dtype=torch.float) for k, v in found.items()}
+        shapes = {k: tuple(v.shape) for k, v in found.items()}
+        if not all(v.isfinite().all() for v in found.values()):
+            raise ValueError('not all of them are finite')
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+        raise InputError(f'cannot read the channel weights {path}: {e}') from None
+    if shapes != expected:
+        raise InputError(f'{path} holds channel weights of other layers: {shapes}, expected '
+                         f'{expected}')
+    return found

@@ -1,8 +1,11 @@
 """Pruning of channels while a net is fine-tuned, in phases: by gates (AFS), magnitude or chance."""
+from functools import partial
+from statistics import median
+
 import torch
 
 import utils
-from engine import clock, processes, step
+from engine import clock, processes, script, step
 from methods import channels, gates
 from methods.channels import masked
 from methods.losses import METHODS
@@ -16,25 +19,26 @@ DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels
 
 
 def add_flags(parser):
-    p = parser.add_argument_group('removal of channels')
-    p.add_argument('--prune', default='', choices=['', *KINDS], help='take channels out: those '
-                   'whose gates, which are trained too, give least (AFS; with --method afd AFDS), '
-                   'those of least magnitude, or random ones; per multiply-add')
-    p.add_argument('--macs_target', type=float, help='multiply-adds that are left, as a '
-                   "part of the net's")
-    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, '
-                   'before each but the first of which channels are taken out, each time the same '
-                   'part; 1: all of them before training')
-    p.add_argument('--density', type=float, help='afs: the part of the channels left '
-                   'that is computed for an image in the last phase; in the first one all are')
-    p.add_argument('--delta_s', type=float, help='afs: gates whose variance over the '
+    p = parser.add_argument_group('pruning of channels')
+    p.add_argument('--prune', default='', choices=['', *KINDS], help='prune the channels '
+                   'whose gates, which are trained too, give least (afs; with --method afd this is '
+                   'AFDS), those of least magnitude, or random ones; all per multiply-add')
+    p.add_argument('--macs_target', type=float, metavar='X', help='multiply-adds (MACs) to keep, '
+                   "as a part of the net's")
+    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, before each '
+                   'but the first of which channels are pruned, each time the same part of the '
+                   'multiply-adds; 1: all of them before training')
+    p.add_argument('--density', type=float, metavar='X', help='afs: the part of the remaining '
+                   'channels that is computed for an image in the last phase; in the first one all '
+                   'are')
+    p.add_argument('--delta_s', type=float, metavar='X', help='afs: gates whose variance over the '
                    'training images is no more than this become the same for all images')
-    p.add_argument('--round_channels', type=int, metavar='N', help='leave multiples of '
-                   'N channels')
+    p.add_argument('--round_channels', type=int, metavar='N', help='keep multiples of N channels')
     parser.set_defaults(**DEFAULTS)
 
 
 def check_flags(opt):
+    script.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
     given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
     if given and not opt.prune:
         raise InputError(f'{given[0]} belongs to --prune')
@@ -129,31 +133,45 @@ def size_of(f, params, pixels):
             facts.multiply_adds(f, params, pixels))
 
 
-def notes(f, params, size, batches):
-    """For the log, of a net with masks: multiply-adds of an image of size x size pixels in the net
-    that it was, in the cut one, and in that less what gates leave out, the mean over `batches`;
-    parameters of the cut one."""
-    small = gates.removed(params)
+def logged(opt, lines, f, params, size, images):
+    """For the log's last line, of the masked student in `params`: multiply-adds of an image of
+    size x size pixels in the net that it was, in the cut one, and in that less what gates leave
+    out, the mean over `images`; parameters of the cut one. Before the last epoch, nothing."""
+    if not opt.prune or lines[-1]['epoch'] < opt.epochs:
+        return {}
+    student = utils.without_prefix(params, 'student.')
+    small = gates.removed(student)
     count, macs = size_of(f, small, size)
-    return {'multiply_adds_before': size_of(f, gates.plain(params), size)[1], 'multiply_adds': macs,
-            'multiply_adds_dynamic': gates.dynamic_macs(f, small, (x for x, _ in batches), size),
-            'n_parameters_cut': count}
+    inputs = (x for x, _ in images.batches())
+    return {'multiply_adds_before': size_of(f, gates.plain(student), size)[1],
+            'multiply_adds': macs, 'n_parameters_cut': count,
+            'multiply_adds_dynamic': gates.dynamic_macs(f, small, inputs, size)}
 
 
 def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
     """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
     pixels: {name: [in each round]}; the nets take turns of so many steps."""
     x = torch.randn(batch, 3, size, size, device=device, dtype=step.parameter_dtype(opt.dtype))
-    x = x.contiguous(memory_format=torch.channels_last)
-
-    def forward(params):
+    x, timed = x.contiguous(memory_format=torch.channels_last), {}
+    for name, params in nets.items():
         folded = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
+        timed[name] = partial(clock.seconds, partial(step.logits_of, f, folded, x, opt.dtype),
+                              steps)
+    return {k: [batch / t for t in v] for k, v in clock.turns(timed, rounds).items()}
 
-        def run():
-            with torch.no_grad(), step.precision(opt.dtype, device):
-                f(x, folded, False)
 
-        return run
-
-    times = clock.turns({k: forward(v) for k, v in nets.items()}, rounds, steps)
-    return {k: [batch / t for t in v] for k, v in times.items()}
+def report(opt, device, f, params, last):
+    """Print what pruning has given the masked net; `last` is the last line of the run's log."""
+    size, both = last['input_size'], {'before': gates.plain(params), 'after': gates.removed(params)}
+    images = {k: median(v) for k, v in speeds(opt, device, f, both, size).items()}
+    macs = {}
+    for k, v in both.items():
+        count, macs[k] = size_of(f, v, size)
+        print(f'{k} removal: {count:,} parameters, {macs[k]:,} multiply-adds, '
+              f'{images[k]:.0f} images/s')
+    print(f'{macs["after"] / macs["before"]:.3f} of the multiply-adds, '
+          f'{images["after"] / images["before"]:.2f} times the images/s')
+    if last['multiply_adds_dynamic'] != last['multiply_adds']:
+        print(f'its gates leave {last["multiply_adds_dynamic"] / last["multiply_adds_before"]:.3f} '
+              f'of the multiply-adds, the mean over the test images, if what they turn off is '
+              f'skipped')

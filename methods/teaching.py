@@ -3,7 +3,8 @@
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
 
-The loss of a student is CE + alpha (T² KL - CE) + beta Σ losses of --method.
+The loss of a student is CE + alpha (T² KL - CE) + beta Σ losses of --method; before --transfer_from
+it is CE.
 """
 import math
 
@@ -23,13 +24,13 @@ DECAYS = ('constant', 'linear', 'cosine', 'step')
 def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
     """The flags of a transfer from a teacher; `teacher` is the flag that names it."""
     t = parser.add_argument_group('transfer from a teacher')
-    t.add_argument(f'--{teacher}', default='', help=teacher_help)
-    t.add_argument('--alpha', default=0, type=float, help='weight of distillation (KD) against '
-                   'cross-entropy, 0 to 1; the paper uses 0.9')
-    t.add_argument('--temperature', default=4, type=float,
-                   help='temperature T of distillation; the paper uses 4')
-    t.add_argument('--beta', default=0, type=float, help='weight of the loss that --method names; '
-                   'the paper uses 1e+3 for at')
+    t.add_argument(f'--{teacher}', default='', metavar='NET', help=teacher_help)
+    t.add_argument('--alpha', default=0, type=float, metavar='X', help='weight of distillation '
+                   '(KD) against cross-entropy, 0 to 1; the paper uses 0.9')
+    t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of '
+                   'distillation; the paper uses 4')
+    t.add_argument('--beta', default=0, type=float, metavar='X', help='weight of the loss that '
+                   '--method names; the paper uses 1e+3 for at')
     t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
                    help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
                    'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
@@ -37,17 +38,28 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
                    help='at: attention maps; f_actt: full activations; grad_at: gradients with '
                    "respect to the input; and without a teacher min_l2: that gradient's norm; "
                    'symmetry: its change under a flip')
-    t.add_argument('--at_groups', default=at_groups, help='json list of the groups whose outputs '
-                   f'are compared by at and f_actt; {groups_help}')
+    t.add_argument('--at_groups', default=at_groups, metavar='LIST', help='json list of the groups '
+                   f'whose outputs at and f_actt compare; {groups_help}')
     t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '
                    'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
     t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
                    'batch and positions of squared differences, as published; paper: Eq. 2')
+    t.add_argument('--transfer_from', default=1, type=epoch, metavar='EPOCH', help='before this '
+                   'epoch the student is trained alone; below 1: a fraction of --epochs. On '
+                   'ImageNet the paper has 60 of 100')
+
+
+def epoch(text):
+    """The value of --transfer_from; ValueError, if it is none."""
+    value = float(text) if '.' in text else int(text)
+    if not script.is_epoch(value):
+        raise ValueError
+    return value
 
 
 def check_flags(opt, teacher, groups):
-    """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list and
-    --beta_decay. `teacher` is the flag that names the teacher."""
+    """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list,
+    --beta_decay and --transfer_from. `teacher` is the flag that names the teacher."""
     chosen = script.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
     possible = range(groups)
     if not chosen or not all(type(g) is int and chosen.count(g) == (g in possible) for g in chosen):
@@ -71,6 +83,12 @@ def check_flags(opt, teacher, groups):
     if opt.beta_decay == 'auto':
         decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
         opt.beta_decay = 'linear' if decays else 'constant'
+    opt.transfer_from = script.whole_epoch(opt.transfer_from, opt.epochs)
+    if opt.transfer_from > 1 and not (given and (opt.alpha or opt.beta)):
+        raise InputError(f'--transfer_from is when a teacher begins to teach: give --{teacher}, '
+                         f'and --alpha or --beta')
+    if opt.transfer_from > opt.epochs:
+        raise InputError(f'--transfer_from {opt.transfer_from}: there are only {opt.epochs} epochs')
 
 
 def name_parts(opt, usual):
@@ -84,8 +102,11 @@ def name_parts(opt, usual):
 # ---- what is minimised --------------------------------------------------------------------------
 
 def beta_in(opt, epoch):
-    """The weight of the method's loss in an epoch, counted from 1."""
-    left = 1 - (epoch - 1) / opt.epochs
+    """The weight of the method's loss in an epoch, counted from 1; zero before --transfer_from."""
+    first = opt.transfer_from
+    if epoch < first:
+        return 0.
+    left = 1 - (epoch - first) / (opt.epochs + 1 - first)
     return opt.beta * {'constant': 1, 'linear': left, 'cosine': (1 - math.cos(math.pi * left)) / 2,
                        'step': loop.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
 
@@ -158,10 +179,12 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     params = {**utils.with_prefix(student, 'student.'),
               **step.on_device(helpers, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}
-    objective = make_objective(opt, f_s, f_t)
+    alone, taught = losses.make_objective(opt, f_s), make_objective(opt, f_s, f_t)
     if opt.compile:
-        objective = torch.compile(objective)
+        alone, taught = torch.compile(alone), torch.compile(taught)
+    state = step.new_state(taught, params, opt.dtype, opt.weight_decay, nesterov=opt.nesterov)
     return loop.Training(
-        opt, step.new_state(objective, params, opt.dtype, opt.weight_decay), train, test, classes,
-        generator, checkpoint, lines, weight=lambda epoch: beta_in(opt, epoch),
+        opt, state, train, test, classes, generator, checkpoint, lines,
+        weight=lambda epoch: beta_in(opt, epoch),
+        objective=lambda epoch: alone if epoch < opt.transfer_from else taught,
         draws=facts.draws(f_s, student, size, opt.batch_size // processes.world()))

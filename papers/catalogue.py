@@ -5,6 +5,7 @@
 from papers import (
     amazon10,
     attention_transfer,
+    cifar100,
     fine_tuning,
     imagenette,
     office31,
@@ -12,6 +13,6 @@ from papers import (
     shapes,
 )
 
-TABLES = {name: table for module in (shapes, attention_transfer, imagenette, fine_tuning, pruning,
-                                     office31, amazon10)
+TABLES = {name: table for module in (shapes, attention_transfer, cifar100, imagenette, fine_tuning,
+                                     pruning, office31, amazon10)
           for name, table in module.TABLES.items()}

@@ -1,8 +1,34 @@
-"""The tables of DDC (arXiv:1412.3474) and DAN (arXiv:1502.02791) on Office-31, and smaller ones."""
-from papers.rows import choice, row
+"""The tables of DDC (arXiv:1412.3474) and DAN (arXiv:1502.02791) on Office-31, and smaller ones.
 
-DAN = "the DAN paper's numbers as jindongwang/transferlearning quotes them"
-TLLIB = 'the README of thuml/Transfer-Learning-Library'
+Of ResNet-50 two families of numbers are published: that of MADA's paper (AAAI 2018), in which all
+of the net was fine-tuned, and that of JAN's (arXiv:1605.06636); both have the same source-only row.
+"""
+from papers.rows import choice, error_of, row
+
+# accuracies of amazon -> webcam, dslr -> webcam, webcam -> dslr, amazon -> dslr, dslr -> amazon,
+# webcam -> amazon
+ALEXNET = {
+    'source': '61.6±0.5 95.4±0.3 99.0±0.2 63.8±0.5 51.1±0.6 49.8±0.4',
+    'ddc': '61.8±0.4 95.0±0.5 98.5±0.4 64.4±0.3 52.1±0.8 52.2±0.4',
+    'dan': '68.5±0.4 96.0±0.3 99.0±0.2 67.0±0.4 54.0±0.4 53.1±0.3',
+}
+MADA = {
+    'source': '68.4±0.5 96.7±0.5 99.3±0.1 68.9±0.2 62.5±0.3 60.7±0.3',
+    'ddc': '75.8±0.2 95.0±0.2 98.2±0.1 77.5±0.3 67.4±0.4 64.0±0.5',
+    'dan': '83.8±0.4 96.8±0.2 99.5±0.1 78.4±0.2 66.7±0.3 62.7±0.2',
+}
+# by others; all but JAN's and transferlearning's last epochs are those of the best epoch on the
+# test images
+RESNET50 = {
+    'source': {'TLlib': '75.8 95.5 99.0 79.3 63.6 63.8',
+               'DeepDA': '80.63 97.61 100.0 82.73 66.17 65.07'},
+    'ddc': {'easezyc': '78.3±0.4 97.1±0.1 100.0 81.7±0.9 65.2±0.6 65.1±0.4'},
+    'dan': {"JAN's paper": '80.5 97.1 99.6 78.6 63.6 62.8',
+            'transferlearning, last epoch': '81.6±0.7 97.2±0.1 99.5±0.1 80.0±0.7 66.2±0.6 65.6±0.4',
+            'its best epoch': '82.6±0.7 97.7±0.1 100.0 83.1±0.9 66.8±0.3 66.6±0.4',
+            'DeepDA': '85.79 97.48 100.0 84.34 68.16 66.56'},
+    'dan_tllib': {'TLlib': '84.2 98.4 100.0 87.3 66.9 65.2'},
+}
 OFFICE31 = [(a, b) for a in ('amazon', 'dslr', 'webcam') for b in ('amazon', 'dslr', 'webcam')
             if a != b]
 # DAN's recipe in Caffe, but for the weights' decay: by the step, ten times the rate for new layers
@@ -13,22 +39,24 @@ GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --bat
 OFFICE_LR = .0003         # chosen in the table office31-choices
 
 
-def domains(methods, papers, seeds=1):
+def domains(methods, papers=None, source='', others=None):
     """Rows of Office-31: for each pair of domains, each of `methods` ({name: (label, options)}).
-    `papers`: {name: accuracies in the papers' order of pairs, and their source}."""
+    `papers`: {name: accuracies}, from `source`; `others`: {name: {who: accuracies}}."""
     order = ['amazon webcam', 'dslr webcam', 'webcam dslr', 'amazon dslr', 'dslr amazon',
              'webcam amazon']
 
-    def paper(method, pair):
-        accuracies, source = papers.get(method, ((), ''))
-        if not accuracies:
-            return '', ''
-        return f'{100 - accuracies[order.index(pair)]:.1f}', source
+    def found(accuracies, pair):
+        return error_of(accuracies.split()[order.index(pair)]) if accuracies else ''
 
-    return {f'{a}_{b}_{method}': row(f'{a} → {b}, {label}', *paper(method, f'{a} {b}'),
+    def theirs(method, pair):
+        by = (others or {}).get(method, {})
+        return '; '.join(f'{found(accuracies, pair)} ({who})' for who, accuracies in by.items())
+
+    return {f'{a}_{b}_{method}': row(f'{a} → {b}, {label}',
+                                     found((papers or {}).get(method), f'{a} {b}'), source,
                                      f'--domain {a} --target {b} {options}',
                                      '' if label.endswith('source-only') else f'{a}_{b}_source',
-                                     seeds)
+                                     1, theirs(method, f'{a} {b}'))
             for a, b in OFFICE31 for method, (label, options) in methods.items()}
 
 
@@ -44,11 +72,9 @@ TABLES = {
                             '--source alexnet --weight_decay 0 --beta 0'),
             'ddc': ("Caffe's AlexNet, DDC", '--source bvlc_reference_caffenet.pth --method ddc'),
             'dan': ("Caffe's AlexNet, DAN", '--source bvlc_reference_caffenet.pth --method dan'),
-        }, {'source': ((61.6, 95.4, 99.0, 63.8, 51.1, 49.8), DAN),
-            'ddc': ((61.8, 95.0, 98.5, 64.4, 52.1, 52.2), DAN),
-            'dan': ((68.5, 96.0, 99.0, 67.0, 54.0, 53.1), DAN)})),
+        }, ALEXNET, 'arXiv:1502.02791')),
     'office31-resnet50': dict(
-        title='Office-31 with ResNet-50',
+        title="Office-31 with ResNet-50, beside the numbers of MADA's paper",
         script='finetune.py', epochs=20, medians=False, against='vs. source-only',
         common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
                '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
@@ -58,11 +84,8 @@ TABLES = {
             'source': ('source-only', ''), 'ddc': ('DDC', '--method ddc'),
             'dan': ('DAN', '--method dan'),
             'dan_tllib': ("Transfer-Learning-Library's DAN", '--method dan --mmd linear '
-                          '--mmd_layers bottleneck --dropout 0.5'),
-        }, {'source': ((68.4, 96.7, 99.3, 68.9, 62.5, 60.7), DAN),
-            'dan': ((80.5, 97.1, 99.6, 78.6, 63.6, 62.8), DAN),
-            # of the best epoch on the test images
-            'dan_tllib': ((84.2, 98.4, 100.0, 87.3, 66.9, 65.2), TLLIB)})),
+                          '--mmd_layers bottleneck --dropout 0.5 --nesterov'),
+        }, MADA, "MADA's paper, as easezyc/deep-transfer-learning quotes it", RESNET50)),
     'office31-choices': dict(
         title='Office-31: the learning rate, chosen on 500 held-out images of 2,817 of amazon',
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=1,
@@ -75,8 +98,7 @@ TABLES = {
         script='finetune.py', epochs=3, medians=False, against='vs. source-only',
         common=f'{OFFICE_RECIPE} {GIVEN} --lr {OFFICE_LR:g} --epoch_steps 100 --bottleneck 256 '
                '--validate 100',
-        rows=domains({'source': ('source-only', ''),
-                                            'dan': ('DAN', '--method dan')}, {})),
+        rows=domains({'source': ('source-only', ''), 'dan': ('DAN', '--method dan')})),
     'office31-parts': dict(
         title='amazon → webcam, source-only: what each part of the recipe contributes',
         script='finetune.py', epochs=3, medians=False, against='vs. the recipe',

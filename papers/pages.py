@@ -14,7 +14,6 @@ from papers.results import (
     grid,
     logs_of,
     markdown,
-    paper_number,
     table_lines,
     without_empty,
     write_pictures,
@@ -27,14 +26,13 @@ WRITTEN = '<!-- `python tables.py report` writes this file; its text is in paper
 # How a column is to be read.
 LEGEND = {
     'ours': '*ours*: {measure}, mean ± standard deviation over n seeds',
-    'others': "*others*: the range of other people's runs with the paper's schedule, of which the "
-              'best chose the epoch on the test images',
+    'others': "*others*: what other people's runs gave, by name, or the range of them (whose best "
+              'ends chose the epoch on the test images)',
     'median': '*median*: the median over the seeds, as in the paper',
     'against': '*{against}*: the difference between runs with the same seed, mean ± standard error',
     'MACs, %': '*MACs*: the multiply-adds of the pruned net',
     'MACs per image, %': '*MACs per image*: the multiply-adds that its gates leave',
     'seconds per run': '*seconds per run*: the median epoch times the number of epochs'}
-UNVERIFIED = '*unverified*: this number could not be checked against the paper or a second source'
 LOGS = ('each row links to its logs; the first line of a log has the command, revision, versions, '
         'machine, precision and seed')
 SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: do not compare the two "
@@ -50,14 +48,13 @@ def measure_of(name, logs):
 
 def legend(name, logs):
     """How the columns of a table are to be read, as a list."""
-    head, *rows = grid(name, logs)
+    head, *_ = grid(name, logs)
     columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
     against = table_of(name).get('against', AGAINST)
     words = dict(measure=measure_of(name, logs), against=against)
     said = [text.format(**words) for column, text in LEGEND.items()
             if (against if column == 'against' else column) in columns]
-    said += [UNVERIFIED] * ('(unverified)' in str(rows)) + [LOGS]
-    return '\n'.join(f'* {text}' for text in said)
+    return '\n'.join(f'* {text}' for text in [*said, LOGS])
 
 
 def warning(name, logs):
@@ -131,7 +128,7 @@ def status_row(table, of, rows, wants, found):
     r, epochs = rows_of(name)[row], split(name)[1]
     script = catalogue.TABLES[table].get('script', 'cifar.py')
     line = f'python tables.py run {table}' + (f' --epochs {epochs}' if epochs else '')
-    return {'table': of, 'row': r['label'], 'paper': paper_number(r),
+    return {'table': of, 'row': r['label'], 'paper': r['paper'],
             'ours': result_of(name, row, logs, wants), 'schedule': length_of(name, row, logs[row]),
             'n': str(len(logs[row]) or ''), 'logs': f'[{name}](results/{name})' * (name in found),
             'command': f'`{line}` ([{script}]({script}))'}

@@ -93,17 +93,13 @@ def macs_kept(logs, what='multiply_adds'):
 
 # ---- a table ------------------------------------------------------------------------------------
 
-def paper_number(r):
-    return r['paper'] + (' (unverified)' if r['paper'] and not r['source'] else '')
-
-
 def cells(name, row, logs):
     """A row of a table as {column: text}."""
     table, short = table_of(name), split(name)[1]
     r = table['rows'][row]
     of_paper = f', {schedule_of(name)}' * bool(short)
     against = table.get('against', AGAINST)
-    z = {table.get('measure', 'test error, %'): r['label'], f'paper{of_paper}': paper_number(r),
+    z = {table.get('measure', 'test error, %'): r['label'], f'paper{of_paper}': r['paper'],
          f'others{of_paper}': r['others'], 'ours': '', 'median': '', against: '', 'MACs, %': '',
          'MACs per image, %': '', 'n': str(len(logs[row])), 'seconds per run': ''}
     if logs[row]:

@@ -12,14 +12,14 @@ and, where they are not the usual ones:
     top5        whether the top-5 error stands beside it,
     against     heading of the differences to rows `plain`, if those are no plain students,
     pruned      whether multiply-adds are tabulated.
-Numbers are errors in %; one without a source could not be checked and is printed so.
+Numbers are errors in %, each with its source.
 """
 
 
 def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
     """A row: the paper's error in % and its source; the options of the script, in which @ROW stands
     for the run of that row with the same seed; the row of the plain student; the number of seeds;
-    the range of the errors that others reached with the paper's schedule."""
+    the errors that others reached, a range or by name."""
     return dict(label=label, paper=paper, source=source, options=options, plain=plain, seeds=seeds,
                 others=others)
 
@@ -27,3 +27,11 @@ def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
 def choice(label, options, plain=''):
     """A row of a grid of settings: one seed, and no number of a paper's."""
     return row(label, options=options, plain=plain, seeds=1)
+
+
+def error_of(accuracy):
+    """The error to an accuracy, both in % as text: '88.7±0.1' -> '11.3 ± 0.1', '75.61' -> '24.39'.
+    """
+    value, _, spread = accuracy.partition('±')
+    digits = len(value.partition('.')[2])
+    return f'{100 - float(value):.{digits}f}' + (f' ± {spread}' if spread else '')

@@ -34,12 +34,12 @@ def softmax(values):
     return [v / sum(e) for v in e]
 
 
-@pytest.mark.parametrize('kind', [attentive.afd, attentive.act])
+@pytest.mark.parametrize('kind', [attentive.afd_entries, attentive.act_entries])
 def test_channel_attention_is_a_loop(kind):
     x, params = features(), entries(kind)
     get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
     assert get['hidden.weight'].shape == (H, H * W) and get['bias'].shape == (C,)
-    assert ('hidden.bias' in get) == (kind is attentive.afd)
+    assert ('hidden.bias' in get) == (kind is attentive.afd_entries)
     got = attentive.channel_attention(x, params, 'attention.a')
     for b in range(B):
         scores = []
@@ -56,7 +56,7 @@ def test_channel_attention_is_a_loop(kind):
 
 
 def test_squeeze_and_excitation():
-    x, params = features(), entries(attentive.squeeze)
+    x, params = features(), entries(attentive.squeeze_entries)
     get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
     got = attentive.channel_attention(x, params, 'attention.a')
     mean = x.mean((2, 3))
@@ -66,7 +66,7 @@ def test_squeeze_and_excitation():
 
 
 def test_spatial_attention_is_a_loop():
-    x, params = features(), entries(attentive.ast)
+    x, params = features(), entries(attentive.ast_entries)
     get = {k.removeprefix('attention.a.'): v for k, v in params.items()}
     got = attentive.spatial_attention(x, params, 'attention.a')
     assert got.shape == (B, H, W)
@@ -131,7 +131,7 @@ def test_uniform_attention_is_the_plain_distance(method, factor):
 def test_gradients_reach_attention_and_target_and_never_the_source(method, arch):
     opt, f, params, layers, x, y = objective_of(method, arch=arch)
     source = utils.without_prefix(params, 'teacher.')
-    attention = finetune.attention_of(opt, f, source, layers, 40, torch.Generator())
+    attention = attentive.attention_of(opt, f, source, layers, 40, torch.Generator())
     assert {k.split('.hidden')[0] for k in attention if 'hidden' in k} == {
         f'attention.{k}' for k in layers}
     params = {k: v.detach().requires_grad_(not utils.is_statistic(k)) for k, v in params.items()}

@@ -72,7 +72,7 @@ class Options:
     """What `make_objective` and the loop ask of the options."""
     alpha, beta, temperature, at_groups = .9, 1000., 4., [0, 1, 2]
     method, at_map, at_mode, beta_decay, epochs = 'at', 'sum2', 'code', 'constant', 10
-    lr, weight_decay, epoch_step, lr_decay_ratio = .1, 5e-4, [], .2
+    lr, weight_decay, epoch_step, lr_decay_ratio, transfer_from = .1, 5e-4, [], .2, 1
 
     def __init__(self, **options):
         self.dtype = 'float'
@@ -254,6 +254,18 @@ def test_decay_of_beta(decay):
 def test_fractions_of_the_epochs_leave_the_first_one_alone(epochs, steps):
     opt = cifar.parse(['--epochs', str(epochs), '--epoch_step', '[0.3,0.6,0.8]'])
     assert opt.epoch_step == steps and loop.learning_rate(opt, 1) == opt.lr
+
+
+def test_before_transfer_from_the_student_is_alone(cifar_run):
+    cifar_run('logs/t', '--width', 2)
+    flags = ['--dtype', 'float', '--epochs', 4]
+    alone = cifar_run('logs/alone', *flags)
+    late = cifar_run('logs/late', *flags, '--teacher_id', 't', '--beta', 8, '--alpha', .9,
+                     '--transfer_from', .5)
+    assert [z['beta_now'] for z in late[1:]] == [0, 8, 8 * (1 - 1 / 3), pytest.approx(8 / 3)]
+    assert [len(z['at_losses']) for z in late[1:]] == [0, 3, 3, 3]
+    same = [z['train_loss'] == y['train_loss'] for z, y in zip(late[1:], alone[1:], strict=True)]
+    assert same == [True, False, False, False] and late[-1]['transfer_from'] == 2
 
 
 def test_default_decay():
@@ -468,7 +480,9 @@ BAD_FLAGS = [
     (['--method', 'min_l2', '--beta', '1', '--compile'], '--compile'),
     (['--method', 'symmetry', '--beta', '1', '--teacher_id', 'x'], 'no teacher'),
     (['--method', 'fitnets'], 'fitnets'), (['--at_map', 'sum3'], 'sum3'),
-    (['--beta_decay', 'slow'], 'slow'),
+    (['--beta_decay', 'slow'], 'slow'), (['--transfer_from', '2'], 'teacher_id'),
+    (['--transfer_from', '0'], 'invalid epoch'),
+    (['--teacher_id', 'x', '--beta', '1', '--transfer_from', '300'], 'only 200 epochs'),
     (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),
 ]
 

@@ -1,4 +1,5 @@
 """finetune.py: its methods on shapes, what is trained and how fast, evaluation, what is refused."""
+import functools
 import json
 import math
 import pathlib
@@ -289,7 +290,7 @@ def test_what_is_updated_alike(monkeypatch):
 def test_rates():
     def rates(*flags, epochs=6, steps=10):
         opt = finetune.parse(['--arch', 'resnet18', '--epochs', str(epochs), '--lr', '1', *flags])
-        at = finetune.rate(opt, steps)
+        at = functools.partial(finetune.rate, opt, steps)
         return [at(epoch, 1) for epoch in range(1, epochs + 1)]
 
     assert rates('--epoch_step', '[3]') == pytest.approx([1, 1, .1, .1, .1, .1])

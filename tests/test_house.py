@@ -36,5 +36,18 @@ def test_no_module_imports_itself_by_way_of_others():
         needs = {name: others for name, others in needs.items() if name not in free}
 
 
+# what a package may import of the others
+MAY_IMPORT = {'data': {'engine'}, 'weights': {'data', 'engine'}, 'engine': {'data', 'weights'},
+              'methods': {'data', 'engine', 'weights'}, 'papers': {'engine'}}
+
+
+@pytest.mark.parametrize('package', PACKAGES, ids=lambda path: path.name)
+def test_a_package_imports_those_that_it_may(package):
+    others = {p.name for p in PACKAGES} - {package.name}
+    for path in package.glob('*.py'):
+        found = {name.split('.')[0] for name in imports(path)} & others
+        assert found <= MAY_IMPORT[package.name], path
+
+
 def test_tables_import_no_script():
     assert not SCRIPTS & set(imports(pathlib.Path(ROOT, 'tables.py')))

@@ -11,11 +11,11 @@ import torch
 from helpers import SMALL_IMAGENET
 from PIL import Image
 
-import bench_imagenet
 import imagenet
 import nets
 from data import decoded, downloads, folder_sets, image_files, shapes
 from engine import runs, script
+from methods import original
 from utils import InputError, RunError
 from weights import folding, store
 
@@ -163,7 +163,7 @@ def test_crops_are_those_of_pil(photo):
     files = decoded.Files([photo], np.array([3]), 224)
     for seed in range(1, 20):
         (crop,), (label,) = files[torch.tensor([0]), torch.tensor([seed])]
-        expected = bench_imagenet.pil_crop(photo, seed).astype(int)
+        expected = original.pil_crop(photo, 224, seed).astype(int)
         assert label == 3 and np.abs(crop.numpy() - expected).mean() < .2
 
 

@@ -203,7 +203,7 @@ def test_folded_and_restored_nets_agree(name):
     torch.testing.assert_close(f(x, folded, False)[0], logits)
     assert name == 'preactivation' or not any('running' in k for k in folded)
     assert folding.folded(f, folded)
-    restored = folding.restore(f, folded, batches)
+    restored = folding.restore_batch_norm(f, folded, batches)
     torch.testing.assert_close(f(x, restored, False)[0], logits)
     assert not folding.folded(f, restored)
     if name in NORMALISED:
@@ -219,7 +219,7 @@ def test_restored_statistics_are_those_of_the_convolutions_outputs():
     f, params = NETS['resnet18']()
     folded = folding.fold(values(params))
     batch = torch.randn(8, 3, 64, 64)
-    restored = folding.restore(f, folded, [batch[:5], batch[5:]])
+    restored = folding.restore_batch_norm(f, folded, [batch[:5], batch[5:]])
     taps = {'group2.block0.convdim': None}
     f(batch, restored, False, taps=taps)
     mean, variance = (getattr(taps['group2.block0.convdim'], k)((0, 2, 3)) for k in ('mean', 'var'))
@@ -240,7 +240,7 @@ def test_identity_statistics_count_as_folded():
                    base + '.running_var': torch.full((n,), 1 - 1e-5)}
     assert folding.folded(f, params)
     x = torch.randn(8, 3, 64, 64)
-    restored = folding.restore(f, params, [x])
+    restored = folding.restore_batch_norm(f, params, [x])
     assert not folding.folded(f, restored)
     torch.testing.assert_close(f(x, restored, False)[0], f(x, params, False)[0], rtol=1e-3,
                                atol=1e-3)
@@ -267,7 +267,7 @@ def test_normalisation_with_statistics_of_its_own_is_left_alone():
     mixed = folding.without(params, 'group1.block0.bn0') | {'group1.block0.conv0.bias':
                                                             torch.ones(16)}
     assert folding.folded(f, mixed) == ['group1.block0.bn0']
-    restored = folding.restore(f, mixed, [torch.randn(4, 3, 64, 64)])
+    restored = folding.restore_batch_norm(f, mixed, [torch.randn(4, 3, 64, 64)])
     assert all(torch.equal(restored[k], v) for k, v in params.items()
                if not k.startswith('group1.block0.bn0'))
 

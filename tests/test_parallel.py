@@ -121,7 +121,7 @@ def test_two_processes_with_bn_equal_averaged_gradients_of_two_shards():
             if shard:
                 params.update(statistics)
         step.update(state, total)
-    for k, v in runs.trained(params).items():
+    for k, v in runs.student_of(params).items():
         torch.testing.assert_close(two[k], v.detach(), rtol=0, atol=1e-5)
 
 

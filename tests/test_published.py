@@ -118,12 +118,12 @@ def test_attention_transfer():
     ('act', [32.18775734078, 4.776184319834, 1.938231018561, .3655895634683, 1.848974909484,
              1.378312410883, .344415287428, .3973406534557, .5612450856955])])
 def test_attention_of_afa(method, published):
-    compare(method, attention(getattr(attentive, method)), published)
+    compare(method, attention(getattr(attentive, f'{method}_entries')), published)
 
 
 def test_afd_with_squeeze_and_excitation():
     """The class AFD with att_f=1, its default, of each layer."""
-    compare('afd', attention(attentive.squeeze), [
+    compare('afd', attention(attentive.squeeze_entries), [
         .3346390040274, .01558908867203, .05329305007176, .001766033964081, .002425664017164,
         .001109291847594, .0004498184550643, .006952266632957, .0001485616782994, .001337841424359,
         .0001333412000851], 'mean', normalize=True)
@@ -132,7 +132,7 @@ def test_afd_with_squeeze_and_excitation():
 def test_squeeze_and_excitation_starts_as_published():
     """The class AFD's weights for 256 channels had these deviations; its biases were zeros."""
     torch.manual_seed(0)
-    entries = attentive.squeeze(256, 4, 4)
+    entries = attentive.squeeze_entries(256, 4, 4)
     for layer, deviation in (('squeeze', .0881), ('excite', .0884)):
         weight, bias = entries[f'{layer}.weight'], entries[f'{layer}.bias']
         assert weight.shape == (256, 256) and weight.std().item() == pytest.approx(deviation, .01)
@@ -142,7 +142,7 @@ def test_squeeze_and_excitation_starts_as_published():
 def test_afd_of_flattened_maps():
     """The class AFD that is commented out, with the softmax that a comment in it has, as ours, in
     place of sigmoids divided by their sum."""
-    compare('afd', attention(attentive.afd), [
+    compare('afd', attention(attentive.afd_entries), [
         .3368100551158, .01504074451238, .0570732978499, .003743512615619, .000391789493678,
         .003707300362269, .008901137296583, .01763131003659, .01019198876514, .01680238388088,
         .008107662777279], 'mean', normalize=True)

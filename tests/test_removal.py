@@ -223,7 +223,7 @@ def test_a_run_in_phases_is_not_prolonged(fails):
     flags = [*PHASES, '--prune', 'random', '--epochs']
     call('logs/a', *flags, 3)
     status, error = fails(lambda argv: call('logs/a', *argv), *flags, 6)
-    assert status == 2 and '--phases are parts of them' in error
+    assert status == 2 and '--phases are parts of the epochs' in error
 
 
 @pytest.mark.slow

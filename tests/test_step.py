@@ -5,10 +5,9 @@ from helpers import METHODS, objective_of
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cifar
-import finetune
 import utils
 from engine import step
-from methods import gates, losses, teaching
+from methods import attentive, gates, losses, teaching
 
 
 def small(rng):
@@ -25,18 +24,20 @@ def objective(params, inputs, targets, mode, weight):
     return loss + weight * part, logits, [part]
 
 
-def test_steps_are_those_of_torchs_sgd():
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_steps_are_those_of_torchs_sgd(nesterov):
     """With groups of other rates and decays; what has no gradient stays."""
     rng = torch.Generator().manual_seed(0)
     params = small(rng)
     theirs = {k: v.detach().clone().requires_grad_() for k, v in params.items()}
     groups = [step.Group(['student.a'], .01), step.Group(['student.b', 'student.c'], .3, 10.)]
-    state = step.new_state(objective, params, 'double', groups=groups)
+    state = step.new_state(objective, params, 'double', groups=groups, nesterov=nesterov)
     state.rate.fill_(.05)
     state.weight.fill_(.2)
     sgd = torch.optim.SGD([
         dict(params=[theirs['student.a']], weight_decay=.01),
-        dict(params=[theirs['student.b'], theirs['student.c']], weight_decay=.3, lr=.5)], .05, .9)
+        dict(params=[theirs['student.b'], theirs['student.c']], weight_decay=.3, lr=.5)], .05, .9,
+        nesterov=nesterov)
     total, n = 0., 0
     for t in range(5):
         x = torch.randn(4 + t, 2, generator=rng, dtype=torch.double)
@@ -132,7 +133,7 @@ def test_a_step_of_each_method_of_fine_tuning_can_be_recorded(method):
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, dtype=torch.double)
                    for k in layers for n in [len(params[f'student.{k}'])]}
     start = utils.without_prefix(params, 'student.')
-    params |= finetune.attention_of(opt, f, start, layers, 40, torch.Generator())
+    params |= attentive.attention_of(opt, f, start, layers, 40, torch.Generator())
     params = {k: v.detach().double().clone().requires_grad_(
         not k.startswith('teacher.') and not utils.is_statistic(k)) for k, v in params.items()}
     f_t = f if any(k.startswith('teacher.') for k in params) else None

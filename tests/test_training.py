@@ -89,10 +89,11 @@ runs.save_checkpoint = save
 '''
 
 
-@pytest.mark.parametrize('method', ['at', 'f_actt'])
-def test_killed_and_continued_equals_uninterrupted(cifar_run, method):
+@pytest.mark.parametrize('method, first', [('at', 1), ('f_actt', 3)])
+def test_killed_and_continued_equals_uninterrupted(cifar_run, method, first):
+    """Also where the teacher begins to teach in between."""
     flags = ['--teacher_id', 't', '--beta', 100, '--epochs', 4, '--epoch_step', '[2,4]',
-             '--method', method]
+             '--method', method, '--transfer_from', first]
     cifar_run('logs/t', '--width', 2)
     cifar_run('logs/whole', *flags)
     killed = process('--save', 'logs/killed', '--save_every', 0, *flags,

@@ -71,7 +71,7 @@ def folded(f, params):
 
 
 @torch.no_grad()
-def restore(f, params, batches):
+def restore_batch_norm(f, params, batches):
     """Batch normalisation given back to a net (f, params), so that it can be trained with batch
     statistics: everywhere where one was folded away, or is one with the statistics of an identity.
 

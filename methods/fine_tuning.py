@@ -1,0 +1,137 @@
+"""Fine-tuning by a method: its flags, what is updated alike, what is logged besides.
+
+The loss is cross-entropy + alpha times the loss of --method (losses.py) + beta / 2 times the
+squared norm of the new layers.
+"""
+from engine import script, step
+from methods import domains, losses
+from utils import InputError
+
+METHODS = losses.methods_of('fine-tuning')
+# options that mean something for these methods alone
+OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
+              **dict.fromkeys(('positions', 'normalize_features'),
+                              [k for k, m in METHODS.items() if m.positions]),
+              'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
+              'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+def add_flags(parser, frozen):
+    """The flags of the method; `frozen`: what --freeze can name."""
+    t = parser.add_argument_group('method')
+    t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
+                   'distance of the parameters to the source; feature_map, delta: of the features, '
+                   'the latter with fixed weights of channels; afd, ast, act: with learned '
+                   'attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
+    t.add_argument('--alpha', type=float, metavar='X', help="weight of the method's loss, the "
+                   "papers' (default: " +
+                   ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
+    t.add_argument('--beta', type=float, metavar='X', help='weight decay of the head (default: ' +
+                   ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that of all else '
+                   'is --weight_decay (default: 0 for l2_sp, feature_map and delta, else the same)')
+    t.add_argument('--head_lr_mult', default=1, type=float, metavar='X', help='learning rate of '
+                   'the head, as a multiple of --lr')
+    t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels in the head, '
+                   'before the last one (default: 256 for ddc, and for dan but of alexnet)')
+    t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
+                   'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
+    t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: of all '
+                   'pairs of images, as in DeepDA; or unbiased, or of neighbours in the batch '
+                   '(linear), as in Transfer-Learning-Library, which takes the last one by default')
+    t.add_argument('--mmd_layers', default='all', choices=['all', 'bottleneck'], help='dan: '
+                   "bottleneck and logits (the last three layers of AlexNet), as in DAN's paper, "
+                   'or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
+    t.add_argument('--freeze', default=[], nargs='+', choices=frozen, help='leave as the '
+                   'source has it: stem and first group; batch normalisation, or its statistics '
+                   'alone; all but the head')
+    t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
+                   'matrices, or biases and batch normalisation too')
+    t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
+                   'features over height and width (default: mean of feature_map and delta, sum of '
+                   'afd, ast and act)')
+    t.add_argument('--normalize_features', action='store_true', help="divide each channel's map by "
+                   'its norm before features are compared')
+    t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: the '
+                   "paper's, from each flattened map, or squeeze and excitation")
+    t.add_argument('--keep_head', action='store_true', help='keep the head of --source, as '
+                   "AFA's second stage (act) does with the net of its first (ast)")
+    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
+                   'compute, which leaves channel_weights.json in the folder of the run; or such a '
+                   'file, or one of the published code')
+    t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
+                   'parameters, of the same classes')
+    t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of kd')
+    t.add_argument('--at_groups', default='[-2,-1]', metavar='LIST', help='json list of the '
+                   'groups that at compares, from 0; -1 is the last one')
+
+
+def check_flags(opt):
+    """Refuse what does not go together, and fill in a method's defaults."""
+    for name, methods in OF_METHODS.items():
+        if name in opt.given and opt.method not in methods:
+            raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
+                             f'{", ".join(methods)}')
+    for name in ('alpha', 'beta', 'weight_decay', 'positions'):
+        if getattr(opt, name) is None:
+            setattr(opt, name, getattr(METHODS[opt.method], name))
+    script.check_numbers(opt, above_zero=('head_lr_mult', 'temperature'),
+                         zero_or_more=('alpha', 'beta', 'bottleneck'))
+    if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
+        raise InputError(f'--method {opt.method} compares the bottleneck: give its channels')
+    if opt.bottleneck == 0 and opt.dropout:
+        raise InputError('--dropout is that of the bottleneck: give its channels')
+    if not 0 <= opt.dropout < 1:
+        raise InputError(f'--dropout is {opt.dropout}: give a probability below 1')
+    opt.at_groups = script.json_list(opt.at_groups, '--at_groups', '[2,3]')
+
+
+def check_sources(opt):
+    """Refuse a method without what it compares with, and that with others."""
+    method = METHODS[opt.method]
+    if bool(opt.teacher) != (method.needs == 'teacher'):
+        raise InputError('--teacher is what at and kd learn from: give it with them, and with no '
+                         'other method')
+    if method.needs in ('parameters', 'features') and not opt.source:
+        raise InputError(f'--method {opt.method} compares with a source: give --source')
+    if method.needs == 'target' and not (opt.target or opt.shift):
+        raise InputError(f'--method {opt.method} adapts to a target domain: give --target, or '
+                         f'--shift of shapes')
+    if bool(opt.channel_weights) != (opt.method == 'delta'):
+        raise InputError('--channel_weights belongs to --method delta: compute, or a file that '
+                         'such a run left')
+    if not opt.source and not opt.arch:
+        raise InputError('give --source, the weights to start from, or --arch, to start from none')
+    for name in ('keep_head', 'freeze'):
+        if getattr(opt, name) and not opt.source:
+            raise InputError(f'--{name} is for a net that comes from a --source')
+
+
+# ---- what is updated alike, and what is logged --------------------------------------------------
+
+def groups_of(opt, params, head):
+    """What is updated alike: the source's layers; the new ones, which have another rate and --beta
+    as decay; learned attention, which does not decay."""
+    learnt = [k for k, v in params.items() if v.requires_grad]
+    new = [k for k in learnt if k.startswith(f'student.{head}.')]
+    attention = [k for k in learnt if k.startswith('attention.')]
+    return [step.Group([k for k in learnt if k not in {*new, *attention}], opt.weight_decay),
+            step.Group(new, opt.beta, opt.head_lr_mult), step.Group(attention, 0.)]
+
+
+def logged(lines):
+    """What different ways to pick an epoch so far would report: the last one is what counts; the
+    one that is best on the images held out; the one that is best on the test images, which is for
+    comparison with papers that did so, and too good. And the entropy of learned attention, as a
+    part of that of uniform one, layer by layer: near zero, it looks at one channel only."""
+    epochs = [z for z in lines if 'epoch' in z]
+    found = {'best_on_test_acc': max(z['test_acc'] for z in epochs)}
+    if epochs[-1]['method'] in ('afd', 'ast', 'act'):
+        loss, *found['attention_entropy'] = epochs[-1]['at_losses']
+        found['at_losses'] = [loss]
+    if 'val_acc' in epochs[-1]:
+        best = max(epochs, key=lambda z: z['val_acc'])
+        found |= {'best_on_validation_epoch': best['epoch'],
+                  'best_on_validation_test_acc': best['test_acc']}
+    return found

@@ -1,0 +1,61 @@
+"""CIFAR-100 in the recipe of RepDistiller, whose table others compare their methods with.
+
+  Tian, Krishnan & Isola, 'Contrastive Representation Distillation',
+  https://arxiv.org/abs/1910.10699; https://github.com/HobbitLong/RepDistiller
+
+Its flags there: KD `-r 0.1 -a 0.9`, AT `-a 0 -b 1000`; it gives no AT+KD. docs/deviations.md has
+what differs here.
+"""
+from papers.rows import error_of, row
+
+REPDISTILLER = 'the README of HobbitLong/RepDistiller'
+RESNET = '--model cifar_resnet --shortcut B'
+# name: label, options, accuracy when trained alone
+NETS = {
+    'wrn_40_2': ('WRN-40-2', '--depth 40 --width 2', '75.61'),
+    'wrn_16_2': ('WRN-16-2', '--depth 16 --width 2', '73.26'),
+    'wrn_40_1': ('WRN-40-1', '--depth 40', '71.98'),
+    'resnet56': ('ResNet-56', f'{RESNET} --depth 56', '72.34'),
+    'resnet110': ('ResNet-110', f'{RESNET} --depth 110', '74.31'),
+    'resnet20': ('ResNet-20', f'{RESNET} --depth 20', '69.06'),
+    'resnet32': ('ResNet-32', f'{RESNET} --depth 32', '71.14'),
+    'resnet32x4': ('ResNet-32x4', f'{RESNET} --depth 32 --width 4', '79.42'),
+    'resnet8x4': ('ResNet-8x4', f'{RESNET} --depth 8 --width 4', '72.50'),
+}
+# teacher, student: the student's accuracy with KD and with AT
+PAIRS = {
+    ('wrn_40_2', 'wrn_16_2'): ('74.92', '74.08'),
+    ('wrn_40_2', 'wrn_40_1'): ('73.54', '72.77'),
+    ('resnet56', 'resnet20'): ('70.66', '70.55'),
+    ('resnet110', 'resnet20'): ('70.67', '70.22'),
+    ('resnet110', 'resnet32'): ('73.08', '72.31'),
+    ('resnet32x4', 'resnet8x4'): ('73.33', '73.44'),
+}
+# its issue 62, of 2025: a newer GPU and torch
+OTHERS = {'resnet20_kd_resnet56': '28.46 (RepDistiller, 2025)'}
+
+
+def taught(teacher, student, kd, at):
+    """The rows of a pair; `kd`, `at`: the accuracies."""
+    label, options, _ = NETS[student]
+    methods = {'kd': ('KD', '--alpha 0.9', error_of(kd)), 'at': ('AT', '--beta 1e+3', error_of(at)),
+               'at_kd': ('AT+KD', '--alpha 0.9 --beta 1e+3 --beta_decay constant', '')}
+    return {(key := f'{student}_{name}_{teacher}'):
+            row(f'{label} from {NETS[teacher][0]}, {method}', paper, REPDISTILLER,
+                f'{options} --teacher_id @{teacher} {flags}', student, others=OTHERS.get(key, ''))
+            for name, (method, flags, paper) in methods.items()}
+
+
+TABLES = {
+    'cifar100': dict(
+        title="CIFAR-100 in RepDistiller's recipe: WRNs and CIFAR's ResNets",
+        epochs=240, medians=False,
+        common='--dataset CIFAR100 --batch_size 64 --lr 0.05 --epochs 240 '
+               '--epoch_step [150,180,210] --lr_decay_ratio 0.1',
+        rows={
+            **{name: row(f'{label} alone', error_of(accuracy), REPDISTILLER, options)
+               for name, (label, options, accuracy) in NETS.items()},
+            **{key: r for pair, accuracies in PAIRS.items()
+               for key, r in taught(*pair, *accuracies).items()},
+        }),
+}
