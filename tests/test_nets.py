@@ -281,3 +281,11 @@ def test_normalisation_with_statistics_of_its_own_is_left_alone():
 def test_other_nets_are_refused(change, said):
     with pytest.raises(InputError, match=said):
         nets.net_of(change(NETS['resnet50']()[1]), 'a file')
+
+
+def test_a_resnet_with_another_stem_is_not_taken_for_one_of_imagenet():
+    """ResNets with four groups for CIFAR begin with a 3x3 convolution, and have other strides."""
+    _, params = imagenet.define_student(18, .125, 7)
+    store.write({**params, 'conv0': utils.conv_params(3, 64, 3)[:8]}, 'small_stem.pth')
+    with pytest.raises(InputError, match='small_stem.pth'):
+        nets.load_net('small_stem.pth')

@@ -84,6 +84,9 @@ def residual_of(params):
         own = {'size': 32, 'pixels': 'cifar', 'head': head}
     else:
         return Architecture()
+    stem = params.get(weight_of(params, names.stem))
+    if len(blocks) == 4 and stem is not None and stem.shape[2:] != (7, 7):
+        return Architecture()       # such as a ResNet-18 for CIFAR, whose strides are others
     deep = any(f'.conv{names.first + 2}' in k for k in params)
     last = f'.conv{names.first + 1 + deep}'
     stages = tuple(names.block.format(j + names.first, n - 1) + last
