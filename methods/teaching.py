@@ -179,9 +179,9 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     params = {**utils.with_prefix(student, 'student.'),
               **step.on_device(helpers, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}
-    alone, taught = losses.make_objective(opt, f_s), make_objective(opt, f_s, f_t)
-    if opt.compile:
-        alone, taught = torch.compile(alone), torch.compile(taught)
+    compiled = torch.compile if opt.compile else lambda objective: objective
+    taught = compiled(make_objective(opt, f_s, f_t))
+    alone = compiled(losses.make_objective(opt, f_s)) if opt.transfer_from > 1 else taught
     state = step.new_state(taught, params, opt.dtype, opt.weight_decay, nesterov=opt.nesterov)
     return loop.Training(
         opt, state, train, test, classes, generator, checkpoint, lines,
