@@ -118,7 +118,8 @@ def test_regularisers_are_loops(method):
 @pytest.mark.parametrize('method, factor', [('afd', 2 / C), ('ast', 1), ('act', 1)])
 def test_uniform_attention_is_the_plain_distance(method, factor):
     x, y = features(0), features(1)
-    params = {k: torch.zeros_like(v) for k, v in entries(getattr(attentive, f'{method}_entries')).items()}
+    params = {k: torch.zeros_like(v)
+              for k, v in entries(getattr(attentive, f'{method}_entries')).items()}
     opt = finetune.parse(['--source', 'x', '--method', method])
     (got,), (entropy,) = losses.METHODS[method].losses(batch(opt, params, x, y))
     plain = from_source.feature_distance({'a': x}, {'a': y}, positions='sum')
