@@ -152,9 +152,8 @@ def wide_residual(blocks):
     """The function of WRN of `blocks` in each group."""
     def block(x, params, base, mode, stride, taps):
         o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
-        y = utils.conv2d(o1, params, base + '.conv0', stride, taps=taps)
-        o2 = F.relu(utils.norm(y, params, base + '.bn1', mode, taps), inplace=True)
-        z = utils.conv2d(o2, params, base + '.conv1', taps=taps)
+        y = utils.conv_bn(o1, params, base + '.conv0', mode, stride, taps=taps, bn=base + '.bn1')
+        z = utils.conv2d(F.relu(y, inplace=True), params, base + '.conv1', taps=taps)
         if base + '.convdim' in params:
             x = utils.conv2d(o1, params, base + '.convdim', stride, taps=taps)
         return z.add_(x)

@@ -86,11 +86,12 @@ def add_data_flags(parser):
     m.add_argument('--dataroot', default='.', metavar='DIR', help='folder of the data set')
     m.add_argument('--domain', default='', help='part of --dataroot: amazon, dslr or webcam of '
                    'office31, a subfolder, a list; without --target what is not trained on is the '
-                   'test set')
+                   'test set; shifted of shapes')
     m.add_argument('--target', default='', metavar='DOMAIN', help='another part, all of which is '
                    'the test set, and, without its labels, what ddc and dan adapt to')
     m.add_argument('--shift', default=0, type=float, metavar='X', help='0 to 1: shapes of less '
-                   'contrast and more noise are the target')
+                   'contrast and more noise are the target; with --domain shifted they are trained '
+                   'on')
     m.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N images of '
                    'each class, drawn by --seed')
     m.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this part of '
@@ -159,14 +160,31 @@ def read_sets(opt):
     return dict(train=train, validation=validation, test=test, target=target), names
 
 
-def images_of(opt, images, size, pixels, device, train=False, batch_size=0, **how):
-    """`data.Images` of a set (files, labels, boxes...)."""
+def images_of(opt, images, size, pixels, device, train=False, batch_size=0, count=0, ten=None):
+    """`arrays.Images` of a set (files, labels, boxes...). Images in memory that have the size of
+    the crops lie on the device, and are augmented as by cifar.py: an eighth of their size around
+    them is 4 pixels of CIFAR's. `ten`: as --ten_crop, unless given."""
     files, labels, *boxes = images
-    how = {'crop': opt.crop, **how} if train else {'ten': opt.ten_crop, **how}
+    batch_size, ten = batch_size or opt.batch_size, opt.ten_crop if ten is None else ten
+    how = *nets.PIXELS[pixels], step.parameter_dtype(opt.dtype)
+    if files.shape[1:3] == (size, size) and (opt.crop == 'place' if train else not ten):
+        pad = size // 8 if train else 0
+        return arrays.held_images(
+            *(torch.from_numpy(v).to(device) for v in (arrays.pad_reflect(files, pad), labels)),
+            batch_size if train else arrays.test_batch(batch_size, size, device), *how, pad, train,
+            count)
+    views = {'crop': opt.crop} if train else {'ten': ten}
     return decoded.decoded_images(
-        files, labels, batch_size or opt.batch_size, size, *nets.PIXELS[pixels], device,
-        opt.nthread, step.parameter_dtype(opt.dtype), train, resize=opt.resize,
-        boxes=boxes[0] if opt.box else None, **how)
+        files, labels, batch_size, size, *how[:2], device, opt.nthread, how[2], train, count,
+        resize=opt.resize, boxes=boxes[0] if opt.box else None, **views)
+
+
+def input_of(opt, params, made, images):
+    """`imagenet.input_of`, but that a net for CIFAR's small images takes those in memory as they
+    are."""
+    size, pixels = imagenet.input_of(opt, params, made)
+    small = images.ndim == 4 and architecture_of(params).pixels == 'cifar'
+    return (images.shape[1] if small and not (opt.size or made.get('input_size')) else size), pixels
 
 
 def set_epochs(opt, n=0):
@@ -206,13 +224,13 @@ def start_of(opt, sets, classes):
     """The net to train, from --source or random -> (f, params, size, pixels)."""
     if not opt.source:
         f, params = nets.new_net(opt.arch, classes)
-        return f, params, *imagenet.input_of(opt, params, {})
+        return f, params, *input_of(opt, params, {}, sets['train'][0])
     f, _, params, path = nets.load_net(opt.source, any_head=not opt.keep_head)
     params = {k: v.float() for k, v in params.items()}
     arch = architecture_of(params).arch
     if opt.arch and opt.arch != arch:
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
-    size, pixels = imagenet.input_of(opt, params, store.options(path))
+    size, pixels = input_of(opt, params, store.options(path), sets['train'][0])
     if arch != 'alexnet' and folding.folded(f, params):
         some = arrays.some_of(sets['train'], RESTORED)
         print(f'batch normalisation is given back to {opt.source}, with the statistics of '
@@ -318,13 +336,14 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
                            groups=fine_tuning.groups_of(opt, params, head),
                            nesterov=opt.nesterov)
 
+    seen = images(arrays.some_of(sets['train'], SEEN), ten=False)
+    tested = images(sets['test'], ten=False)
+
     def on_epoch(epoch):
-        seen = images(arrays.some_of(sets['train'], SEEN), ten=False).batches()
-        return pruning.begin_phase(opt, start_f, params, epoch, size, seen)
+        return pruning.begin_phase(opt, start_f, params, epoch, size, seen.batches())
 
     def logged(lines):
-        return fine_tuning.logged(lines) | pruning.logged(opt, lines, start_f, params, size,
-                                                          images(sets['test'], ten=False))
+        return fine_tuning.logged(lines) | pruning.logged(opt, lines, start_f, params, size, tested)
 
     return loop.Training(
         opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
@@ -371,7 +390,7 @@ def evaluate(opt, device):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
     made = store.options(path)
     check_drawn(opt, made, path)
-    size, pixels = imagenet.input_of(opt, params, made)
+    size, pixels = input_of(opt, params, made, sets['test'][0])
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
     imagenet.report_test(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)

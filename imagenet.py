@@ -206,9 +206,9 @@ def preactivation(blocks):
             o = act(x, params, base + '.affine0', mode, taps)
         if base + '.conv_dim' in params:
             x = utils.conv2d(o, params, base + '.conv_dim', stride, taps=taps)
-        o = utils.conv2d(o, params, base + '.conv0', stride, taps=taps)
-        o = act(o, params, base + '.affine1', mode, taps)
-        return utils.conv2d(o, params, base + '.conv1', taps=taps) + x
+        o = utils.conv_bn(o, params, base + '.conv0', mode, stride, taps=taps,
+                          bn=base + '.affine1')
+        return utils.conv2d(F.relu(o), params, base + '.conv1', taps=taps) + x
 
     def f(inputs, params, mode, base='', taps=None):
         o = utils.conv2d(inputs, params, base + 'conv0', 2, taps=taps)

@@ -211,9 +211,10 @@ def bn_of(conv: str) -> str:
 
 
 def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: int = 1,
-            groups: int = 1, taps: dict | None = None) -> Tensor:
-    """Convolution `key` and the normalisation behind it, whose scale a gate may give."""
-    y, base = conv2d(x, params, key, stride, groups=groups, taps=taps), bn_of(key)
+            groups: int = 1, taps: dict | None = None, bn: str = '') -> Tensor:
+    """Convolution `key` and the normalisation of its output, `bn` or that of `bn_of`, whose scale a
+    gate may give."""
+    y, base = conv2d(x, params, key, stride, groups=groups, taps=taps), bn or bn_of(key)
     if base + '.gate.weight' in params:
         return gated(y, x, params, base, mode, taps)
     return norm(y, params, base, mode, taps)

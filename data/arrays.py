@@ -70,6 +70,12 @@ def sizes_of(n, size):
     return sizes
 
 
+def order_of(n, count, generator):
+    """The images of an epoch of `count`, drawn from n without repetition until all were taken."""
+    passes = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
+    return torch.cat(passes)[:count]
+
+
 def test_batch(batch_size, size, device):
     """Images of a test batch, if training takes `batch_size` of size x size pixels: on a GPU as
     many as 2,048 small ones of CIFAR, whose kernels are too short to fill it."""
@@ -77,17 +83,20 @@ def test_batch(batch_size, size, device):
     return max(batch_size, many) if device.type == 'cuda' else batch_size
 
 
-def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0, train=False):
+def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0, train=False,
+                count=0):
     """`Images` that lie on the device: uint8 (N, H, W, 3), and labels int64 (N,).
 
     In training, images come in random order, mirrored with probability 1/2 and, for pad > 0 (images
-    then have that many pixels around them), cropped at random. All this is drawn once per epoch. Of
-    several processes, which all draw the same, each gets its share of every batch.
+    then have that many pixels around them), cropped at random. All this is drawn once per epoch,
+    which has `count` images, if that is not one pass over them. Of several processes, which all
+    draw the same, each gets its share of every batch.
     """
     device = images.device
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
     n, height, width = len(images), images.shape[1] - 2 * pad, images.shape[2] - 2 * pad
-    plan = processes.shard(torch.arange(n), even=train)
+    count = count or n
+    plan = processes.shard(torch.arange(count) % n, even=train)
     sizes = sizes_of(len(plan), batch_size // processes.world())
     # an epoch's images, corners and flips, and how many of its images were taken
     draws = torch.zeros(len(plan), 4, dtype=torch.long, device=device)
@@ -96,9 +105,9 @@ def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=
 
     def epoch(generator=None):
         if train:
-            new = torch.stack([torch.randperm(n, generator=generator),
-                               *torch.randint(2 * pad + 1, (2, n), generator=generator),
-                               torch.randint(2, (n,), generator=generator)])
+            new = torch.stack([order_of(n, count, generator),
+                               *torch.randint(2 * pad + 1, (2, count), generator=generator),
+                               torch.randint(2, (count,), generator=generator)])
             draws.copy_(processes.shard(new.T, even=True), non_blocking=True)
         place.zero_()
         return ((size,) for size in sizes)
@@ -112,7 +121,7 @@ def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=
             x = images[index]
         return normalise(x, stats), labels[index]
 
-    return Images(n, epoch, make, [place])
+    return Images(count, epoch, make, [place])
 
 
 def both(source, target):

@@ -172,8 +172,7 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
 
     def epoch(generator=None):
         if train:
-            order = torch.cat([torch.randperm(n, generator=generator)
-                               for _ in range(-(-count // n))])[:count]
+            order = arrays.order_of(n, count, generator)
             seeds = torch.randint(2 ** 62, (count,), generator=generator)
             plan = torch.stack([order, seeds], dim=1)
         else:

@@ -30,7 +30,8 @@ def load(name, root, domain='', target='', shift=0., missing=False):
 
     Of a data set with domains, `domain` is for training and `target`, if given, for adaptation
     without its labels and for testing: test and target_set are all of it, otherwise None. For
-    `shapes`, shift > 0 makes the target: the images of training and testing, `shapes.shifted`.
+    `shapes`, shift > 0 makes the target: the images of training and testing, `shapes.shifted`; if
+    that is the `domain`, 'shifted', they are for training and testing, and there is no target.
     InputError if files are missing; images may be, if that is `missing`.
     """
     check_choice(name, domain, target, shift)
@@ -43,7 +44,7 @@ def load(name, root, domain='', target='', shift=0., missing=False):
 def read(name, root, domain, target, shift):
     """What `load` gives, without a look for the images."""
     if name not in READERS and name not in DOMAINS:
-        return arrays(name, root, shift)
+        return arrays(name, root, domain, shift)
     if not domain:
         train, test, names = READERS[name](root)
         return train, test, None, names
@@ -62,7 +63,10 @@ def check_choice(name, domain, target, shift):
     """Refuse what does not go together, before any file is looked for."""
     if name not in NAMES:
         raise InputError(f'there is no data set {name}: choose from {", ".join(NAMES)}')
-    if name not in DOMAINS and (domain or target):
+    if name == 'shapes' and domain == 'shifted' and not target:
+        if not shift:
+            raise InputError('--domain shifted of shapes needs --shift, which says by how much')
+    elif name not in DOMAINS and (domain or target):
         raise InputError(f'{name} has no domains: leave out --domain and --target, or choose from '
                          f'{", ".join(DOMAINS)}')
     if name == 'office31' and not domain:
@@ -85,21 +89,21 @@ def check_domain(name, domain):
                          f' not a path')
 
 
-def arrays(name, root, shift):
+def arrays(name, root, domain, shift):
     train, test, classes = cifar_sets.load(name, root)
     names = list(shapes.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
     if not shift:
         return train, test, None, names
     target, test = ((shapes.shifted(images, shift, seed), labels)
                     for seed, (images, labels) in enumerate((train, test)))
-    return train, test, target, names
+    return (target, test, None, names) if domain else (train, test, target, names)
 
 
 def check_data(name, root, domain='', target='', shift=0., nthread=0):
     """Print how many images and classes there are and, for official data sets, should be, and which
     images are missing or cannot be read; refuse what differs."""
     train, test, target_set, names = load(name, root, domain, target, shift, missing=True)
-    if domain:
+    if domain and name in DOMAINS:
         parts = {f'{name} {domain}': {'images': train}, f'{name} {target}': {'images': test}}
     else:
         parts = {name: {'training images': train, 'shifted training images': target_set,

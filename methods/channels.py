@@ -22,7 +22,10 @@ def entries(params, its):
     found += [(f'{k}.bias', 0) for k in its.makers if f'{k}.bias' in params]
     for base in its.norms:
         found += [(k, 0) for k, v in params.items() if k.startswith(base + '.') and v.ndim]
-    gates = (f'{utils.bn_of(k)}.gate.weight' for k in its.readers)
+    # the gates of what is behind the readers see them too; in nets of pre-activation the name of a
+    # reader's would be that of their own normalisation
+    gates = (f'{base}.gate.weight' for base in map(utils.bn_of, its.readers)
+             if base not in its.norms)
     return found + [(k, 1) for k in gates if k in params]
 
 

@@ -95,9 +95,9 @@ def check_sources(opt):
                          'other method')
     if method.needs in ('parameters', 'features') and not opt.source:
         raise InputError(f'--method {opt.method} compares with a source: give --source')
-    if method.needs == 'target' and not (opt.target or opt.shift):
+    if method.needs == 'target' and not (opt.target or opt.shift and not opt.domain):
         raise InputError(f'--method {opt.method} adapts to a target domain: give --target, or '
-                         f'--shift of shapes')
+                         f'--shift of shapes, without --domain')
     if bool(opt.channel_weights) != (opt.method == 'delta'):
         raise InputError('--channel_weights belongs to --method delta: compute, or a file that '
                          'such a run left')

@@ -36,25 +36,25 @@ def gated_sets(params):
 
 @torch.no_grad()
 def with_gates(f, params, density=1.):
-    """The net with a gate on each set of channels, in the batch normalisation behind its (first)
-    convolution, which loses its scale to it; `utils.gated` computes it.
+    """The net with a gate on each set of channels, in the batch normalisation of its (first)
+    convolution's output, which loses its scale to it; `utils.gated` computes it.
 
     The entries are the predictor's `weight` (C, C_in), zeros, and `bias` (C,), the old scale's
     absolute value; `scale` (C,), the same, which is used where a channel is not `dynamic` (C,);
     `mask` (C,); `density` (). What is negative of the old scale moves into the convolution, so that
-    at density 1 the net computes in evaluation mode what it did. A WRN gets none: its
-    normalisations are not applied with a convolution.
+    at density 1 the net computes in evaluation mode what it did. InputError if no normalisation of
+    the channels has statistics and a scale.
     """
     channels.check_part('density', density)
     used = set(folding.normalisations(f, params))
     for conv, its in architecture_of(params).channels.items():
         base = its.norms[0]
-        if base in used and base == utils.bn_of(conv) and f'{base}.weight' in params and any(
+        if base in used and f'{base}.weight' in params and any(
                 f'{base}.{kind}_mean' in params for kind in ('running', 'fixed')):
             params = with_gate(params, conv, base, density)
     if not gates(params):
-        raise InputError('this net has no place for gates: they replace the scale of batch '
-                         'normalisation that follows a convolution inside of a block')
+        raise InputError('this net has no place for gates: they replace the scale of the batch '
+                         'normalisation of channels inside of a block')
     return params
 
 

@@ -18,6 +18,7 @@ import imagenet
 import nets
 import utils
 from data import (
+    arrays,
     cifar_sets,
     decoded,
     downloads,
@@ -234,8 +235,6 @@ COMPARED = {
 @pytest.mark.parametrize('case', COMPARED)
 def test_what_a_net_is_compared_with_stays(case, arch, monkeypatch):
     """It shares no memory with the net that is trained, so that further copies change nothing."""
-    if (case, arch) == ('afd pruned', 'wrn-10-1'):
-        pytest.skip('a WRN has no place for gates')
     write_net(arch=arch)
     write_net('teacher.pth', arch, classes=10)
     flags = ['--method', case.split()[0], '--alpha', '1e-3', '--dtype', 'float', *COMPARED[case]]
@@ -324,11 +323,14 @@ def test_the_rate_drops_where_it_does_in_the_published_codes(iterations, images,
 def test_an_epoch_has_as_many_images_as_its_steps():
     write_net()
     z = call('logs/a', '--dtype', 'float')[-1]
-    made = decoded.decoded_images(*[np.zeros((7, 50, 60, 3), np.uint8), np.arange(7)], 4, 32,
-                                  *imagenet.PIXELS['torchvision'], torch.device('cpu'), train=True,
-                                  count=20)
-    found = torch.cat([y for _, y in made.batches()])
-    assert made.n == len(found) == 20 and found[:7].sort().values.tolist() == list(range(7))
+    images, how = np.zeros((7, 32, 32, 3), np.uint8), imagenet.PIXELS['torchvision']
+    for made in (decoded.decoded_images(images, np.arange(7), 4, 32, *how, torch.device('cpu'),
+                                        train=True, count=20),
+                 arrays.held_images(torch.from_numpy(images), torch.arange(7), 4, *how, train=True,
+                                    count=20)):
+        found = torch.cat([y for _, y in made.batches()])
+        assert made.n == len(found) == 20 and found[:7].sort().values.tolist() == list(range(7))
+        assert found[7:14].sort().values.tolist() == list(range(7))
     assert z['train_acc'] * 32 / 100 == pytest.approx(round(z['train_acc'] * 32 / 100))
 
 
@@ -400,6 +402,23 @@ def test_a_wrn_is_tested_as_it_was_trained(capsys):
     assert f'top-1 error {100 - z["test_acc"]:.2f} %' in capsys.readouterr().out
     f, _, params, _ = nets.load_net('logs/a')
     assert folding.fold(params) is params
+
+
+def test_small_images_are_held_as_they_are_and_augmented_as_by_cifar_py(monkeypatch):
+    """Of the net's own size: neither decoded nor resized. A net for large ones resizes them."""
+    monkeypatch.setattr(decoded, 'decoded_images', None)
+    seen, real = [], arrays.held_images
+    monkeypatch.setattr(arrays, 'held_images', lambda x, y, n, *how: (
+        seen.append((tuple(x.shape), how[3:])), real(x, y, n, *how))[1])
+    flags = ['--dataset', 'shapes', '--per_class', '5', '--validate', '9', '--batch_size', '16',
+             '--epoch_steps', '2', '--iterations', '2', '--arch']
+    finetune.main([*flags, 'wrn-10-1', '--save', 'logs/a'])
+    assert runs.read_log('logs/a/log.txt')[-1]['input_size'] == 16
+    assert {v for v in seen if v[1][1]} == {((41, 20, 20, 3), (2, True, 32))}
+    assert {v[0] for v in seen if not v[1][1]} == {(n, 16, 16, 3) for n in (9, 41, 64)}
+    finetune.main(['--dataset', 'shapes', '--evaluate', 'logs/a'])
+    with pytest.raises(TypeError):
+        finetune.main([*flags, 'resnet18'])
 
 
 def test_ten_crops_are_averaged():
@@ -594,6 +613,8 @@ def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, ca
      'knows 13 classes, the data set has 10'),
     (['--source', 'source.pth', '--teacher', 'source.pth'], '--teacher'),
     (['--source', 'source.pth', '--method', 'dan'], '--target'),
+    (['--source', 'source.pth', '--method', 'dan', '--domain', 'shifted', '--shift', '.5'],
+     'without --domain'),
     (['--source', 'source.pth', '--box'], '--box'),
     (['--source', 'source.pth', '--fraction', '1.5'], '--fraction'),
     (['--source', 'source.pth', '--per_class', '3'], '--fraction'),

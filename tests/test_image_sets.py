@@ -438,6 +438,8 @@ def test_lists_that_are_missing():
       for domain in ('/etc', '..', '../x', 'a/b', 'a\\b', '.')),
     (dict(domain='day', target='../night'), 'not a path'),
     (dict(shift=.5), '--shift 0.5 is for shapes only'),
+    (dict(name='shapes', domain='shifted'), 'needs --shift'),
+    (dict(name='shapes', domain='shifted', target='plain', shift=.5), 'no domains'),
     (dict(name='CIFAR10', shift=.5), '--shift 0.5 is for shapes only'),
     *((dict(name='shapes', shift=shift), 'from 0 to 1') for shift in (-.1, 1.1, float('nan'))),
 ])
@@ -454,6 +456,10 @@ def test_shapes():
     plain, moved, target, _ = image_sets.load('shapes', '.', shift=.5)
     np.testing.assert_array_equal(plain[0], train[0])
     np.testing.assert_array_equal(target[0], shapes.shifted(train[0], .5))
+    *sets, nothing, _ = image_sets.load('shapes', '.', 'shifted', shift=.5)
+    for one, other in zip(sets, (target, moved), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+    assert nothing is None
     np.testing.assert_array_equal(target[1], train[1])
     np.testing.assert_array_equal(moved[1], test[1])
     assert moved[0].shape == test[0].shape and (moved[0] != test[0]).mean() > .9

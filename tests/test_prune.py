@@ -37,9 +37,20 @@ MADE = {
     'mobilenet_v2': lambda: imagenet.mobilenet_v2(.25, 7)[1],
     'bottleneck': lambda: nets.with_new_head(MADE['mobilenet_v2'](), 'classifier.1', 7, 5),
     'wrn': lambda: cifar.resnet(10, 1, 7)[1],
+    'cifar_resnet': lambda: cifar.cifar_resnet(8, 1, 7)[1],
     'preactivation': at_export,
+    'restored': lambda: restored(at_export()),
 }
-GATED = ['resnet18', 'torchvision18', 'resnet50', 'mobilenet_v2']
+GATED = ['resnet18', 'torchvision18', 'resnet50', 'mobilenet_v2', 'wrn', 'cifar_resnet', 'restored']
+
+
+def restored(params):
+    """Functional-zoo's net with batch normalisation in place of its scales and shifts."""
+    norms = {k.removesuffix('.a'): len(v) for k, v in params.items() if k.endswith('.a')}
+    left = {k: v for k, v in params.items() if not k.endswith(('.a', '.b'))}
+    params = left | utils.flatten({k: utils.unit_bnparams(n) for k, n in norms.items()})
+    utils.set_requires_grad_except_bn_(params)
+    return params
 
 
 def function(params):
@@ -104,7 +115,7 @@ def test_sets_are_inside_of_blocks():
     assert sets['bottleneck']['features.18.0'].readers == ['classifier.1.bottleneck']
     assert {name: len(s) for name, s in sets.items()} == {
         'resnet18': 8, 'torchvision18': 8, 'resnet50': 32, 'mobilenet_v2': 17, 'bottleneck': 17,
-        'wrn': 3, 'preactivation': 8}
+        'wrn': 3, 'cifar_resnet': 3, 'preactivation': 8, 'restored': 8}
     for params in (cifar.nin(.1, 7)[1], imagenet.alexnet(7)[1], {}):
         assert not architecture_of(params).channels
 
@@ -247,17 +258,17 @@ def test_targets_out_of_reach_are_refused():
 @pytest.mark.parametrize('name', GATED)
 def test_new_gates_change_nothing(name):
     f, params = net(name)
-    first, *_, last = architecture_of(params).channels
-    base = utils.bn_of(first)
+    bases = [its.norms[0] for its in architecture_of(params).channels.values()]
+    first, base = next(iter(architecture_of(params).channels)), bases[0]
     with torch.no_grad():
         params[base + '.weight'][1] = 0
         params[base + '.bias'][1] = 1
     params[first + '.bias'] = torch.randn(len(params[base + '.bias'])).double()
-    params = utils.fix_statistics(params, [utils.bn_of(last)])
+    params = utils.fix_statistics(params, bases[-1:])
     gated, x = gates.with_gates(f, params), images()
     torch.testing.assert_close(logits(f, gated, x), logits(f, params, x), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*(f(x, dict(p), True)[1] for p in (params, gated)))
-    assert gates.gates(gated) == [utils.bn_of(conv) for conv in architecture_of(params).channels]
+    assert gates.gates(gated) == bases
     assert base + '.weight' not in gated and (gated[base + '.gate.bias'] > 0).all()
     assert nets.net_of(gated, 'a gated net')[1] == 7
     flags = {k: gated[f'{base}.gate.{k}'].requires_grad for k in (
@@ -270,10 +281,9 @@ def test_new_gates_change_nothing(name):
     assert torch.equal(f(x, prefixed, False, 'student.')[0], f(x, gated, False)[0])
 
 
-@pytest.mark.parametrize('name', ['wrn', 'preactivation'])
-def test_nets_without_a_place_for_gates(name):
+def test_nets_without_a_place_for_gates():
     with pytest.raises(InputError, match='no place'):
-        gates.with_gates(*net(name))
+        gates.with_gates(*net('preactivation'))
     with pytest.raises(InputError, match='density is 0'):
         gates.with_gates(*net('resnet18'), 0)
 
@@ -357,8 +367,9 @@ def test_gradients_pass_through_gates_that_are_on():
     assert learnt['bn.gate.scale'].grad.nonzero().tolist() == [[1]]
 
 
-def test_gradients_reach_all_gates_of_a_net():
-    f, params = gated_net('resnet18', .5)
+@pytest.mark.parametrize('name', ['resnet18', 'wrn'])
+def test_gradients_reach_all_gates_of_a_net(name):
+    f, params = gated_net(name, .5)
     f(images(), params, True)[0].square().sum().backward()
     assert all(params[f'{b}.gate.{k}'].grad.any() for b in gates.gates(params)
                for k in ('weight', 'bias'))
@@ -406,6 +417,7 @@ def test_what_does_not_vary_becomes_static():
 
 @pytest.mark.parametrize('name, density, target, spread', [
     ('resnet18', 1., .7, .3), ('torchvision18', .6, .7, .3), ('mobilenet_v2', .6, .75, .3),
+    ('wrn', .6, .7, .3), ('cifar_resnet', .6, .7, .3),
     ('resnet50', .6, .8, .003)])     # more, and the activations of this one overflow
 def test_removed_net_computes_what_the_masked_one_does(name, density, target, spread):
     f, params = gated_net(name, density, spread)
@@ -459,7 +471,7 @@ def test_what_is_left_is_not_masked_for_what_is_gone():
 
 # ---- what gates leave ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize('name', ['torchvision18', 'resnet50', 'mobilenet_v2'])
+@pytest.mark.parametrize('name', ['torchvision18', 'resnet50', 'mobilenet_v2', 'wrn'])
 def test_dynamic_multiply_adds(name):
     f, params = net(name)
     x = images()
