@@ -11,8 +11,9 @@ from papers import (
     office31,
     pruning,
     shapes,
+    transfer,
 )
 
 TABLES = {name: table for module in (shapes, attention_transfer, cifar100, imagenette, fine_tuning,
-                                     pruning, office31, amazon10)
+                                     pruning, office31, amazon10, transfer)
           for name, table in module.TABLES.items()}

@@ -1,7 +1,7 @@
 """Pruning by AFDS and what it is compared with: its paper's data sets, and few images of amazon."""
 from papers.amazon10 import AMAZON10
 from papers.office31 import GIVEN
-from papers.rows import choice, row
+from papers.rows import choice, part_of_table, row
 
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
@@ -44,17 +44,15 @@ TABLES = {
         title='AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
         script='finetune.py', epochs=18, medians=False, against='vs. L2 or magnitude',
         pruned=True, common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
-        rows={f'{name}_{k}': dict(r, label=f'{label}: {r["label"]}', plain=r['plain'] and
-                                  f'{name}_{r["plain"]}', options=f'--dataset {name} --dataroot '
-                                  f'~/{root} {r["options"]}')
-              for name, label, root in (
+        rows={k: r for name, label, root in (
                   ('dogs', 'Stanford Dogs', 'dogs'), ('cub', 'CUB-200-2011', 'cub'),
                   ('mit67', 'MIT Indoor 67', 'mit67'),
                   ('caltech256-30', 'Caltech-256-30', 'caltech256'),
                   ('caltech256-60', 'Caltech-256-60', 'caltech256'),
                   ('food101', 'Food-101', 'food101'))
-              for k, r in pruned('--prune afs --density 0.9', '--method afd',
-                                 3).items()}),
+              for k, r in part_of_table(
+                  name, label, f'--dataset {name} --dataroot ~/{root}',
+                  pruned('--prune afs --density 0.9', '--method afd', 3)).items()}),
     'amazon10-pruned-choices': dict(
         title='Pruning on ten images of each class of amazon: settings, chosen on 100 held-out '
               'images of 310, at half of the multiply-adds',

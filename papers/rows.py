@@ -14,6 +14,7 @@ and, where they are not the usual ones:
     pruned      whether multiply-adds are tabulated.
 Numbers are errors in %, each with its source.
 """
+import re
 
 
 def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
@@ -27,6 +28,17 @@ def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
 def choice(label, options, plain=''):
     """A row of a grid of settings: one seed, and no number of a paper's."""
     return row(label, options=options, plain=plain, seeds=1)
+
+
+def part_of_table(name, label, options, rows):
+    """The rows {name: row} as a part of a larger table, such as those of a data set: `name` comes
+    before their names, `label` before their labels, `options` before their own."""
+    def placed(r):
+        own = re.sub(r'@(\S+)', lambda m: f'@{name}_{m[1]}' if m[1] in rows else m[0], r['options'])
+        return dict(r, label=f'{label}: {r["label"]}', options=f'{options} {own}',
+                    plain=r['plain'] and f'{name}_{r["plain"]}')
+
+    return {f'{name}_{k}': placed(r) for k, r in rows.items()}
 
 
 def error_of(accuracy):

@@ -30,6 +30,12 @@ STATUS = {
         'office31-resnet50': ('DDC and DAN: Office-31, ResNet-50', ['amazon_webcam_dan'],
                               "needs ResNet-50's weights"),
     },
+    "Fine-tuning without ImageNet's weights": {
+        'transfer': ('L2-SP, DELTA, AFD, AFA: CIFAR-100 to CIFAR-10', ['wrn_50_delta'],
+                     'needs GPU time'),
+        'transfer-pruned': ('AFDS: the same', ['wrn_50_afds_4x'], 'needs GPU time'),
+        'transfer-shapes': ('all of them: shapes to noisy ones', ['delta'], 'takes minutes'),
+    },
     'Small experiments in their place': {
         'demo': ('AT: shapes, drawn by the program', ['at'], 'see make demo'),
         'imagenette': ('AT: ten classes of ImageNet, 96x96, top-1', ['at'],

@@ -879,9 +879,10 @@ def test_runs_of_tables_without_a_number_of_epochs_are_shown(monkeypatch, tmp_pa
 
 def test_tables_of_fine_tuning_have_the_epochs_that_their_commands_make():
     for name in ('afds', 'office31-alexnet', 'office31-resnet50', 'office31-mobilenet',
-                 'amazon10', 'amazon10-pruned', 'office31-parts'):
+                 'amazon10', 'amazon10-pruned', 'office31-parts', 'transfer', 'transfer-pruned',
+                 'transfer-choices', 'transfer-shapes'):
         for words in tables.commands(name, 'r', 1):
-            if '--evaluate' not in words:
+            if words[0] == 'finetune.py' and '--evaluate' not in words:
                 opt = finetune.parse(words[1:])
                 finetune.set_epochs(opt, 1)
                 assert opt.epochs == catalogue.TABLES[name]['epochs'], words
