@@ -73,6 +73,15 @@ def test_captured_steps_of_afs():
                               '--epoch_step', '[3]', '--density', '.5'])
 
 
+@pytest.mark.parametrize('more', [[], ['--prune', 'afs', '--macs_target', '.5']])
+def test_captured_steps_of_images_in_memory(more):
+    write_net(arch='wrn-10-1')
+    both_ways(finetune.main, [
+        '--dataset', 'shapes', '--domain', 'shifted', '--shift', '.5', '--per_class', '7',
+        '--batch_size', '16', '--iterations', '9', '--epoch_steps', '3', '--source', 'source.pth',
+        '--method', 'afd', '--alpha', '1e-3', *more])
+
+
 def test_captured_steps_of_files(shapes_folder):
     flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--epochs', '2', '--nthread', 2]
     imagenet.main([*map(str, flags), '--save', 'logs/t'])

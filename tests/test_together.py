@@ -65,6 +65,21 @@ def test_each_run_ends_with_the_bits_it_has_alone(way):
         assert '+' not in own['command']
 
 
+def test_fine_tuning_of_images_in_memory(way):
+    """With a run of cifar.py as source, other methods, seeds, and channels pruned by gates."""
+    call([*QUICK, '--save', 'logs/t', '--width', 2])
+    captured.clear()
+    flags = ['--dataset', 'shapes', '--domain', 'shifted', '--shift', .5, '--per_class', 7,
+             '--batch_size', 16, '--iterations', 9, '--epoch_steps', 3, '--source', 'logs/t']
+    methods = {'l2': ['--seed', 1], 'ast': ['--method', 'ast'],
+               'afds': ['--method', 'afd', '--prune', 'afs', '--macs_target', .5, '--alpha', 1e-3]}
+    call(*([*flags, *v, '--save', f'logs/both/{k}'] for k, v in methods.items()), script=finetune)
+    assert captured == ([3, 3] if way == 'as graphs' else [])
+    for k, v in methods.items():
+        call([*flags, *v, '--save', f'logs/alone/{k}'], script=finetune)
+        assert same_run(f'logs/both/{k}', f'logs/alone/{k}')
+
+
 def test_captured_steps_are_those_that_are_not(way):
     """Of one run, against the loop without graphs."""
     call(run('wide', 'captured'))
