@@ -1,4 +1,4 @@
-"""Fine-tuning of ImageNet's nets: what keeps them near their source, or draws two domains together.
+"""Fine-tuning of nets of any script: what keeps them near their source, or draws domains together.
 
   Li et al., 'DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
   Networks', https://arxiv.org/abs/1901.09229
@@ -104,7 +104,7 @@ def add_data_flags(parser):
     p = parser.add_argument_group('pixels')
     p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
                    "crops, in pixels; 0: those of the source, else 224, 227 for Caffe's AlexNet, "
-                   '32 for nets of CIFAR')
+                   '32 for nets of CIFAR or what images in memory have')
     p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
                    "deviation that are taken off the pixels; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
@@ -166,16 +166,15 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
     them is 4 pixels of CIFAR's. `ten`: as --ten_crop, unless given."""
     files, labels, *boxes = images
     batch_size, ten = batch_size or opt.batch_size, opt.ten_crop if ten is None else ten
-    how = *nets.PIXELS[pixels], step.parameter_dtype(opt.dtype)
+    (mean, std), dtype = nets.PIXELS[pixels], step.parameter_dtype(opt.dtype)
     if files.shape[1:3] == (size, size) and (opt.crop == 'place' if train else not ten):
         pad = size // 8 if train else 0
-        return arrays.held_images(
-            *(torch.from_numpy(v).to(device) for v in (arrays.pad_reflect(files, pad), labels)),
-            batch_size if train else arrays.test_batch(batch_size, size, device), *how, pad, train,
-            count)
+        batch_size = batch_size if train else arrays.test_batch(batch_size, size, device)
+        held = (torch.from_numpy(v).to(device) for v in (arrays.pad_reflect(files, pad), labels))
+        return arrays.held_images(*held, batch_size, mean, std, dtype, pad, train, count)
     views = {'crop': opt.crop} if train else {'ten': ten}
     return decoded.decoded_images(
-        files, labels, batch_size, size, *how[:2], device, opt.nthread, how[2], train, count,
+        files, labels, batch_size, size, mean, std, device, opt.nthread, dtype, train, count,
         resize=opt.resize, boxes=boxes[0] if opt.box else None, **views)
 
 
