@@ -124,7 +124,7 @@ TABLES = {
     'transfer-shapes': dict(
         title='The same in the small: from shapes to ten noisy ones of each class, WRN-10-2',
         script='finetune.py', epochs=6, medians=False, against='vs. L2 or magnitude', pruned=True,
-        common=f'--dataset shapes --domain shifted --shift 0.7 --per_class 10 --batch_size 32 --lr '
+        common=f'--dataset shapes --domain shifted --shift 0.3 --per_class 10 --batch_size 32 --lr '
                f'{LR:g} {steps_of(300, 6)}',
         rows={'scratch': row('from scratch', options=f'--arch wrn-10-2 --lr 0.05 {AS_CIFAR}',
                              seeds=3),
