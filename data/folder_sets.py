@@ -45,8 +45,7 @@ def class_folders(root, part=''):
         raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}')
     others = sum(others, [])
     if others:
-        print(f'{folder}: {len(others):,} files are left out, whose names are not those of images, '
-              f'such as {printable(others[0])}')
+        print(f'{folder}: {left_out(others)}')
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
     return lists.as_bytes(f for found in files for f in found), labels, names
 
@@ -83,6 +82,27 @@ def images_below(folder):
         else:
             others.append(entry.path)
     return sorted(found), others
+
+
+def named(paths):
+    """The image files that the paths of files and folders name, bytes (N,), at least one."""
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        found, others = images_below(path)
+        if not found:
+            raise InputError(f'{path} holds no images')
+        if others:
+            print(f'{path}: {left_out(others)}')
+        files += found
+    return lists.as_bytes(files)
+
+
+def left_out(others):
+    return (f'{len(others):,} files are left out, whose names are not those of images, such as '
+            f'{printable(others[0])}')
 
 
 def folders(root):

@@ -196,6 +196,7 @@ def previous(opt):
 def undecided(opt):
     """The options that the machine or the number of images decides when a run begins."""
     names = {'dtype'} if opt.dtype == 'auto' else set()
+    names |= set() if getattr(opt, 'iterations', 1) else {'iterations'}
     return names if opt.epochs else names | {'epochs', 'epoch_step'}
 
 
@@ -236,9 +237,9 @@ def why_epochs_stay(opt, last):
     return ': the epochs may only grow' if opt.epochs < last['epochs'] else ''
 
 
-def save_checkpoint(folder, opt, line, state, random):
-    """Write the last finished epoch of a run: its line of the log, the `step.State`, and its random
-    state.
+def save_checkpoint(folder, options, line, state, random):
+    """Write the last finished epoch of a run: its options, a dict; its line of the log, the
+    `step.State`, and its random state.
 
     The log is written afterwards, so that a run cut off in between loses nothing: `previous` takes
     the line from here. It is written more often, too: `previous` drops the lines of later epochs.
@@ -248,7 +249,7 @@ def save_checkpoint(folder, opt, line, state, random):
 
     data = io.BytesIO()
     torch.save(dict(params=on_host(student_of(state.params)), momenta=on_host(state.momenta),
-                    epoch=line['epoch'], line=line, random=random, options=vars(opt)), data)
+                    epoch=line['epoch'], line=line, random=random, options=options), data)
     write(folder / 'model.pt7', data.getvalue())
 
 

@@ -178,6 +178,9 @@ def options(path):
     for name, kind in (('input_size', int), ('input_pixels', str)):
         if not isinstance(made.get(name, kind()), kind):
             raise InputError(f'{path} is damaged: the {name} of its run is no {kind.__name__}')
+    names = made.get('class_names', [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{path} is damaged: the class_names of its run are no list of text')
     return made
 
 
