@@ -11,6 +11,7 @@ from utils import InputError, printable
 
 # what systems and programs leave in folders of others, beside what is hidden by a dot
 STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
+PARTS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation'}
 ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 
@@ -118,6 +119,9 @@ def folders(root):
     if train.is_dir() and all(e.is_dir() for e in entries(train)):      # else a class, of vehicles
         raise InputError(f'{root} has train/, but neither test/ nor val/')
     *learnt, names = class_folders(root)
+    if set(names) <= PARTS:
+        raise InputError(f'{root} has {", ".join(names)}, which hold images themselves: there '
+                         f'should be a folder per class in each of them')
     if len(names) == 1:
         raise InputError(f'{root} has one folder of images, {names[0]}/: there should be a folder '
                          f'per class in it, or in its train/ and test/')
