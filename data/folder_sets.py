@@ -119,12 +119,12 @@ def folders(root):
     if train.is_dir() and all(e.is_dir() for e in entries(train)):      # else a class, of vehicles
         raise InputError(f'{root} has train/, but neither test/ nor val/')
     *learnt, names = class_folders(root)
-    if set(names) <= PARTS:
-        raise InputError(f'{root} has {", ".join(names)}, which hold images themselves: there '
-                         f'should be a folder per class in each of them')
     if len(names) == 1:
         raise InputError(f'{root} has one folder of images, {names[0]}/: there should be a folder '
                          f'per class in it, or in its train/ and test/')
+    if set(names) <= PARTS:
+        raise InputError(f'{root} has {", ".join(names)}, which hold images themselves: there '
+                         f'should be a folder per class in each of them')
     return tuple(learnt), None, names
 
 

@@ -123,8 +123,8 @@ def check_flags(opt):
         store.check_format(opt.export)
 
 
-LARGE = 2 ** 32     # what no number on a command line reaches; seeds of numpy are below
-LIMITS = {'size': 2 ** 15}
+LARGE = 2 ** 32     # what no whole number on a command line reaches; seeds of numpy are below
+LIMITS = {'size': 2 ** 15, 'width': 2 ** 15}
 
 
 def whole_epochs(opt):
@@ -147,7 +147,8 @@ def check_numbers(opt, above_zero=(), zero_or_more=()):
     """Refuse values of the named options that are too small, or so large that something would
     overflow; None is no value."""
     for name in (*above_zero, *zero_or_more):
-        value, limit = getattr(opt, name), LIMITS.get(name, LARGE)
+        value = getattr(opt, name)
+        limit = LIMITS.get(name, LARGE if type(value) is int else float('inf'))
         if value is None or 0 < value < limit or value == 0 and name in zero_or_more:
             continue
         least = 'a number above zero' if name in above_zero else 'zero or more'
