@@ -32,7 +32,7 @@ from papers import pages
 from papers.catalogue import TABLES
 from papers.commands import commands, flags_of, save_of, split
 from papers.results import is_finished, show
-from utils import InputError
+from utils import InputError, RunError
 
 HOME = pathlib.Path(__file__).parent
 WAIT = 5            # seconds until `run` looks again at what other processes are running
@@ -250,7 +250,7 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
     if waiting(states):
         print('the time is up; the same command continues')
     if failed := failures(commands, states):
-        raise script.RunError('failed: ' + '; '.join(failed))
+        raise RunError('failed: ' + '; '.join(failed))
 
 
 # ---- the command line ---------------------------------------------------------------------------

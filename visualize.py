@@ -22,10 +22,11 @@ import torch.nn.functional as F
 import cifar
 import imagenet
 import nets
-import tables
 import utils
 from data import arrays, cifar_sets, decoded, image_files, shapes
 from engine import files, runs, script
+from papers.commands import commands, save_of
+from papers.results import is_finished
 from utils import InputError
 from weights import facts, store
 from weights.architecture import architecture_of
@@ -132,10 +133,10 @@ def encode(drawn, form='png', dpi=80):
 
 def demo_net():
     """The teacher of the table `demo`, trained by the table's command if need be -> its folder."""
-    words = next(tables.commands('demo', 'logs'))
-    folder = tables.save_of(words)
+    words = next(commands('demo', 'logs'))
+    folder = save_of(words)
     log = pathlib.Path(folder, 'log.txt')
-    if not log.exists() or not tables.is_finished(runs.read_log(log)):
+    if not log.exists() or not is_finished(runs.read_log(log)):
         print(f'no --model: training a net on shapes into {folder}, once; this takes '
               f'about a minute on a CPU', flush=True)
         # as a process of its own, like the table does, since the log names the process's command

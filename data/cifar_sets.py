@@ -145,5 +145,3 @@ class PlainUnpickler(pickle.Unpickler):
         if module in modules and name in self.ALLOWED:
             return self.ALLOWED[name]
         raise pickle.UnpicklingError(f'it carries code ({module}.{name}), which no data batch does')
-# sorts ImageNet's validation images into folders; the one that the ecosystem uses
-VALPREP = 'https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh'

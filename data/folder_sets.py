@@ -12,6 +12,8 @@ from utils import InputError, printable
 # what systems and programs leave in folders of others, beside what is hidden by a dot
 STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
 PARTS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation'}
+# the script with which most people sort ImageNet's validation images into folders
+VALPREP = 'https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh'
 ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 
@@ -39,7 +41,7 @@ def class_folders(root, part=''):
     if not names:
         raise InputError(f'{folder} holds no class folders' + (
             f". If these are ImageNet's images, sort them: (cd {shlex.quote(str(folder))} && wget "
-            f'-qO- {cifar_sets.VALPREP} | bash)' if images_below(folder)[0] else ''))
+            f'-qO- {VALPREP} | bash)' if images_below(folder)[0] else ''))
     files, others = zip(*(images_below(folder / name) for name in names), strict=True)
     empty = [name for name, found in zip(names, files, strict=True) if not found]
     if empty:

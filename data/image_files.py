@@ -73,23 +73,10 @@ def shown(path):
 
 # ---- many files ---------------------------------------------------------------------------------
 
-class Each:
-    """A function of each of some items, in the form that DataLoader takes."""
-
-    def __init__(self, function, items):
-        self.function, self.items = function, items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, i):
-        return self.function(self.items[i])
-
-
 def for_each(function, items, nthread, title):
-    """What function(item) gives of each item, as a list; in `nthread` workers, with a progress bar.
-    """
-    found = loaded(Each(function, items), nthread if len(items) else 0)
+    """Call function(item) for each item in `nthread` workers, with a progress bar -> the list of
+    what it returns."""
+    found = loaded(items, nthread if len(items) else 0, collate_fn=function)
     return list(tqdm(found, title, len(items), unit=' images',
                      disable=None if len(items) else True))
 

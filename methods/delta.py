@@ -18,6 +18,7 @@ import utils
 from engine import files, processes, step
 from utils import InputError
 from weights import formats
+from weights.architecture import weight_of
 
 SOFTENING = 5.      # of the softmax over channels
 HEAD_EPOCHS, HEAD_LR, HEAD_DECAY_EPOCHS, HEAD_DECAY = 10, .01, 6, 1e-4
@@ -133,12 +134,12 @@ def channel_weights(opt, f, params, head, layers, batches, checkpoint):
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
         files.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
-    return read(path, {
-        k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers})
+    return read_weights(path, {k: (len(params[weight_of(params, k)]),) for k in layers})
 
 
-def read(path, expected):
-    """{layer: (C,)} of a file, of the shapes that are expected, {layer: shape}."""
+def read_weights(path, expected):
+    """The channel weights in a file, {layer: (C,)}. InputError if it cannot be read or the shapes
+    are not the `expected` ones, {layer: shape}."""
     formats.check_regular(path)
     try:
         found = json.loads(path.read_text())

@@ -5,6 +5,7 @@ A page is results/TABLE/README.md: the table, its pictures, and what papers/text
 import math
 import re
 
+from engine import files
 from papers import catalogue
 from papers.commands import command, flags_of, plural, rows_of, schedule_of, split, table_of, title
 from papers.results import (
@@ -79,17 +80,17 @@ def page(name, root, logs):
 
 # ---- the status ---------------------------------------------------------------------------------
 
-def has_runs(name, logs):
+def has_runs(logs):
     """Whether a table has finished runs that are no other table's."""
     return any(z for row, z in logs.items() if '/' not in row)
 
 
-def read(root):
+def read_logs(root):
     """The logs of the tables that have finished runs of their own below ROOT, by name."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
     found = {name: logs_of(name, root) for name in names
              if re.sub(r'-[1-9]\d*epochs$', '', name) in catalogue.TABLES}
-    return {name: logs for name, logs in found.items() if has_runs(name, logs)}
+    return {name: logs for name, logs in found.items() if has_runs(logs)}
 
 
 def length_of(name, row, logs):
@@ -157,8 +158,8 @@ def texts(home, found):
 
 def write(home):
     """The README's status table, the tables' pages and their pictures, from the logs alone."""
-    found = read(home / 'results')
+    found = read_logs(home / 'results')
     for name, logs in found.items():
         write_pictures(name, home / 'results', logs)
     for path, text in texts(home, found).items():
-        path.write_text(text)
+        files.write(path, text.encode())

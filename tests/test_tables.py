@@ -26,6 +26,7 @@ from engine import plots, runs, script
 from papers import catalogue, pages, results
 from papers.commands import command
 from papers.rows import choice, error_of, row
+from utils import RunError
 from weights import store
 
 QUICK = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
@@ -279,13 +280,13 @@ def test_report_writes_status_and_pages(home, monkeypatch):
     page = (home / 'results/u-7epochs/README.md').read_text()
     assert '\n# A table, in 7 epochs instead of 1\n' in page and '\n\nA caveat.\n\n![' in page
     assert '[own](own)' in page and '[none](../t-7epochs/student)' in page
-    assert pages.texts(home, pages.read(home / 'results')) == {
+    assert pages.texts(home, pages.read_logs(home / 'results')) == {
         home / 'README.md': text,
         **{home / k / 'README.md': (home / k / 'README.md').read_text() for k in found}}
 
 
 def test_page_says_how_its_columns_are_read(home):
-    found = pages.read(home / 'results')
+    found = pages.read_logs(home / 'results')
     page = pages.page('u-7epochs', home / 'results', found['u-7epochs'])
     assert '\n* *ours*: test error after the **last** epoch, mean ±' in page
     assert '\n* *vs. the plain student*: ' in page
@@ -296,9 +297,9 @@ def test_page_says_how_its_columns_are_read(home):
 
 def test_status_has_a_row_for_each_table(home):
     def rows():
-        return pages.status(pages.read(home / 'results'))[4:-1]
+        return pages.status(pages.read_logs(home / 'results'))[4:-1]
 
-    head = pages.status(pages.read(home / 'results'))[2]
+    head = pages.status(pages.read_logs(home / 'results'))[2]
     assert head == '| table | row | ours | schedule | n | logs | command |'
     t, u = rows()
     assert t == ('| table 1 | WRN-10-1 | 3.00 | 1 epoch | 1 | [t](results/t) | `python tables.py '
@@ -320,7 +321,7 @@ def test_tables_have_a_status_or_are_grids_of_choices():
 
 def test_report_is_up_to_date():
     """README.md and the pages in results/ are what report would write, and there are no others."""
-    found = pages.read(ROOT / 'results')
+    found = pages.read_logs(ROOT / 'results')
     for path, text in pages.texts(ROOT, found).items():
         assert path.read_text() == text, 'run: python tables.py report'
     assert {path.parent.name for path in ROOT.glob('results/*/README.md')} == set(found)
@@ -705,7 +706,7 @@ def test_gpu_has_runs_side_by_side_in_one_process(two_tables, fake, gpu, capsys)
 def test_runs_that_fail_together_are_tried_alone(two_tables, fake, gpu, status):
     """One had a loss that is not finite, they were refused together, or memory was not enough."""
     started = fake(lambda words: status if '+' in words or 'student' in words[2] else finish(words))
-    with pytest.raises(script.RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
+    with pytest.raises(RunError, match='^failed: cifar.py --save r/t/student/[^;]*$'):
         tables.run_tables(['t'], 'r', 1, '', 2)
     assert started == ['r/t/teacher/seed0', 'r/t/teacher/seed0', 'r/t/student/seed0',
                        'r/t/at/seed0']

@@ -2,7 +2,7 @@
 import torch
 
 import utils
-from weights.architecture import architecture_of, convolutions
+from weights.architecture import architecture_of, convolutions, weight_of
 from weights.facts import on_meta
 
 EPS = 1e-5      # of F.batch_norm
@@ -45,7 +45,7 @@ def fold(params, keep=()):
         found = None if conv in keep else affine(params, base)
         if found:
             scale, shift = found
-            weight = conv if conv in params else conv + '.weight'
+            weight = weight_of(params, conv)
             bias = params.get(conv + '.bias', 0) * scale + shift
             params = {**without(params, base), weight: params[weight] * scale[:, None, None, None],
                       conv + '.bias': bias}
