@@ -104,19 +104,24 @@ def parse(argv):
     f.add_argument('--round_channels', default=8, type=int, help='prune to multiples of so many '
                    'channels too, for comparison')
     bench = parser.parse_args(argv)
-    script.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
-                         ('nthread', 'batch_size', 'images'))
+    check_flags(bench)
     bench.batch_size = bench.batch_size or BATCHES[bench.loop]
     bench.images = bench.images or (256 if bench.loop == 'imagenet' else 50000)
+    if bench.dtype == 'auto':
+        bench.dtype = 'bfloat16' if script.computes_bfloat16(DEVICE) else 'float'
+    return bench
+
+
+def check_flags(bench):
+    """Refuse, with an InputError, values that mean nothing and nets that there are not."""
+    script.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
+                         ('nthread', 'batch_size', 'images'))
     for case in bench.cases:
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+(:kd)?)?', case):
             raise InputError(f'--cases {case}: give student, student:teacher such as 16-1:16-2, or '
                              f'student:teacher:kd')
         check_nets('--cases', [f'wrn-{net}' for net in nets_of(case)])
     check_nets('--nets', bench.nets if bench.loop == 'finetune' else [])
-    if bench.dtype == 'auto':
-        bench.dtype = 'bfloat16' if script.computes_bfloat16(DEVICE) else 'float'
-    return bench
 
 
 def check_nets(flag, names):
@@ -158,7 +163,7 @@ def steps(trainings, graph=CUDA):
         loop.begin_epoch(t)
         return without_end(lambda: t.train.epoch(t.generator))
 
-    take = graphs.captured(DEVICE) if graph else graphs.in_turn
+    take = graphs.captured(DEVICE) if graph else graphs.eager
     pairs = [(t.tasks['train'], batches(t)) for t in trainings]
     return lambda: take([(task, next(its)) for task, its in pairs])
 
@@ -191,7 +196,7 @@ def random_images(bench):
     return train
 
 
-def flags_of(case, folder):
+def cifar_flags(case, folder):
     """Those of cifar.py, with small steps, for the images mean nothing."""
     (depth, width), *teacher = (net.split('-') for net in nets_of(case))
     flags = ['--dataset', 'random', '--depth', depth, '--width', width, '--lr', '1e-3']
@@ -203,7 +208,7 @@ def flags_of(case, folder):
 
 def cifar_published(bench, case, folder, data=True):
     images = random_images(bench)
-    opt = cifar.parse(flags_of(case, folder))
+    opt = cifar.parse(cifar_flags(case, folder))
     images = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
@@ -218,7 +223,7 @@ def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, kee
         script.keep_memory = lambda: None
     images = random_images(bench)
     for seed in range(count):
-        t = training(cifar, bench, *flags_of(case, folder), *flags, '--seed', str(seed))
+        t = training(cifar, bench, *cifar_flags(case, folder), *flags, '--seed', str(seed))
         train = t.train
         if per_image:
             train = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
@@ -334,7 +339,7 @@ def finetune_step(bench, folder, net, method):
         str(bench.size), '--method', method, '--lr', '1e-6', *flags))])
 
 
-def pruned(bench, net):
+def channels_to_keep(bench, net):
     """The channels to keep of a net, whole, or of a half and a quarter of its multiply-adds:
     {what this is: keep}."""
     f, params = nets.new_net(net, CLASSES)
@@ -360,7 +365,7 @@ def cases_of_finetune(bench, folder):
                      for method in METHODS}}
     for net in bench.nets:
         yield {f'{net}, inference': {k: Way(partial(inference, bench, net, bench.size, keep), n)
-                                     for k, keep in pruned(bench, net).items()}}
+                                     for k, keep in channels_to_keep(bench, net).items()}}
 
 
 # ---- the measurement ----------------------------------------------------------------------------
@@ -390,7 +395,7 @@ def measure(bench, cases):
             yield row
 
 
-def show(row):
+def print_row(row):
     print(''.join(f'{row.get(k, "-"):{width}}' for k, width in COLUMNS.items()), flush=True)
 
 
@@ -403,10 +408,10 @@ def main(argv=None):
           f'{bench.steps} steps')
     with tempfile.TemporaryDirectory() as folder:
         groups = cases_of(bench, folder)
-        show(dict(zip(COLUMNS, COLUMNS, strict=True)))
+        print_row(dict(zip(COLUMNS, COLUMNS, strict=True)))
         for cases in groups:
             for row in measure(bench, cases):
-                show(row)
+                print_row(row)
 
 
 if __name__ == '__main__':

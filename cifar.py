@@ -11,7 +11,6 @@ The second should give 7.93 % test error (table 1 of the paper; see results/ for
 are the paper's.
 """
 import functools
-import re
 
 import torch
 import torch.nn.functional as F
@@ -82,14 +81,10 @@ def check_flags(opt):
 
 
 def run_name(opt):
-    """A folder name from the options that tell the experiments of the paper apart."""
+    """Make a folder name from the options that tell the experiments of the paper apart."""
     size = f'{opt.depth}_{opt.width:g}' if opt.model in KINDS else f'{opt.width:g}'
-    parts = [opt.dataset, opt.model, size]
-    parts += [name for name in ('no_bn', 'no_pool_relu') if getattr(opt, name)]
-    parts += teaching.name_parts(opt, USUAL)
-    if opt.teacher_id:
-        parts.append(f'from_{opt.teacher_id}')
-    return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
+    parts = [name for name in ('no_bn', 'no_pool_relu') if getattr(opt, name)]
+    return teaching.run_name(opt, [opt.dataset, opt.model, size, *parts], USUAL, opt.teacher_id)
 
 
 # ---- nets ---------------------------------------------------------------------------------------
@@ -202,7 +197,7 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
 
 def basic_residual(blocks, names, head):
     """The function of CIFAR's ResNets of `blocks` in each group, whose entries are called by
-    `names`, the last layer `head`. The entries say where there are projections, and BN."""
+    `names`, the linear layer `head`. The entries say where there are projections, and BN."""
     def block(x, params, base, mode, stride, taps):
         o = utils.conv_bn(x, params, f'{base}.conv1', mode, stride, taps=taps)
         o = utils.conv_bn(F.relu(o, inplace=True), params, f'{base}.conv2', mode, taps=taps)
@@ -322,7 +317,7 @@ def make_training(opt, device, checkpoint, lines):
         teaching.check_classes(opt.teacher_id, outputs, classes, opt.dataset)
     how = cifar_sets.MEAN, cifar_sets.STD, step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
-    return teaching.prepare(
+    return teaching.make_training(
         opt, device, checkpoint, lines, lambda: make_net(opt, classes), teacher,
         arrays.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
         arrays.held_images(*test, arrays.test_batch(opt.batch_size, size, device), *how),

@@ -15,7 +15,7 @@
 
 Others' runs gave 11.3 % test error (DELTA, Dogs) and 15.8 % (DAN, amazon to webcam). The
 loss is cross-entropy + alpha times the method's regulariser + beta / 2 times the squared norm of
-the new layers. Defaults are those of the published codes of DELTA and L2-SP.
+the head's parameters. Defaults are those of the published codes of DELTA and L2-SP.
 """
 import contextlib
 import functools
@@ -296,7 +296,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 
 def check_shapes(opt, name, f, params, size):
     """Refuse images that are too small for a net, and groups that it has not."""
-    groups = facts.groups_of(f, params, size, name) if f else 0
+    groups = facts.count_groups(f, params, size, name) if f else 0
     right = opt.at_groups and all(type(g) is int and -groups <= g < groups for g in opt.at_groups)
     if opt.method == 'at' and not (
             right and len({g % groups for g in opt.at_groups}) == len(opt.at_groups)):
@@ -365,7 +365,7 @@ def make_training(opt, device, sets, names, steps, checkpoint, lines):
     if opt.compile:
         objective = torch.compile(objective)
     state = step.new_state(objective, params, opt.dtype,
-                           groups=fine_tuning.groups_of(opt, params, head),
+                           groups=fine_tuning.parameter_groups(opt, params, head),
                            nesterov=opt.nesterov)
 
     seen = images(arrays.some_of(sets['train'], SEEN), ten=False)

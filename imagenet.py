@@ -13,7 +13,6 @@ paper's, but for the batch size, which it does not give.
 """
 import functools
 import pathlib
-import re
 import time
 
 import numpy as np
@@ -79,7 +78,9 @@ def parse(argv):
     check_flags(opt)
     opt.epochs = 0 if opt.evaluate else opt.epochs      # a test has none
     script.whole_epochs(opt)
-    opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
+    name = teaching.run_name(opt, ['imagenet', opt.arch, f'{opt.width:g}'], USUAL,
+                             opt.teacher_params)
+    opt.save = opt.save or ('' if opt.evaluate else f'logs/{name}')
     return opt
 
 
@@ -99,14 +100,6 @@ def check_flags(opt):
         raise InputError('--restore_bn and --classes are for --evaluate')
     if opt.evaluate and (opt.validate or opt.cache or opt.resume):
         raise InputError('--validate, --cache and --resume are for training, not for --evaluate')
-
-
-def run_name(opt):
-    """A folder name from the options that tell the experiments of the paper apart."""
-    parts = ['imagenet', opt.arch, f'{opt.width:g}', *teaching.name_parts(opt, USUAL)]
-    if opt.teacher_params:
-        parts.append(f'from_{opt.teacher_params}')
-    return re.sub(r'[^\w.]+', '_', '_'.join([*parts, f'seed{opt.seed}']))
 
 
 # ---- nets ---------------------------------------------------------------------------------------
@@ -376,7 +369,7 @@ def restored(opt, f, params, device, size, pixels):
     return folding.restore_batch_norm(f, params, (inputs for inputs, _ in images.batches()))
 
 
-def check_classes(opt, outputs, names):
+def class_outputs(opt, outputs, names):
     """The net's outputs that the classes `names` stand for."""
     classes = opt.classes or list(range(outputs))
     if len(classes) != len(names) or not all(
@@ -392,7 +385,7 @@ def evaluate(opt, device):
     files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
     if opt.skip_broken:
         files, labels = image_files.without_broken((files, labels), opt.nthread)
-    classes = check_classes(opt, outputs, names)
+    classes = class_outputs(opt, outputs, names)
     size, pixels = input_of(opt, params, store.options(path))
     params = step.on_device(params, opt.dtype, device)
     if opt.restore_bn:
@@ -416,7 +409,7 @@ def report_test(opt, device, path, f, tested, params, test, classes, size, pixel
     that is given."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
         raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
-    facts.groups_of(f, params, size, opt.evaluate)
+    facts.count_groups(f, params, size, opt.evaluate)
     folded, start = folding.fold(params), time.perf_counter()
     top1, top5 = step.test_errors(
         tested, step.on_device(folded, opt.dtype, device, fixed=True), test, opt.dtype, device)
@@ -460,7 +453,7 @@ def make_training(opt, device, checkpoint, lines):
     if opt.cache:
         with processes.first_alone():
             files = decoded.write_cache(*files, opt.cache, size, opt.nthread)
-    return teaching.prepare(
+    return teaching.make_training(
         opt, device, checkpoint, lines, lambda: make_net(opt.arch, opt.width, num_classes), teacher,
         images_of(opt, *files, size, pixels, device, train=True),
         images_of(opt, *test_files, size, pixels, device), num_classes, size)

@@ -1,4 +1,4 @@
-"""Nets of any script: from files, by name, with new last layers, with frozen parts; the layers that
+"""Nets of any script: from files, by name, with a new head, with frozen parts; the layers that
 fine-tuning looks at."""
 import re
 
@@ -31,7 +31,7 @@ def load_net(name, any_head=False):
 
 
 def new_net(arch, classes):
-    """A net of random parameters -> (f, params)."""
+    """Make a net of random parameters by its name -> (f, params). InputError for unknown names."""
     if m := re.fullmatch(r'(wrn|cifar_resnet)-(\d+)-(\d+(?:\.\d+)?)', arch):
         make = cifar.resnet if m[1] == 'wrn' else cifar.cifar_resnet
         return make(int(m[2]), float(m[3]), classes)
@@ -44,8 +44,8 @@ def new_net(arch, classes):
 # ---- for fine-tuning -----------------------------------------------------------------------------
 
 def with_new_head(params, head, classes, bottleneck=0, dropout=0.):
-    """A net whose last layer gives other classes: random weights of deviation 0.01, zero biases; a
-    `bottleneck` of so many channels before it, if that is above zero, with `dropout`, likewise."""
+    """Replace the head of a net: random weights of deviation 0.01 and zero biases for so many
+    classes, behind a `bottleneck` of so many channels with `dropout`, if those are above zero."""
     def layer(ni, no):
         return {'weight': torch.randn(no, ni) * .01, 'bias': torch.zeros(no)}
 
@@ -64,8 +64,8 @@ FROZEN = ('first_group', 'bn', 'bn_statistics', 'body')
 
 
 def freeze(f, params, what, head):
-    """The net of which parts are left as they are, with its gradients' flags set. What is named is
-    one or more of FROZEN."""
+    """Return the net with `requires_grad` set for training, but not for the parts `what`, a list of
+    names in FROZEN."""
     norms = [b for b in folding.normalisations(f, params) if b + '.running_mean' in params]
     of_norms = {f'{b}.{k}' for b in norms for k in ('weight', 'bias')}
     frozen = set(facts.first_group(f, params)) if 'first_group' in what else set()
@@ -93,7 +93,7 @@ def over_crops(f):
 # ---- the layers that fine-tuning looks at -------------------------------------------------------
 
 def stages(params):
-    """The names of a net's last convolutions of each stage."""
+    """Return the name of the last convolution of each stage. InputError for nets without stages."""
     found = architecture_of(params).stages
     if not found:
         raise InputError('of this net no layers are known that could be compared; those of '
@@ -102,7 +102,7 @@ def stages(params):
 
 
 def last_layers(params):
-    """The names of a net's linear layers, the last one at the end."""
+    """Return the names of a net's linear layers, in order; the head's is the last."""
     found = architecture_of(params)
     wide = [found.head + '.bottleneck'] if found.head + '.bottleneck.weight' in params else []
     return [*found.hidden, *wide, found.head]

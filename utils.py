@@ -24,14 +24,14 @@ class RunError(RuntimeError):
 
 
 def printable(text: str) -> str:
-    """The text with escapes for what no screen or picture shows: control characters, and the bytes
-    of names of files that are not UTF-8."""
+    """The text with everything that cannot be displayed escaped: control characters, and the bytes
+    of file names that are not UTF-8."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 def shown(text: str) -> str:
-    """A message as it is fit to be printed: at most three lines, of a thousand characters together;
-    words of more than 80 without their middle, and `printable`."""
+    """Shorten a message for the screen: at most three lines and a thousand characters, long words
+    without their middle, all of it `printable`."""
     def short(m):
         return f'{m[0][:38]}...{m[0][-39:]}'
 
@@ -43,19 +43,19 @@ def shown(text: str) -> str:
 # ---- parameter dicts --------------------------------------------------------------------------
 
 def cast(params, dtype: str = 'float'):
-    """A tensor, or each tensor of a dict, as `dtype`; on the GPU where there is one."""
+    """Convert a tensor, or each tensor of a dict, to `dtype`; on the GPU where there is one."""
     if isinstance(params, dict):
         return {k: cast(v, dtype) for k, v in params.items()}
     return getattr(params.cuda() if torch.cuda.is_available() else params, dtype)()
 
 
 def conv_params(ni: int, no: int, k: int = 1) -> Tensor:
-    """He-normal filters, (no, ni, k, k)."""
+    """Draw He-normal filters, (no, ni, k, k)."""
     return kaiming_normal_(torch.empty(no, ni, k, k))
 
 
 def linear_params(ni: int, no: int) -> dict[str, Tensor]:
-    """He-normal weight (no, ni) and zero bias (no,)."""
+    """Draw a He-normal weight (no, ni), beside a zero bias (no,)."""
     return {'weight': kaiming_normal_(torch.empty(no, ni)), 'bias': torch.zeros(no)}
 
 
@@ -71,7 +71,7 @@ def unit_bnparams(n: int) -> dict[str, Tensor]:
 
 
 def flatten(params: dict) -> dict[str, Tensor]:
-    """Nested dicts -> one flat dict with dotted keys; entries that are None are left out."""
+    """Flatten nested dicts into one with dotted keys; entries that are None are left out."""
     flat = {}
     for key, value in params.items():
         if isinstance(value, dict):
@@ -82,33 +82,37 @@ def flatten(params: dict) -> dict[str, Tensor]:
 
 
 def is_statistic(key: str) -> bool:
-    """Whether the entry is one of BN's statistics, or a setting of a gate or of dropout, which no
-    gradient reaches."""
+    """Whether an entry is not trained: a running statistic of BN, or a setting of a gate or of
+    dropout."""
     return key.endswith(('_mean', '_var', '.gate.dynamic', '.gate.mask', '.gate.density',
                          '.dropout'))
 
 
 def fix_statistics(params: dict[str, Tensor], bases) -> dict[str, Tensor]:
-    """The statistics of the named normalisations called as those that training leaves alone."""
+    """Rename the statistics of the normalisations `bases` from `running_` to `fixed_`: `batch_norm`
+    uses those, and leaves them as they are, in training too."""
     names = {f'{base}.running_{k}': f'{base}.fixed_{k}' for base in bases for k in ('mean', 'var')}
     return {names.get(k, k): v for k, v in params.items()}
 
 
 def set_requires_grad_except_bn_(params: dict[str, Tensor]) -> None:
+    """Make all entries trainable, in place, but for those that are `is_statistic`."""
     for key, value in params.items():
         value.requires_grad = not is_statistic(key)
 
 
 def with_prefix(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Put `prefix` before all keys."""
     return {prefix + k: v for k, v in params.items()}
 
 
 def without_prefix(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries under `prefix`, with the prefix taken off."""
+    """Return the entries whose keys begin with `prefix`, without the prefix."""
     return {k[len(prefix):]: v for k, v in params.items() if k.startswith(prefix)}
 
 
 def print_tensor_dict(params: dict[str, Tensor]) -> None:
+    """Print number, key, shape and type of each entry, and whether it is fixed."""
     width = max(map(len, params), default=0)
     for i, (key, v) in enumerate(params.items()):
         print(f'{i:<5} {key:<{width}}  {str(tuple(v.shape)):<20} {torch.typename(v)}'
@@ -116,13 +120,14 @@ def print_tensor_dict(params: dict[str, Tensor]) -> None:
 
 
 def at_least_float(x: Tensor) -> Tensor:
-    """bfloat16 and half become float; float and double stay."""
+    """Convert bfloat16 and half to float; float and double stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 # ---- layers -----------------------------------------------------------------------------------
 
 def check_mode(mode: bool) -> None:
+    """Raise a TypeError unless `mode` is True or False."""
     if not isinstance(mode, bool):
         raise TypeError(f'mode is True (training) or False (evaluation), not {mode!r}')
 
@@ -134,7 +139,8 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
 
     The one impurity of all nets here: with `mode` True, `base.running_mean` and
     `base.running_var` are updated in place. Statistics that are called `base.fixed_mean` and
-    `base.fixed_var` are used, and stay, in either mode.
+    `base.fixed_var` are used, and stay, in either mode. InputError, if training gives a channel
+    only one value.
     """
     check_mode(mode)
     fixed = base + '.fixed_mean' in params
@@ -166,9 +172,9 @@ def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padd
 
 def linear(x: Tensor, params: dict[str, Tensor], key: str, mode: bool,
            taps: dict | None = None) -> Tensor:
-    """Linear layer `key`; behind a bottleneck, which is another one and ReLU, if there are entries
-    under `key.bottleneck`, with dropout of the probability `key.bottleneck.dropout` (), if that is
-    there. Of `taps`, 'key.input' is what enters the layer."""
+    """Linear layer `key`. Entries under `key.bottleneck` put another linear layer and ReLU before
+    it, and dropout behind those, if there is a probability `key.bottleneck.dropout` (). The tap
+    'key.input' is what enters the layer itself."""
     check_mode(mode)
     if key + '.bottleneck.weight' in params:
         x = F.relu(linear(x, params, key + '.bottleneck', mode, taps))
@@ -180,7 +186,8 @@ def linear(x: Tensor, params: dict[str, Tensor], key: str, mode: bool,
 
 
 def tap(x: Tensor, key: str, taps: dict | None) -> Tensor:
-    """x, kept in `taps` if that names it; then a copy goes on, which layers may overwrite."""
+    """Keep x in `taps`, if that has its key, and return it; what is kept is copied first, since
+    later layers may work in place."""
     if taps is None or key not in taps:
         return x
     taps[key] = x
@@ -189,9 +196,9 @@ def tap(x: Tensor, key: str, taps: dict | None) -> Tensor:
 
 def norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
          taps: dict | None = None) -> Tensor:
-    """What the entries under `base` say: batch normalisation; without running statistics a fixed
-    scale and shift (`weight` and `bias`, or functional-zoo's `a` and `b`); none, for BN that was
-    folded into the convolution before it: nothing."""
+    """Normalise x by the entries under `base`: batch normalisation; without running statistics a
+    fixed scale and shift (`weight` and `bias`, or functional-zoo's `a` and `b`); without entries
+    nothing, because BN was folded into the convolution before it."""
     check_mode(mode)
     x = tap(x, base, taps)
     if base + '.running_mean' in params or base + '.fixed_mean' in params:
@@ -212,8 +219,8 @@ def bn_of(conv: str) -> str:
 
 def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: int = 1,
             groups: int = 1, taps: dict | None = None, bn: str = '') -> Tensor:
-    """Convolution `key` and the normalisation of its output, `bn` or that of `bn_of`, whose scale a
-    gate may give."""
+    """Convolution `key` and the normalisation of its output, whose name is `bn` or by default that
+    of `bn_of`. It is `gated` if it has a gate."""
     y, base = conv2d(x, params, key, stride, groups=groups, taps=taps), bn or bn_of(key)
     if base + '.gate.weight' in params:
         return gated(y, x, params, base, mode, taps)
@@ -223,7 +230,7 @@ def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: 
 def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
           taps: dict | None = None) -> Tensor:
     """Batch normalisation of y (B, C, H, W), the output of a convolution of x, with a scale pi
-    (B, C) of each image's own, by the entries under `base.gate` (see prune.py).
+    (B, C) of each image's own, by the entries under `base.gate` (see methods/gates.py).
 
     h = ReLU(weight GAP(x) + bias); q is h of the `density` of channels that have the largest, else
     0; pi = mask (dynamic q + (1 - dynamic) scale). Masked channels do not count among those that
@@ -253,13 +260,13 @@ MAPPINGS = {'sum': 1, 'sum2': 2, 'sum4': 4, 'max': math.inf}
 def attention_map(x: Tensor, mapping: str = 'sum2') -> Tensor:
     """Attention map of the paper's section 3.1: activations (B, C, H, W) -> (B, H, W).
 
-    mapping: a key of MAPPINGS; 'sum2', F²_sum, is the published code's. In single precision at
-    least. The mean over channels stands for the sum, as in the published code; the normalisation
-    of `at` makes them the same.
+    mapping: a key of MAPPINGS; 'sum2', F²_sum, is the published code's. It is computed in single
+    precision at least, as a mean over channels instead of the sum, as in the published code; after
+    the normalisation of `at` that makes no difference.
     """
     p, dtype = MAPPINGS[mapping], torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x, p, dim=1, dtype=dtype)
-    return norm if p == math.inf else norm ** p / x.shape[1]
+    q = torch.linalg.vector_norm(x, p, dim=1, dtype=dtype)
+    return q if p == math.inf else q ** p / x.shape[1]
 
 
 def at(x: Tensor, size=None, mapping: str = 'sum2') -> Tensor:

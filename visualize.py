@@ -167,7 +167,7 @@ def load_nets(models):
     return {label: nets.load_net(m)[:3] for label, m in zip(labels, models, strict=True)}
 
 
-def error_of(model):
+def last_error(model):
     """The test error that a net's run has logged last, as text; '' for a net without a run."""
     path = store.locate(model)
     log = path.with_name('log.txt')
@@ -220,11 +220,11 @@ def main(argv=None):
     else:
         images, _, masks = (a[::3] for a in shapes.shapes(10, seed=1, size=size))
     for label, (f, _, params) in trained.items():
-        facts.groups_of(f, params, size, label)
+        facts.count_groups(f, params, size, label)
     maps = {label: attention_maps(f, params, images, opt.map,
                                   stats=nets.PIXELS[imagenet.input_of(opt, params)[1]])
             for label, (f, _, params) in trained.items()}
-    maps = {f'{utils.printable(label)}\n{error_of(model)}'.strip(): maps_of_net
+    maps = {f'{utils.printable(label)}\n{last_error(model)}'.strip(): maps_of_net
             for model, (label, maps_of_net) in zip(models, maps.items(), strict=True)}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     files.write(opt.save, encode(figure(images, maps, masks, titles)))

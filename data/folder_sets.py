@@ -19,7 +19,8 @@ ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 def image_folders(root, validate=0):
     """ImageNet's layout, root/{train,val}/<class>/<image> -> (train, val), each names of files and
-    labels as `class_folders` gives them, and the number of classes. `validate` as in `load`."""
+    labels as `class_folders` gives them, and the number of classes. `validate` as in
+    `cifar_sets.load`. InputError, if that is not what is there."""
     *train, names = class_folders(root, 'train')
     if validate:
         return *cifar_sets.held_out(train, validate), len(names)

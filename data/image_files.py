@@ -59,14 +59,14 @@ def read_image(path):
     most loaders, the rotation that a camera noted is not applied. InputError for anything else."""
     path = pathlib.Path(os.fsdecode(path))
     if not path.is_file():      # a pipe, say, from which nothing might ever come
-        raise InputError(f'cannot read the image {shown(path)}: there is no such file')
+        raise InputError(f'cannot read the image {printable_path(path)}: there is no such file')
     try:
         return decode(path.read_bytes())
     except Exception:       # a damaged file raises nearly anything
-        raise InputError(f'cannot read the image {shown(path)}') from None
+        raise InputError(f'cannot read the image {printable_path(path)}') from None
 
 
-def shown(path):
+def printable_path(path):
     """The name of a file as messages have it."""
     return printable(os.fsdecode(path))
 
@@ -116,9 +116,9 @@ def list_broken(images, nthread):
     """
     found = images[broken(images, nthread)]
     for name in found:
-        print(f'cannot be read: {shown(name)}')
+        print(f'cannot be read: {printable_path(name)}')
     return (f'{len(found):,} of {len(images):,} images are missing or cannot be read, such as '
-            f'{shown(found[0])}: replace or delete them, or leave them out with '
+            f'{printable_path(found[0])}: replace or delete them, or leave them out with '
             f'--skip_broken') if len(found) else ''
 
 
@@ -137,7 +137,7 @@ def without_broken(images, nthread):
               f'read')
     if bad.all():
         raise InputError(f'none of {len(bad):,} images can be read, such as '
-                         f'{shown(images[0][0])}')
+                         f'{printable_path(images[0][0])}')
     return tuple(a[~bad] for a in images)
 
 

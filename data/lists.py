@@ -124,7 +124,7 @@ def from_lists(name, folder, lists):
     return train, test, names
 
 
-def entries(root, domain):
+def read_list(root, domain):
     """<domain>.txt, here or in image_list/, of lines 'path label': the path, below root or
     absolute, may hold spaces -> (names of files, labels), `folder_names`."""
     path = first_of(root / f'{domain}.txt', root / 'image_list' / f'{domain}.txt')
@@ -138,9 +138,9 @@ def entries(root, domain):
 
 
 def list_of(root, domain):
-    """The set of one list, as `entries` reads it, and the names of its classes: those of their
+    """The set of one list, as `read_list` reads it, and the names of its classes: those of their
     folders, or their labels where folders do not tell them apart."""
-    found, names = entries(root, domain)
+    found, names = read_list(root, domain)
     check_labels(found[1], f'{domain}.txt')
     return found, list(names.values()) or [str(k) for k in range(found[1].max() + 1)]
 
@@ -149,7 +149,7 @@ def parts(root, one='train', other='test'):
     """The sets of two lists and the names of their classes, as `list_of` one. Each may lack some of
     the other's, as in partial and open-set domain adaptation, which is printed. Folders may be
     called differently in the two, but none may be another class."""
-    (train, names), (test, others) = entries(root, one), entries(root, other)
+    (train, names), (test, others) = read_list(root, one), read_list(root, other)
     label = {name: k for k, name in names.items()}
     for k, name in others.items():
         if label.get(name, k) != k:

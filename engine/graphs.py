@@ -19,22 +19,22 @@ class Task(NamedTuple):
     changes: list
 
 
-def in_turn(sample):
-    """Take the steps of a sample, [(task, (size, *tensors))], as they are."""
+def eager(sample):
+    """Take the steps of a sample, [(task, (size, *tensors))], one by one, without graphs."""
     for task, batch in sample:
         task.take(*batch)
 
 
 def captured(device):
-    """A function like `in_turn` that replays graphs, which share streams and memory: none of them
-    leaves anything in it."""
+    """A function like `eager` that replays graphs, made when a new kind of sample comes. They share
+    streams and memory, in which none of them leaves anything."""
     made, pool = {}, torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
 
     def replay(sample):
         key = tuple((id(task.take), size, *((t.shape, t.dtype) for t in tensors))
                     for task, (size, *tensors) in sample)
         if key not in made:
-            made[key] = prepared(sample, device, pool)
+            made[key] = prepare_graph(sample, device, pool)
         buffers, graph, _ = made[key]
         for own, (_, (_, *tensors)) in zip(buffers, sample, strict=True):
             for buffer, t in zip(own, tensors, strict=True):
@@ -44,7 +44,7 @@ def captured(device):
     return replay
 
 
-def prepared(sample, device, pool):
+def prepare_graph(sample, device, pool):
     """A sample's tensors copied to where its graph reads them; the graph, as a function; the tasks,
     so that they live as long. All that the steps change, and the state of the device's random
     numbers, is afterwards as before."""

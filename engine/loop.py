@@ -169,7 +169,7 @@ def averages(sums, where):
     return loss, accuracy, accuracy5, parts
 
 
-def read(t, where):
+def read_sums(t, where):
     """`averages` of a run, whose sums are zero afterwards; None if it has failed, as `failure` then
     says."""
     try:
@@ -185,7 +185,7 @@ def read(t, where):
 def end_training(t):
     """What the log says of the training images in the epoch that has ended."""
     names = 'train_loss', 'train_acc', 'train_acc5', 'at_losses'
-    return dict(zip(names, read(t, f'epoch {t.epoch}') or [None] * 4, strict=True))
+    return dict(zip(names, read_sums(t, f'epoch {t.epoch}') or [None] * 4, strict=True))
 
 
 def end_epoch(t, z, device, save):
@@ -267,9 +267,9 @@ def test(active, samples, take):
             take([(t.tasks[name], batch) for t, batch in sample])
         for t in some:
             seconds[t] += t.seconds
-            loss, accuracy, accuracy5, _ = read(t, f'the test after epoch {t.epoch}') or [None] * 4
-            found[t] |= {f'{prefix}_loss': loss, f'{prefix}_acc': accuracy,
-                         f'{prefix}_acc5': accuracy5}
+            numbers = read_sums(t, f'the test after epoch {t.epoch}') or [None] * 4
+            found[t] |= {f'{prefix}_{k}': v for k, v in zip(('loss', 'acc', 'acc5'), numbers,
+                                                            strict=False)}
     return {t: {**z, 'test_time': seconds[t]} for t, z in found.items()}
 
 
@@ -346,13 +346,13 @@ def fit(trainings, device):
     active, reason = list(trainings), why_no_graph(trainings[0].opt, device)
     if reason and device.type == 'cuda':
         print(f'steps are not captured as CUDA graphs: {reason}')
-    samples, take = (in_turn if reason else together), graphs.in_turn
+    samples, take = (in_turn if reason else together), graphs.eager
     bar_start, bar_advance, bar = progress(trainings, device)
     engine = Engine()
 
     def on_start(state):
         nonlocal take
-        take = graphs.in_turn if reason else graphs.captured(device)
+        take = graphs.eager if reason else graphs.captured(device)
 
     def on_start_epoch(state):
         if any([begin_epoch(t) for t in active]):

@@ -26,7 +26,7 @@ BATCHES, BATCH_SIZE = 4, 32     # of training images, whatever --batch_size is
 
 
 def train_head(f, params, head, batches, dtype):
-    """The last layer alone trained for some epochs, in a copy of `params`, which is returned.
+    """Train the head alone for some epochs, in a copy of `params`, and return the copy.
     batches(): inputs (B, 3, H, W) and targets (B,) of an epoch. Computed in double if that is
     `dtype`, else in float."""
     def objective(params, inputs, targets, mode, weight):
@@ -83,10 +83,10 @@ def now(x):
 
 
 def computed(f, params, head, layers, batches, dtype):
-    """DELTA's weights: how much the loss grows without a filter -> {layer: (C,)}, summing to 1, and
-    how many times as fast that was as a pass through the whole net for each filter.
+    """Compute DELTA's weights, by how much the loss grows without a filter -> {layer: (C,)}, each
+    summing to 1, and how many times as fast that was as a pass through the whole net per filter.
 
-    f, params: the source with a new last layer `head`, which is trained first. As in the published
+    f, params: the source with a new head, which is trained first. As in the published
     code, the weights are the softmax of the growth's z-scores over a layer's channels.
     """
     print(f'channel weights: the head is trained for {HEAD_EPOCHS} epochs, then the loss is taken '
@@ -117,9 +117,9 @@ def from_growth(growth):
 
 
 def channel_weights(opt, f, params, head, layers, batches, checkpoint):
-    """DELTA's weights {layer: (C,)}, computed, and then left in the run's folder for when it is
-    continued; or from such a run, or a file. Those of the published code have lists of what the
-    loss grows by."""
+    """Return DELTA's weights {layer: (C,)}: computed, and then left in the run's folder for when it
+    is continued, or read from such a run or a file; one of the published code lists by how much the
+    loss grows. InputError, if that is not possible."""
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
     path = path / made.name if path.is_dir() else path

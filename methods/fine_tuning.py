@@ -1,7 +1,7 @@
-"""Fine-tuning by a method: its flags, what is updated alike, what is logged besides.
+"""Fine-tuning by a method: its flags, its parameter groups, what it logs besides.
 
 The loss is cross-entropy + alpha times the loss of --method (losses.py) + beta / 2 times the
-squared norm of the new layers.
+squared norm of the head's parameters.
 """
 from engine import script, step
 from methods import domains, losses
@@ -19,7 +19,7 @@ OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
 # ---- flags --------------------------------------------------------------------------------------
 
 def add_flags(parser, frozen):
-    """The flags of the method; `frozen`: what --freeze can name."""
+    """Add the flags of the method; `frozen`: what --freeze can name."""
     t = parser.add_argument_group('method')
     t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
                    'distance of the parameters to the source; feature_map, delta: of the features, '
@@ -68,7 +68,7 @@ def add_flags(parser, frozen):
 
 
 def check_flags(opt):
-    """Refuse what does not go together, and fill in a method's defaults."""
+    """Refuse what does not go together with an InputError, and fill in a method's defaults."""
     for name, methods in OF_METHODS.items():
         if name in opt.given and opt.method not in methods:
             raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
@@ -88,7 +88,8 @@ def check_flags(opt):
 
 
 def check_sources(opt):
-    """Refuse a method without what it compares with, and that with others."""
+    """Refuse, with an InputError, a method without what it compares with, or with what it does not
+    use."""
     method = METHODS[opt.method]
     if bool(opt.teacher) != (method.needs == 'teacher'):
         raise InputError('--teacher is what at and kd learn from: give it with them, and with no '
@@ -108,23 +109,24 @@ def check_sources(opt):
             raise InputError(f'--{name} is for a net that comes from a --source')
 
 
-# ---- what is updated alike, and what is logged --------------------------------------------------
+# ---- parameter groups, and what is logged -------------------------------------------------------
 
-def groups_of(opt, params, head):
-    """What is updated alike: the source's layers; the new ones, which have another rate and --beta
-    as decay; learned attention, which does not decay."""
+def parameter_groups(opt, params, head):
+    """Return the `step.Group`s: the body; the head, whose learning rate is --head_lr_mult times as
+    large and whose weight decay is --beta; learned attention, which does not decay."""
     learnt = [k for k, v in params.items() if v.requires_grad]
-    new = [k for k in learnt if k.startswith(f'student.{head}.')]
+    of_head = [k for k in learnt if k.startswith(f'student.{head}.')]
     attention = [k for k in learnt if k.startswith('attention.')]
-    return [step.Group([k for k in learnt if k not in {*new, *attention}], opt.weight_decay),
-            step.Group(new, opt.beta, opt.head_lr_mult), step.Group(attention, 0.)]
+    return [step.Group([k for k in learnt if k not in {*of_head, *attention}], opt.weight_decay),
+            step.Group(of_head, opt.beta, opt.head_lr_mult), step.Group(attention, 0.)]
 
 
 def logged(lines):
-    """What different ways to pick an epoch so far would report: the last one is what counts; the
-    one that is best on the images held out; the one that is best on the test images, which is for
-    comparison with papers that did so, and too good. And the entropy of learned attention, as a
-    part of that of uniform one, layer by layer: near zero, it looks at one channel only."""
+    """Return what the epoch of the last of `lines` logs besides. The accuracy of the best epoch so
+    far on the test images, which is too good, and only for comparison with papers that chose the
+    epoch so; with --validate that of the best epoch on the held-out images; with learned attention
+    its entropy relative to uniform attention, layer by layer: near zero, it looks at one channel
+    only."""
     epochs = [z for z in lines if 'epoch' in z]
     found = {'best_on_test_acc': max(z['test_acc'] for z in epochs)}
     if epochs[-1]['method'] in ('afd', 'ast', 'act'):

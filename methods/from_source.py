@@ -39,7 +39,7 @@ def feature_distance(source, target, weights=None, positions='mean', normalize=F
 
 def l2_distance(params, start):
     """Half the squared distance of parameters to where they started, both {name: tensor} of the
-    same names (L2-SP, less the decay of the new layer)."""
+    same names (L2-SP without the decay of the head)."""
     return sum((params[k] - v).square().sum() for k, v in start.items()) / 2
 
 

@@ -86,9 +86,16 @@ def methods_of(where):
     return {k: m for k, m in METHODS.items() if m.where in ('', where)}
 
 
+def outputs_of(f, inputs, params, mode, base, layers):
+    """Compute the `Outputs` of the net f, whose entries are under `base`, and of its `layers`."""
+    taps = {base + k: None for k in layers} if layers else None
+    logits, groups = f(inputs, params, mode, base, taps)
+    return Outputs(utils.at_least_float(logits), groups, utils.without_prefix(taps or {}, base))
+
+
 def make_objective(opt, f_s, f_t=None, layers=(), terms=()):
-    """The loss of the net f_s as a pure function for `step.State`: cross-entropy plus weights times
-    losses. On test images it is the cross-entropy.
+    """Make the objective of the net f_s, a pure function for `step.State`: cross-entropy plus
+    weights times losses; on test images cross-entropy alone.
 
     f_t: the function of the teacher or source, if there is one. layers: the names of those whose
     outputs methods look at. terms: [(key of METHODS, weight)]; the weight None is that of the
@@ -97,12 +104,6 @@ def make_objective(opt, f_s, f_t=None, layers=(), terms=()):
     methods = [(METHODS[name], weight) for name, weight in terms if METHODS[name].losses]
     twice = any(m.twice for m, _ in methods)
     teacher_too = any(m.teacher_too for m, _ in methods)
-
-    def outputs(f, inputs, params, mode, base):
-        taps = {base + k: None for k in layers} if layers else None
-        logits, groups = f(inputs, params, mode, base, taps)
-        return Outputs(utils.at_least_float(logits), groups,
-                       utils.without_prefix(taps or {}, base))
 
     def objective(params, inputs, labels, mode, weight):
         if not (mode and methods):
@@ -113,8 +114,8 @@ def make_objective(opt, f_s, f_t=None, layers=(), terms=()):
         teacher = None
         if f_t is not None:
             with torch.set_grad_enabled(teacher_too):
-                teacher = outputs(f_t, inputs, params, False, 'teacher.')
-        student = outputs(f_s, inputs, params, True, 'student.')
+                teacher = outputs_of(f_t, inputs, params, False, 'teacher.', layers)
+        student = outputs_of(f_s, inputs, params, True, 'student.', layers)
         student = student._replace(logits=student.logits[:len(labels)])     # the rest has no labels
         batch = Batch(opt, params, f_s, inputs, labels, student, teacher)
         loss, logged = F.cross_entropy(student.logits, labels), []

@@ -1,4 +1,4 @@
-"""A student's training by a teacher: the flags that cifar.py and imagenet.py share, what is set up.
+"""Training a student with a teacher: what cifar.py and imagenet.py share, from flags to `Training`.
 
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
@@ -7,6 +7,7 @@ The loss of a student is CE + alpha (T² KL - CE) + beta Σ losses of --method; 
 it is CE.
 """
 import math
+import re
 
 import torch
 
@@ -91,12 +92,14 @@ def check_flags(opt, teacher, groups):
         raise InputError(f'--transfer_from {opt.transfer_from}: there are only {opt.epochs} epochs')
 
 
-def name_parts(opt, usual):
-    """What the name of a run says of the transfer: weights, method, and the options that are not
-    the `usual` ones ({name: value})."""
-    parts = [f'{opt.method}{opt.beta:g}'] if opt.beta else []
-    parts += [f'kd{opt.alpha:g}'] if opt.alpha else []
-    return parts + script.unusual(opt, usual)
+def run_name(opt, parts, usual, teacher):
+    """Make a folder name from the options that tell experiments of the paper apart: the script's
+    own `parts`, weights and method of the transfer, options that are not the `usual` ones ({name:
+    value}), the teacher."""
+    parts = [*parts, *[f'{opt.method}{opt.beta:g}'] * bool(opt.beta),
+             *[f'kd{opt.alpha:g}'] * bool(opt.alpha), *script.unusual(opt, usual),
+             *[f'from_{teacher}'] * bool(teacher), f'seed{opt.seed}']
+    return re.sub(r'[^\w.]+', '_', '_'.join(parts))
 
 
 # ---- what is minimised --------------------------------------------------------------------------
@@ -111,8 +114,8 @@ def beta_in(opt, epoch):
                        'step': loop.learning_rate(opt, epoch) / opt.lr}[opt.beta_decay]
 
 
-def make_objective(opt, f_s, f_t=None):
-    """`losses.make_objective` of a student: --alpha times KD, and --method with the weight of the
+def student_objective(opt, f_s, f_t=None):
+    """The objective of a student: --alpha times KD, and --method with the weight of the
     epoch; without a teacher f_t, only what needs none."""
     terms = [('kd', opt.alpha)] * bool(opt.alpha) + [(opt.method, None)] * bool(opt.beta)
     terms = [(k, v) for k, v in terms if f_t or losses.METHODS[k].needs != 'teacher']
@@ -153,15 +156,15 @@ def check_classes(name, outputs, classes, where):
         raise InputError(f'the teacher {name} knows {outputs} classes, {where} has {classes}')
 
 
-def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
+def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
     """The `loop.Training` of the net that make_net() gives, by --method from `teacher`: name, f,
     params, in which batch normalisation is folded; or None.
 
-    checkpoint, lines: what to go on from; train, test: `data.Images` of size x size pixels.
+    checkpoint, lines: what to go on from; train, test: `data.arrays.Images` of size x size pixels.
     """
     name, f_t, teacher = teacher or ('', None, {})
     if f_t:
-        facts.groups_of(f_t, teacher, size, f'the teacher {name}')
+        facts.count_groups(f_t, teacher, size, f'the teacher {name}')
     teacher = step.on_device(folding.fold(teacher), opt.dtype, device, fixed=True)
     if f_t:
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
@@ -172,7 +175,7 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     generator = torch.Generator().manual_seed(opt.seed)
     with runs.drawing_from(generator):
         f_s, student = make_net()
-    facts.groups_of(f_s, student, size, 'the net')
+    facts.count_groups(f_s, student, size, 'the net')
     student, helpers = step.on_device(student, opt.dtype, device), {}
     if opt.method == 'f_actt':
         # of a generator of their own: the images come in the same order as without
@@ -183,7 +186,7 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
               **step.on_device(helpers, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}
     compiled = torch.compile if opt.compile else lambda objective: objective
-    taught = compiled(make_objective(opt, f_s, f_t))
+    taught = compiled(student_objective(opt, f_s, f_t))
     alone = compiled(losses.make_objective(opt, f_s)) if opt.transfer_from > 1 else taught
     state = step.new_state(taught, params, opt.dtype, opt.weight_decay, nesterov=opt.nesterov)
     return loop.Training(

@@ -6,14 +6,14 @@ from papers import (
     amazon10,
     attention_transfer,
     cifar100,
+    demo,
     fine_tuning,
     imagenette,
     office31,
     pruning,
-    shapes,
     transfer,
 )
 
-TABLES = {name: table for module in (shapes, attention_transfer, cifar100, imagenette, fine_tuning,
+TABLES = {name: table for module in (demo, attention_transfer, cifar100, imagenette, fine_tuning,
                                      pruning, office31, amazon10, transfer)
           for name, table in module.TABLES.items()}

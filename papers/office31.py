@@ -31,7 +31,8 @@ RESNET50 = {
 }
 OFFICE31 = [(a, b) for a in ('amazon', 'dslr', 'webcam') for b in ('amazon', 'dslr', 'webcam')
             if a != b]
-# DAN's recipe in Caffe, but for the weights' decay: by the step, ten times the rate for new layers
+# DAN's recipe in Caffe, except for the weight decay: the rate falls step by step, the head's is ten
+# times that of the rest
 OFFICE_RECIPE = ('--dataset office31 --dataroot office31 --schedule inv --lr_gamma 1e-3 '
                  '--lr_power 0.75 --head_lr_mult 10')
 GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --batch_size 32 '

@@ -79,7 +79,7 @@ def difference(errors, plain):
     return text + (f' (n = {len(common)})' if 0 < len(common) < len(errors) else '')
 
 
-def seconds(logs):
+def seconds_per_run(logs):
     return statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
                                                           for e in z[1:]) for z in logs)
 
@@ -108,7 +108,7 @@ def cells(name, row, logs):
         top5 = [100 - z[-1]['test_acc5'] for z in logs[row].values()] if table.get('top5') else []
         z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
               against: difference(errors, plain),
-              'seconds per run': f'{seconds(logs[row].values()):.0f}'}
+              'seconds per run': f'{seconds_per_run(logs[row].values()):.0f}'}
         if table.get('pruned'):
             z |= {'MACs, %': f'{100 * macs_kept(logs[row]):.1f}',
                   'MACs per image, %': f'{100 * macs_kept(logs[row], "multiply_adds_dynamic"):.1f}'}

@@ -64,12 +64,12 @@ def of_images(net, n):
     return part_of_table(f'{net}_{n}', f'{label}, {n} a class', f'--per_class {n}', rows)
 
 
-def held_out(n):
+def holding_out(n):
     """Options that train on n images of each class, on average, and hold 5,000 others out."""
     return f'--per_class {n + 500} --validate 5000'
 
 
-def grid(method, values, label, source=WRN, teacher=''):
+def alphas_of(method, values, label, source=WRN, teacher=''):
     return {f'{method}_{v:g}': choice(f'{label}, α = {v:g}', by(method, v, source, teacher))
             for v in values}
 
@@ -79,15 +79,16 @@ CHOICES = {
        for v in (.1, .03, .01, .003, .001)},
     **{f'scratch_{v:g}': choice(f'from scratch, learning rate {v:g}', f'{SCRATCH} {AS_CIFAR} --lr '
                                 f'{v:g}') for v in (.1, .03, .01)},
-    **{f'l2_{n}_{k}': choice(f'L2, {n} a class, {k:,} steps', f'{WRN} {held_out(n)} {steps_of(k)}')
+    **{f'l2_{n}_{k}': choice(f'L2, {n} a class, {k:,} steps',
+                             f'{WRN} {holding_out(n)} {steps_of(k)}')
        for n in PER_CLASS for k in (STEPS // 2, STEPS, 2 * STEPS)},
     'resnet': choice('L2 of ResNet-32x4, the teacher', SOURCES['resnet'][1]),
     **{name: r for method, values in {
         'l2_sp': (1, .1, .01, .001), 'feature_map': (6.4, .64, .064, .0064),
         'delta': (6.4, .64, .064, .0064), 'afd': (.1, .01, .001, .0001),
         'ast': (1, .1, .01, .001), 'at': (100, 1000, 10000), 'kd': (.5, .9)}.items()
-       for name, r in grid(method, values, LABELS[method], teacher='resnet').items()},
-    **grid('act', (1.5, .15, .015, .0015), LABELS['act'],
+       for name, r in alphas_of(method, values, LABELS[method], teacher='resnet').items()},
+    **alphas_of('act', (1.5, .15, .015, .0015), LABELS['act'],
            f'--source @ast_{ALPHA["ast"]:g}'),
     **{f'{kind}_{k}': choice(f'{label} to 1/4 of the multiply-adds, {k:,} steps',
                              f'{WRN} --prune {kind} --macs_target 0.25 {steps_of(k)}')
@@ -119,7 +120,7 @@ TABLES = {
         title='From CIFAR-100 to CIFAR-10: settings, chosen on 5,000 held-out images; WRN-40-2, 50 '
               'images of each class unless said',
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=12,
-        medians=False, common=f'--dataset CIFAR10 {held_out(50)} --lr {LR:g} {steps_of(STEPS)}',
+        medians=False, common=f'--dataset CIFAR10 {holding_out(50)} --lr {LR:g} {steps_of(STEPS)}',
         rows=CHOICES),
     'transfer-shapes': dict(
         title='The same in the small: from shapes to ten noisy ones of each class, WRN-10-2',

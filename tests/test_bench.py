@@ -72,7 +72,7 @@ def test_both_ways_give_the_same_loss_and_gradients(net, beta):
                 loss, parts = original.loss_of(opt, targets, *f_s(x, own, True), *by)
             else:
                 params = utils.with_prefix(own, 'student.') | utils.with_prefix(other, 'teacher.')
-                loss, _, parts = teaching.make_objective(opt, f_s, f_t)(
+                loss, _, parts = teaching.student_objective(opt, f_s, f_t)(
                     params, x, targets, True, torch.tensor(opt.beta, dtype=dtype))
             loss.backward()
             found.append([loss.detach(), own, {k: v.grad for k, v in own.items()

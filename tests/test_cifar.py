@@ -89,7 +89,7 @@ def train(opt, steps, f_t=None, teacher=None, batch_size=32, seed=0, n=512):
     images = arrays.held_images(torch.from_numpy(arrays.pad_reflect(images, 4)),
                                 torch.from_numpy(labels), batch_size, cifar_sets.MEAN,
                                 cifar_sets.STD, pad=4, train=True)
-    objective = teaching.make_objective(opt, f, f_t)
+    objective = teaching.student_objective(opt, f, f_t)
     state = step.new_state(objective, params, opt.dtype, opt.weight_decay)
     state.rate.fill_(opt.lr)
     state.weight.fill_(opt.beta)
@@ -113,7 +113,7 @@ def test_objective_is_the_sum_of_its_terms():
     params = {**utils.with_prefix(student, 'student.'), **utils.with_prefix(teacher, 'teacher.')}
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
     opt = Options(at_groups=[1, 2])
-    loss, logits, parts = teaching.make_objective(opt, f_s, f_t)(params, x, y, True, 1000.)
+    loss, logits, parts = teaching.student_objective(opt, f_s, f_t)(params, x, y, True, 1000.)
     y_s, g_s = f_s(x, student, True)
     y_t, g_t = f_t(x, teacher, False)
     at = [utils.at_loss(g_s[i], g_t[i]) for i in (1, 2)]
@@ -121,7 +121,7 @@ def test_objective_is_the_sum_of_its_terms():
         loss, utils.distillation(y_s, y_t, y, 4., .9) + 1000 * sum(at))
     torch.testing.assert_close(torch.stack(parts), torch.stack(at))
     torch.testing.assert_close(logits, y_s)
-    loss, _, parts = teaching.make_objective(opt, f_s, f_t)(params, x, y, False, 1000.)
+    loss, _, parts = teaching.student_objective(opt, f_s, f_t)(params, x, y, False, 1000.)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(f_s(x, student, False)[0],
                                                                        y))
     assert parts == []
@@ -147,7 +147,7 @@ def test_gradient_methods_image_by_image(method):
     student, teacher = cifar.nin(.1, 10, False, False), cifar.nin(.2, 10, False, False)
     params = both(student, teacher)
     x, y = torch.randn(3, 3, 32, 32, dtype=torch.double), torch.tensor([1, 2, 3])
-    objective = teaching.make_objective(Options(method=method, alpha=0.), student[0],
+    objective = teaching.student_objective(Options(method=method, alpha=0.), student[0],
                                         teacher[0] if method == 'grad_at' else None)
     loss, logits, parts = objective(params, x, y, True, 7.)
     total = 0
@@ -174,7 +174,7 @@ def test_gradient_methods_reach_the_parameters(method):
     params = both(student, teacher)
     x, y = torch.randn(3, 3, 8, 8, dtype=torch.double), torch.tensor([1, 2, 3])
     opt = Options(method=method, alpha=.5)
-    objective = teaching.make_objective(opt, student[0], teacher[0])
+    objective = teaching.student_objective(opt, student[0], teacher[0])
     loss = objective(params, x, y, True, 7.)[0]
     names = [k for k in params if k.startswith('student.')]
     gradients = torch.autograd.grad(loss, [params[k] for k in names])
@@ -195,7 +195,7 @@ def test_gradient_methods_in_bfloat16(method):
               for k, v in both(student, teacher).items()}
     x, y = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
     opt = Options(method=method, alpha=0.)
-    objective = teaching.make_objective(opt, student[0], teacher[0])
+    objective = teaching.student_objective(opt, student[0], teacher[0])
     names, found = [k for k in params if k.startswith('student.')], {}
     for dtype in ('float', 'bfloat16'):
         with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16'):
@@ -218,7 +218,7 @@ def test_full_activations_go_through_convolutions_where_widths_differ():
               **utils.with_prefix(teacher[1], 'teacher.')}
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
     opt = Options(method='f_actt', alpha=0., at_groups=[1])
-    objective = teaching.make_objective(opt, student[0], teacher[0])
+    objective = teaching.student_objective(opt, student[0], teacher[0])
     loss, logits, parts = objective(params, x, y, True, 5.)
     g_s, g_t = (net[0](x, net[1], mode)[1][1] for net, mode in ((student, True), (teacher, False)))
     expected = utils.activation_loss(

@@ -75,7 +75,7 @@ def five_steps(bn, save):
 
 def state_of(opt, bn, device):
     f_s, f_t, params = nets(bn)
-    return step.new_state(teaching.make_objective(opt, f_s, f_t),
+    return step.new_state(teaching.student_objective(opt, f_s, f_t),
                           step.on_device(params, opt.dtype, device), opt.dtype, opt.weight_decay)
 
 

@@ -116,7 +116,7 @@ def test_a_step_of_each_method_can_be_recorded(flags):
     params = {**utils.with_prefix(student, 'student.'),
               **{f'teacher.{k}': v.detach() for k, v in teacher.items()}}
     params = {k: v.detach().double().requires_grad_(v.requires_grad) for k, v in params.items()}
-    state = step.new_state(teaching.make_objective(opt, f_s, f_t), params, 'double', 5e-4)
+    state = step.new_state(teaching.student_objective(opt, f_s, f_t), params, 'double', 5e-4)
     check_replay(state, [(torch.randn(4, 3, 32, 32, dtype=torch.double), torch.arange(4) + i)
                          for i in range(3)])
 

@@ -185,14 +185,14 @@ def test_without_arguments_goes_on_and_fails_with_the_training(processes, fails,
 def test_error_of_a_run():
     store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
     pathlib.Path('logs/at/net.pth').rename('logs/at/model.pt7')
-    assert visualize.error_of('at') == ''
+    assert visualize.last_error('at') == ''
     runs.write_log(pathlib.Path('logs/at/log.txt'), [{'epochs': 2}])
-    assert visualize.error_of('at') == ''
+    assert visualize.last_error('at') == ''
     runs.write_log(pathlib.Path('logs/at/log.txt'), [
         {}, *(dict.fromkeys(runs.EVERY_EPOCH, 1) | {'test_acc': right} for right in (10., 87.65))])
-    assert visualize.error_of('at') == visualize.error_of('logs/at') == '12.3 %'
+    assert visualize.last_error('at') == visualize.last_error('logs/at') == '12.3 %'
     store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
-    assert visualize.error_of('logs/at/net.pth') == ''
+    assert visualize.last_error('logs/at/net.pth') == ''
 
 
 def test_labels():

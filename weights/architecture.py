@@ -113,7 +113,7 @@ def channels_of(params, kind):
 
     Those of all convolutions of a residual block but its last (residual sums keep their width);
     MobileNetV2's expanded ones, which a depthwise convolution hands on, but those of its first
-    block, which is not expanded, and those before its last layer. None of other nets.
+    block, which is not expanded, and those before its head. None of other nets.
     """
     convs, sets = dict.fromkeys(convolutions(params)), {}
     for conv in convs:

@@ -52,7 +52,7 @@ def classes_of(f, params, path):
     return logits.shape[1]
 
 
-def groups_of(f, params, size, name):
+def count_groups(f, params, size, name):
     """The number of groups whose outputs the net called `name` gives; an InputError, if images of
     size x size pixels are too small for it."""
     try:

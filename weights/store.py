@@ -45,8 +45,8 @@ HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bia
 
 # ---- reading ------------------------------------------------------------------------------------
 
-def say(path, text):
-    """Print what was chosen of a file."""
+def note(path, text):
+    """Print what was read of a file, and what was left out."""
     print(shown(f'{path}: {text}'))
 
 
@@ -60,7 +60,7 @@ def parameters(holder, path):
             break
         if len(found) > 1 or 'ema' in found[0]:
             others = f', not {", ".join(found[1:])} beside it' if found[1:] else ''
-            say(path, f'{found[0]} is read{others}')
+            note(path, f'{found[0]} is read{others}')
         holder = holder[found[0]]
     params = tensors(holder, path)
     return without_prefix(params, 'student.') or params
@@ -119,7 +119,7 @@ def net_in(params, path):
         net = {**{m[1]: params[k] for k, m in heads.items() if m}, **net}
         left = [k for k in left if not heads.get(k)]
     if left:
-        say(path, f'{prefix}* is read, not the {len(left)} entries beside it, such as {left[0]}')
+        note(path, f'{prefix}* is read, not the {len(left)} entries beside it, such as {left[0]}')
     return net
 
 
@@ -137,7 +137,7 @@ def plain_head(params, path):
         return params
     if len({k.split('.')[1] for k in several}) == 1:
         return {re.sub(r'^fc\.\d+\.', 'fc.', k): v for k, v in params.items()}
-    say(path, f'its head of several layers, {several[0]} to {several[-1]}, is left out')
+    note(path, f'its head of several layers, {several[0]} to {several[-1]}, is left out')
     return {k: v for k, v in params.items() if k not in several}
 
 
@@ -166,7 +166,7 @@ def read(path):
     params = {k: v.to(torch.double if double else torch.float) for k, v in params.items()}
     broken = [k for k, v in params.items() if not v.isfinite().all()]
     if broken:
-        say(path, f'{len(broken)} of its entries hold NaN or infinity, the first is {broken[0]}: '
+        note(path, f'{len(broken)} of its entries hold NaN or infinity, the first is {broken[0]}: '
                   f'what is computed with them means nothing')
     return from_caffe(params)
 
