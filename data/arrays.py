@@ -1,4 +1,4 @@
-"""Images that lie on the device -> batches, the augmentation of a whole batch as one gather."""
+"""Batches of images that lie on the device, a whole batch augmented by one gather."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ from utils import InputError
 
 
 def pad_reflect(images, pad):
-    """(N, H, W, 3) -> (N, H+2p, W+2p, 3), mirrored without repeating the edge."""
+    """Pad images (N, H, W, 3) -> (N, H+2p, W+2p, 3), mirrored without repeating the edge.
+    InputError, if they are too small for that."""
     if pad >= min(images.shape[1:3]):
         raise InputError(f'--randomcrop_pad {pad} is too large for images of '
                          f'{images.shape[1]}x{images.shape[2]} pixels')
@@ -37,7 +38,7 @@ def normalise(images, stats):
 
 
 def some_of(images, n):
-    """n images of a set, a tuple of arrays (N, ...), or all; the same ones each time."""
+    """Choose n images of a set, a tuple of arrays (N, ...), or all; the same ones each time."""
     chosen = np.random.default_rng(0).permutation(len(images[1]))[:n]
     return tuple(a[chosen] for a in images)
 
@@ -62,8 +63,8 @@ class Images(NamedTuple):
 
 
 def sizes_of(n, size):
-    """Of batches of n images: the last one smaller. One image that is left over goes into the batch
-    before: batch normalisation of a single image may have a single value."""
+    """Return the sizes of the batches of n images, of which the last may be smaller. A single image
+    that is left over goes into the batch before, since BN may have a single value of it."""
     sizes = [size] * (n // size) + ([n % size] if n % size else [])
     if len(sizes) > 1 and sizes[-1] == 1:
         sizes[-2:] = [size + 1]
@@ -71,14 +72,15 @@ def sizes_of(n, size):
 
 
 def order_of(n, count, generator):
-    """The images of an epoch of `count`, drawn from n without repetition until all were taken."""
+    """Draw the indices of an epoch of `count` images from n, without repetition until all were
+    taken."""
     passes = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
     return torch.cat(passes)[:count]
 
 
 def test_batch(batch_size, size, device):
-    """Images of a test batch, if training takes `batch_size` of size x size pixels: on a GPU as
-    many as 2,048 small ones of CIFAR, whose kernels are too short to fill it."""
+    """Return the size of a test batch, if training takes `batch_size` images of size x size pixels:
+    larger on a GPU, which batches of small images do not fill (2,048 of CIFAR's)."""
     many = 2048 * 32 ** 2 // size ** 2 // processes.world() * processes.world()
     return max(batch_size, many) if device.type == 'cuda' else batch_size
 

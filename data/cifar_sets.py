@@ -43,7 +43,7 @@ def load(name, root='.', validate=0):
 
 
 def drawn(root):
-    """`shapes`, which needs no folder."""
+    """Draw the training and test set of `shapes`, which needs no folder."""
     sets = (shapes.shapes(n, seed)[:2] for seed, n in enumerate(shapes.SHAPES_COUNTS.values()))
     return *sets, len(shapes.SHAPES)
 
@@ -63,7 +63,8 @@ SETS = {**{name: both_parts(name) for name in CIFAR}, 'shapes': drawn}
 
 
 def held_out(train, n):
-    """The training set (images, labels) without n images, the same ones in every run, and those."""
+    """Split a training set, a tuple of arrays -> the set without n images, the same ones in every
+    run, and those. InputError, unless both have images."""
     if not 0 < n < len(train[1]):
         raise InputError(f'--validate {n}: give a number between 1 and {len(train[1]) - 1}, the '
                          f'training images less one')
@@ -74,8 +75,9 @@ def held_out(train, n):
 # ---- CIFAR ------------------------------------------------------------------------------------
 
 def cifar_folder(name, root, make=False):
-    """The folder of CIFAR's batches: `root` itself, or one below it, into which they are downloaded
-    and unpacked when they are not there. `make`: root itself need not be there either."""
+    """Find the folder of CIFAR's batches: `root` itself, or one below it, into which they are
+    downloaded and unpacked when they are not there. InputError, if there is no root, unless `make`.
+    """
     spec = CIFAR[name]
     root = pathlib.Path(root).expanduser()
     if all((root / file).is_file() for part in COUNTS for file in spec[part]):
@@ -91,7 +93,8 @@ def cifar_folder(name, root, make=False):
 
 
 def cifar(name, folder, part):
-    """One part ('train' or 'test') of CIFAR, checked for shapes, counts and labels."""
+    """Read one part ('train' or 'test') of CIFAR -> images, labels. InputError, if shapes, counts
+    or labels are wrong."""
     spec = CIFAR[name]
     images, labels = [], []
     for file in spec[part]:
@@ -118,7 +121,8 @@ def cifar(name, folder, part):
 
 
 def unpickle(path):
-    """What a batch file holds, if that is arrays, lists, dicts, strings and numbers only."""
+    """Load what a batch file holds: arrays, lists, dicts, strings and numbers. InputError for all
+    else."""
     try:
         return PlainUnpickler(io.BytesIO(path.read_bytes()), encoding='bytes').load()
     except OSError as e:

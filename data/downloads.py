@@ -1,4 +1,4 @@
-"""Files from the network, checked and whole or not there at all."""
+"""Downloading and unpacking files, checked by their sha256, whole or not at all."""
 import contextlib
 import hashlib
 import http.client
@@ -15,6 +15,7 @@ from utils import InputError
 
 
 def sha256_of(path):
+    """Return the sha256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as f:
         while block := f.read(1 << 20):
@@ -25,7 +26,7 @@ def sha256_of(path):
 def download(url, root, sha256=''):
     """Fetch `url` into the folder `root` with a progress bar, unless it is there -> its path.
     The file appears under its name only when its checksum, of which `sha256` is the beginning, is
-    right."""
+    right. InputError, if it is not, or the download fails."""
     path = pathlib.Path(root) / url.rsplit('/', 1)[-1]
     if path.exists():
         if not sha256_of(path).startswith(sha256):
@@ -49,8 +50,8 @@ def download(url, root, sha256=''):
 
 
 def unpack(archive, root):
-    """What an archive holds into the folder `root`, each top-level entry whole or not at all. One
-    that would write elsewhere is refused."""
+    """Unpack an archive into the folder `root`, each top-level entry whole or not at all.
+    InputError, if it is damaged, or would write elsewhere."""
     print(f'unpacking {archive}')
     try:
         with tempfile.TemporaryDirectory(dir=root) as part, tarfile.open(archive) as tar:

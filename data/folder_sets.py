@@ -18,8 +18,8 @@ ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 
 def image_folders(root, validate=0):
-    """ImageNet's layout, root/{train,val}/<class>/<image> -> (train, val), each names of files and
-    labels as `class_folders` gives them, and the number of classes. `validate` as in
+    """Read ImageNet's layout, root/{train,val}/<class>/<image> -> (train, val), each names of files
+    and labels as `class_folders` gives them, and the number of classes. `validate` as in
     `cifar_sets.load`. InputError, if that is not what is there."""
     *train, names = class_folders(root, 'train')
     if validate:
@@ -30,9 +30,10 @@ def image_folders(root, validate=0):
 
 
 def class_folders(root, part=''):
-    """root/part/<class>/<image>, or further folders below a class; or Tiny-ImageNet's val/ -> names
-    of files, bytes (N,); labels int64 (N,), the classes' places by `lists.in_order`; the classes'
-    names. What is left out is counted in a line."""
+    """Read root/part/<class>/<image>, or folders below a class too, or Tiny-ImageNet's val/ ->
+    names of files, bytes (N,); labels int64 (N,), the classes' places by `lists.in_order`; the
+    classes' names. What is left out is counted in a line. InputError, if there are no classes, or
+    some without an image."""
     folder = pathlib.Path(root, part).expanduser()
     if not folder.is_dir():
         raise InputError(f'there is no folder {folder}: it should hold a folder per class')
@@ -55,7 +56,7 @@ def class_folders(root, part=''):
 
 
 def annotated(folder):
-    """Tiny-ImageNet's val/: images/<image>, and lines 'image class ...' of its list."""
+    """Read Tiny-ImageNet's val/: images/<image>, and lines 'image class ...' of its list."""
     pairs = [line.split()[:2] for line in lists.read_lines(folder / ANNOTATIONS, 'folder')]
     if not all(len(pair) == 2 for pair in pairs):
         raise InputError(f'{folder / ANNOTATIONS}: each line should be an image and its class')
@@ -66,7 +67,8 @@ def annotated(folder):
 
 
 def entries(folder):
-    """What a folder holds, without what is hidden or stray."""
+    """List what a folder holds, without what is hidden or stray. InputError, if it cannot be
+    read."""
     try:
         return [e for e in os.scandir(folder) if e.name[0] != '.' and e.name not in STRAY]
     except OSError as e:
@@ -74,8 +76,8 @@ def entries(folder):
 
 
 def images_below(folder):
-    """The paths of the image files in a folder and in those below it, sorted; those of all other
-    files. Links to folders are not followed: they might lead back."""
+    """List the paths of the image files in a folder and in those below it, sorted, and those of all
+    other files. Links to folders are not followed: they might lead back."""
     found, others = [], []
     for entry in entries(folder):
         if entry.is_dir(follow_symlinks=False):
@@ -110,7 +112,8 @@ def left_out(others):
 
 
 def folders(root):
-    """{train,test}/<class>/<image>, or val/ for test/; or <class>/<image>, which has no test."""
+    """Read {train,test}/<class>/<image>, with val/ for test/ as well, or <class>/<image>, which has
+    no test set -> train, test or None, names of classes. InputError for other folders."""
     train, tests = root / 'train', [p for p in (root / 'test', root / 'val') if p.is_dir()]
     if train.is_dir() and tests:
         # Tiny-ImageNet's test/ has no labels
@@ -132,7 +135,7 @@ def folders(root):
 
 
 def folders_of(root, domain):
-    """<domain>/<class>/<image> or <domain>/images/<class>/<image>."""
+    """Read <domain>/<class>/<image> or <domain>/images/<class>/<image> -> set, names of classes."""
     folder, inner = root / domain, root / domain / 'images'
     *found, names = class_folders(inner if inner.is_dir() else folder)
     return tuple(found), names

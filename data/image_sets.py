@@ -26,7 +26,7 @@ DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list
 
 
 def load(name, root, domain='', target='', shift=0., missing=False):
-    """The data set `name` below the folder `root` -> (train, test, target_set, names of classes).
+    """Load the data set `name` below the folder `root` -> (train, test, target_set, class names).
 
     Of a data set with domains, `domain` is for training and `target`, if given, for adaptation
     without its labels and for testing: test and target_set are all of it, otherwise None. For
@@ -42,7 +42,7 @@ def load(name, root, domain='', target='', shift=0., missing=False):
 
 
 def read(name, root, domain, target, shift):
-    """What `load` gives, without a look for the images."""
+    """Do what `load` does, without looking whether the images are there."""
     if name not in READERS and name not in DOMAINS:
         return arrays(name, root, domain, shift)
     if not domain:
@@ -82,6 +82,7 @@ def check_choice(name, domain, target, shift):
 
 
 def check_domain(name, domain):
+    """Refuse a domain that the data set has not, or that is a path."""
     if name == 'office31' and domain not in OFFICE:
         raise InputError(f'office31 has no domain {domain}: choose from {", ".join(OFFICE)}')
     if domain == '.' or '..' in domain or set(domain) & set('/\\\0'):
@@ -90,6 +91,7 @@ def check_domain(name, domain):
 
 
 def arrays(name, root, domain, shift):
+    """Load a data set that is held in memory, as `read` does."""
     train, test, classes = cifar_sets.load(name, root)
     names = list(shapes.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
     if not shift:
@@ -134,9 +136,9 @@ def report_counts(title, root, found):
 
 
 def subset(train, per_class=0, fraction=0., seed=0):
-    """A random part of a set, balanced over classes -> (chosen, rest), sets of the same form and
+    """Draw a part of a set, balanced over classes -> (chosen, rest), sets of the same form and
     order: `per_class` images of each class or a `fraction` of them, rounded, at least one. With the
-    same seed, a larger part holds the smaller ones."""
+    same seed, a larger part holds the smaller ones. InputError, if a class has too few."""
     if bool(per_class) == bool(fraction) or per_class < 0 or not 0 <= fraction <= 1:
         raise InputError(f'{per_class} images per class and a fraction of {fraction:g}: give one '
                          f'of them, a number from 1 or a fraction of at most 1')
@@ -151,4 +153,5 @@ def subset(train, per_class=0, fraction=0., seed=0):
 
 
 def example(train, i):
+    """Name file i of a set, for a message; '' for images in memory."""
     return f', with {os.fsdecode(train[0][i])},' if train[0].dtype.kind == 'S' else ''

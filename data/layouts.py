@@ -12,7 +12,7 @@ from utils import InputError
 
 
 def dogs(root):
-    """Images/<class>/<image> and {train,test}_list.mat, here or in lists/."""
+    """Read Stanford Dogs: Images/<class>/<image> and {train,test}_list.mat, here or in lists/."""
     (train, names, one), (test, others, other) = (dogs_part(root, f'{part}_list.mat')
                                                   for part in ('train', 'test'))
     lists.same_classes(names, others, one, other)
@@ -20,6 +20,7 @@ def dogs(root):
 
 
 def dogs_part(root, file):
+    """Read one list of Stanford Dogs -> set, names of classes, path of the list."""
     path = lists.first_of(root / file, root / 'lists' / file)
     images, labels = dogs_list(lists.present(path, 'dogs'))
     lists.check_labels(labels, path, first=1)
@@ -31,7 +32,8 @@ def dogs_part(root, file):
 
 
 def dogs_list(path):
-    """A list in MATLAB's format -> names 'class/image', labels from 0."""
+    """Read a list in MATLAB's format -> names 'class/image', labels from 0. InputError, if it is
+    damaged."""
     import scipy.io  # nothing else needs it
 
     try:
@@ -52,7 +54,7 @@ CUB = {'classes': r'\S.*', 'images': r'\S.*', 'image_class_labels': r'\d{1,9}',
 
 
 def cub(root):
-    """CUB_200_2011/, or its content, as its README describes it."""
+    """Read CUB_200_2011/, or its content, as its README describes it."""
     home = root if (root / 'images.txt').exists() else root / 'CUB_200_2011'
     classes, images, labels, training, boxes = cub_tables(home)
     number = {key: k for k, key in enumerate(classes)}
@@ -65,8 +67,9 @@ def cub(root):
 
 
 def cub_tables(home):
-    """The classes, and the images' files, classes, parts and boxes: dicts in the order of their
-    keys, the numbers of classes and of images; those of images have the same keys."""
+    """Read the tables of CUB: the classes, and the images' files, classes, parts and boxes, dicts
+    in the order of their keys, the numbers of classes and of images. InputError, if the tables of
+    the images have not the same keys, or name an unknown class."""
     classes, images, *others = (by_number(home / f'{t}.txt', form) for t, form in CUB.items())
     for table, name in zip(others, list(CUB)[2:], strict=True):
         differing = sorted(set(table) ^ set(images))
@@ -81,7 +84,8 @@ def cub_tables(home):
 
 
 def by_number(path, form):
-    """Lines 'number rest' -> {number: rest}, by number; each `rest` has the form of a pattern."""
+    """Read lines 'number rest' -> {number: rest}, sorted by number. InputError for repeated
+    numbers, and where `rest` does not match the pattern `form`."""
     table = {}
     for line in lists.read_lines(path, 'cub'):
         found = re.fullmatch(rf'(\d{{1,9}})\s+({form})', line, re.ASCII)
@@ -93,16 +97,16 @@ def by_number(path, form):
 
 
 def mit67(root):
-    """Images/<class>/<image>, TrainImages.txt and TestImages.txt."""
+    """Read MIT Indoor 67: Images/<class>/<image>, TrainImages.txt and TestImages.txt."""
     paths = [root / 'TrainImages.txt', root / 'TestImages.txt']
     return lists.from_lists('mit67', root / 'Images',
                             {path: lists.read_lines(path, 'mit67') for path in paths})
 
 
 def caltech256(root, n):
-    """256_ObjectCategories/<NNN.name>/<NNN_IIII.jpg>, or its content; the first n images of each
-    class for training, 61 to 80 for testing, as in Li et al., 'Explicit inductive bias for transfer
-    learning with convolutional networks', 2018 (L2-SP)."""
+    """Read Caltech-256: 256_ObjectCategories/<NNN.name>/<NNN_IIII.jpg>, or its content; the first n
+    images of each class for training, 61 to 80 for testing, as in Li et al., 'Explicit inductive
+    bias for transfer learning with convolutional networks', 2018 (L2-SP)."""
     name = f'caltech256-{n}'
     home = lists.first_of(root / '256_ObjectCategories', root)
     inside = sorted(os.scandir(home), key=os.fspath) if home.is_dir() else []
@@ -114,14 +118,15 @@ def caltech256(root, n):
 
 
 def caltech256_images(folder):
-    """A class's images by number. There are also strays: RENAME2, greg/ among the dogs."""
+    """List a class's images, {number: file}. Strays are left out: RENAME2, greg/ among the dogs."""
     pattern = re.compile(rf'{os.path.basename(folder)[:3]}_(\d{{4}})\.jpg')
     found = filter(None, map(pattern.fullmatch, sorted(lists.listing(folder))))
     return {int(m[1]): f'{folder}/{m[0]}' for m in found}
 
 
 def numbered(images, low, high, name):
-    """The set of those images, {class: {number: file}}, whose numbers are low to high."""
+    """Make the set of those images, {class: {number: file}}, whose numbers are low to high.
+    InputError, if a class has none."""
     files = {c: [f for k, f in found.items() if low <= k <= high] for c, found in images.items()}
     empty = [c for c, found in files.items() if not found]
     if empty:
@@ -132,14 +137,15 @@ def numbered(images, low, high, name):
 
 
 def food101(root):
-    """food-101/, or its content: images/<class>/<image>.jpg, meta/{train,test}.{txt,json}."""
+    """Read food-101/, or its content: images/<class>/<image>.jpg, meta/{train,test}.{txt,json}."""
     home = root if (root / 'meta').exists() else root / 'food-101'
     return lists.from_lists('food101', home / 'images', dict(
         food101_list(home / 'meta' / part) for part in ('train', 'test')))
 
 
 def food101_list(base):
-    """The path of a list, and the names of files in it."""
+    """Read a list of Food-101 -> its path, the names of files in it. InputError, if it is
+    damaged."""
     path = lists.first_of(base.with_suffix('.txt'), base.with_suffix('.json'))
     if path.suffix == '.txt':
         images = lists.read_lines(path, 'food101')
@@ -155,6 +161,8 @@ def food101_list(base):
 
 
 def office31(root, domain):
+    """Read a domain of Office-31 -> set, names of classes. InputError, if it has not all
+    classes."""
     lists.present(root / domain, 'office31')
     found, names = folder_sets.folders_of(root, domain)
     if len(names) != OFFICE_CLASSES:

@@ -1,4 +1,4 @@
-"""Sets of images by text files: lines of names, of names and labels; the names of classes."""
+"""Sets of images from lists, text files with a name, or a name and a label, in each line."""
 import functools
 import os
 import re
@@ -11,6 +11,8 @@ from utils import InputError, printable
 # ---- text files ---------------------------------------------------------------------------------
 
 def present(path, name):
+    """Return the path, if there is something; else an InputError says where to get data set
+    `name`."""
     if not path.exists():
         raise InputError(f'there is no {path}: {source(name)}')
     return path
@@ -22,6 +24,7 @@ def first_of(*paths):
 
 
 def read_text(path, name):
+    """Read a text file of the data set `name`. InputError, if it is missing or no text."""
     try:
         text = present(path, name).read_text('utf-8-sig', 'surrogateescape')
     except OSError as e:
@@ -32,7 +35,8 @@ def read_text(path, name):
 
 
 def read_lines(path, name):
-    """The lines of a text file without the spaces around them; blank ones are left out."""
+    """Read the lines of a text file without the spaces around them; blank ones are left out.
+    InputError, if there are none."""
     lines = [line for line in map(str.strip, read_text(path, name).split('\n')) if line]
     if not lines:
         raise InputError(f'{path} is empty: {source(name)}')
@@ -42,7 +46,8 @@ def read_lines(path, name):
 # ---- files, labels, names of classes ------------------------------------------------------------
 
 def listing(folder):
-    """The names of the files in a folder; none where there is no such folder."""
+    """List the names of the files in a folder; none where there is no such folder. InputError, if
+    it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {e.name for e in entries if e.is_file()}
@@ -109,8 +114,9 @@ def same_classes(names, others, one, other):
 # ---- sets ---------------------------------------------------------------------------------------
 
 def from_lists(name, folder, lists):
-    """`lists`, of training and of testing: path of the list -> names 'class/file' below `folder`.
-    -> train, test, names of classes in order."""
+    """Make the sets of two lists, of training and of testing, {path of the list: names 'class/file'
+    below `folder`} -> train, test, names of classes in order. InputError, if they differ in
+    those."""
     (one, names), (other, others) = (
         (path, in_order({os.path.dirname(f) for f in files})) for path, files in lists.items())
     for path, classes in ((one, names), (other, others)):
@@ -125,8 +131,9 @@ def from_lists(name, folder, lists):
 
 
 def read_list(root, domain):
-    """<domain>.txt, here or in image_list/, of lines 'path label': the path, below root or
-    absolute, may hold spaces -> (names of files, labels), `folder_names`."""
+    """Read <domain>.txt, here or in image_list/, of lines 'path label' -> (names of files, labels),
+    `folder_names`. A path is below root or absolute, and may hold spaces. InputError for other
+    lines."""
     path = first_of(root / f'{domain}.txt', root / 'image_list' / f'{domain}.txt')
     lines = read_lines(path, 'list')
     pairs = [re.fullmatch(r'(.*\S)\s+(\d{1,9})', line, re.ASCII) for line in lines]
@@ -138,17 +145,17 @@ def read_list(root, domain):
 
 
 def list_of(root, domain):
-    """The set of one list, as `read_list` reads it, and the names of its classes: those of their
-    folders, or their labels where folders do not tell them apart."""
+    """Return the set of one list, as `read_list` reads it, and the names of its classes: those of
+    their folders, or their labels where folders do not tell them apart."""
     found, names = read_list(root, domain)
     check_labels(found[1], f'{domain}.txt')
     return found, list(names.values()) or [str(k) for k in range(found[1].max() + 1)]
 
 
 def parts(root, one='train', other='test'):
-    """The sets of two lists and the names of their classes, as `list_of` one. Each may lack some of
-    the other's, as in partial and open-set domain adaptation, which is printed. Folders may be
-    called differently in the two, but none may be another class."""
+    """Return the sets of two lists and the names of their classes, as `list_of` does of one. Each
+    may lack some of the other's classes, as in partial and open-set domain adaptation, which is
+    printed. The same folder name for two classes is an InputError."""
     (train, names), (test, others) = read_list(root, one), read_list(root, other)
     label = {name: k for k, name in names.items()}
     for k, name in others.items():

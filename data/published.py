@@ -1,4 +1,4 @@
-"""What is published of fine-tuning's data sets: pages, archives, numbers of images.
+"""The published facts of fine-tuning's data sets: pages, archives, numbers of images.
 
   dogs        Khosla et al., 'Novel dataset for fine-grained image categorization', 2011
   cub         Wah et al., 'The Caltech-UCSD Birds-200-2011 dataset', 2011
@@ -59,15 +59,15 @@ DOWNLOADS = {
 
 
 def source(name):
-    """What to do when something of a data set is missing."""
+    """Say, for messages, what to do when something of a data set is missing."""
     if name not in PAGES:
         return 'name the folder that holds it with --dataroot'
     return f'get {name} from {PAGES[name]}{" or with --download" if name in DOWNLOADS else ""}'
 
 
 def download(name, root):
-    """Fetch what is not below the folder `root` yet, and unpack it there. The folder is made, if
-    that in which it is to be is there."""
+    """Fetch what is not below the folder `root` yet, and unpack it there. InputError, if the data
+    set cannot be downloaded, or the folder's parent, in which it is made, does not exist."""
     root = pathlib.Path(root).expanduser()
     if not root.parent.is_dir():        # mistyped, perhaps
         raise InputError(f'there is no folder {root.parent}, in which --dataroot {root} could be '

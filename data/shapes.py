@@ -19,12 +19,14 @@ def regular(n, start=0.):
 
 
 def star(n, inner):
+    """The outline of a star of n points, (2n, 2), whose inner corners have the radius `inner`."""
     points = regular(2 * n)
     points[1::2] *= inner
     return points
 
 
 def crescent():
+    """The outline of a crescent, (62, 2)."""
     outer = regular(40)[5:36]
     inner = outer[::-1] * [.55, .85] + [.25, 0]
     return np.concatenate([outer, inner])
@@ -51,7 +53,7 @@ def fill(outlines, size, scale=4):
 
 
 def place(outlines, rng, centre, radius):
-    """Outlines turned, squeezed a little, scaled to `radius` and moved to `centre`."""
+    """Turn outlines, squeeze them a little, scale them to `radius` and move them to `centre`."""
     turn = rng.uniform(0, 2 * np.pi)
     squeeze = np.array([1, rng.uniform(.8, 1)])
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -99,9 +101,9 @@ def shapes(n, seed=0, size=SHAPES_SIZE):
 
 
 def shifted(images, shift, seed=0):
-    """Another domain of the same images, uint8 (N, H, W, 3), the same ones in every run: contrast
+    """Move images to another domain, uint8 (N, H, W, 3), the same in every run: contrast
     around grey level 127 times 1 - shift, and Gaussian noise of deviation 60 * shift grey levels.
-    `shift` is 0 to 1."""
+    `shift` is 0 to 1, else an InputError."""
     if not 0 <= shift <= 1:
         raise InputError(f'--shift {shift:g}: give a number from 0 to 1')
     x = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
