@@ -21,7 +21,8 @@ DEVICE = torch.device('cuda' if CUDA else 'cpu')
 # ---- what is measured of a function -------------------------------------------------------------
 
 def seconds(f, n, discard=1):
-    """Per call of f, after calls that do not count: workers prefetch while they wait."""
+    """Return the seconds that a call of f takes, the mean over n, after `discard` calls that do not
+    count: workers prefetch while they wait."""
     marks = []
     for times in (discard, n):
         for _ in range(times):
@@ -33,20 +34,21 @@ def seconds(f, n, discard=1):
 
 
 def turns(functions, rounds):
-    """What functions {name: function} give, which take turns: {name: [in each round]}."""
+    """Call functions {name: function} in turn, in rounds -> {name: [result of each round]}."""
     found = [{name: f() for name, f in functions.items()} for _ in range(rounds)]
     return {name: [one[name] for one in found] for name in functions}
 
 
 def flop(f):
+    """Count the floating-point operations of products and convolutions in a call of f."""
     with FlopCounterMode(display=False) as counter:
         f()
     return counter.get_total_flops()
 
 
 def peak_memory(f):
-    """MB of the process, which has called f; of the GPU, what was in use at most, or what graphs
-    keep, if that is more."""
+    """Return the peak memory of the process, which has called f, in MB; on a GPU of that: the most
+    that was in use, or what graphs keep, if that is more."""
     if CUDA:
         torch.cuda.empty_cache()
         return max(torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()) / 2 ** 20
@@ -55,7 +57,7 @@ def peak_memory(f):
 
 
 def covered(spans):
-    """The length of all spans (start, end) together: kernels of several streams overlap."""
+    """Return the length of the union of spans (start, end): kernels of several streams overlap."""
     total, until = 0, float('-inf')
     for start, end in sorted(spans):
         total += max(0, end - max(start, until))
@@ -64,7 +66,8 @@ def covered(spans):
 
 
 def idle(f, n):
-    """'12 %' of the time in which no kernel runs; '-' without a GPU."""
+    """Measure the share of the time in which no kernel runs, as text such as '12 %'; '-' without a
+    GPU."""
     if not CUDA:
         return '-'
     wall = seconds(f, n) * n        # without the profiler, which costs time itself
@@ -76,7 +79,7 @@ def idle(f, n):
 
 
 def peak(dtype):
-    """FLOP/s of a large matrix product or a large convolution, whichever is faster."""
+    """Measure the FLOP/s of a large matrix product or a large convolution, whichever is faster."""
     k = 4 if CUDA else 1
     a, x, w = (torch.randn(shape, device=DEVICE, dtype=dtype) for shape in (
         (2048 * k, 2048 * k), (128, 128 * k, 16, 16), (128 * k, 128 * k, 3, 3)))
@@ -91,18 +94,20 @@ MADE = []       # in such a process: the function that it measures
 
 
 def make_here(make):
+    """Keep what make() gives, in a process of `children`."""
     MADE.append(make())
 
 
 def measure_here(measure, *args):
+    """Call `measure` with what this process of `children` has made."""
     return measure(MADE[0], *args)
 
 
 @contextlib.contextmanager
 def children(jobs):
-    """A process for each of `jobs`, {name: function that makes what is measured}, with memory and
-    allocator of its own -> ask(name, measure, *args), which gives measure(what is made, *args)
-    there. What make() raises is raised here."""
+    """Start a process for each of `jobs`, {name: function that makes what is measured}, with memory
+    and allocator of its own -> ask(name, measure, *args), which returns measure(what is made,
+    *args) from there. What a function raises there is raised here; RunError, if a process dies."""
     spawn = multiprocessing.get_context('spawn')
     pools = {name: ProcessPoolExecutor(1, spawn) for name in jobs}
 

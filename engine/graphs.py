@@ -45,9 +45,9 @@ def captured(device):
 
 
 def prepare_graph(sample, device, pool):
-    """A sample's tensors copied to where its graph reads them; the graph, as a function; the tasks,
-    so that they live as long. All that the steps change, and the state of the device's random
-    numbers, is afterwards as before."""
+    """Capture the graph of a sample -> buffers from which it reads its tensors; the graph, as a
+    function; the tasks, so that they live as long. All that the steps change, and the state of the
+    device's random numbers, is afterwards as before."""
     buffers = [[t.to(device, copy=True) for t in tensors] for _, (_, *tensors) in sample]
     works = [lambda task=task, size=size, own=own: task.take(size, *own)
              for (task, (size, *_)), own in zip(sample, buffers, strict=True)]
@@ -64,7 +64,7 @@ def prepare_graph(sample, device, pool):
 
 @torch.no_grad()
 def undo(before):
-    """Give tensors the values that they had, [(tensor, value)]."""
+    """Copy their old values back into tensors, [(tensor, value)]."""
     for t, value in before:
         t.copy_(value)
 
@@ -73,9 +73,9 @@ STREAMS = []        # of all graphs: libraries keep memory for each one, for goo
 
 
 def capture(works, pool):
-    """The functions `works`, which keep to tensors on the device and were called before, as one
-    CUDA graph, each on a stream of its own -> a function that replays it. `pool`: the memory that
-    graphs share."""
+    """Capture the functions `works`, which keep to tensors on the device and were called before, as
+    one CUDA graph, each on a stream of its own -> a function that replays it. `pool`: the memory
+    that graphs share."""
     graph = torch.cuda.CUDAGraph()
     STREAMS.extend(torch.cuda.Stream() for _ in works[len(STREAMS):])
     torch.cuda.synchronize()

@@ -89,7 +89,7 @@ class Training:
 
 
 def learning_rate(opt, epoch):
-    """In the given epoch, counted from 1 as --epoch_step counts."""
+    """Return the learning rate in an epoch, counted from 1 as --epoch_step counts."""
     return opt.lr * opt.lr_decay_ratio ** sum(s <= epoch for s in opt.epoch_step)
 
 
@@ -154,8 +154,8 @@ def next_step(t):
 
 
 def averages(sums, where):
-    """What an epoch added up in all processes, read off the device -> loss, accuracy in percent of
-    one guess and of five, parts. RunError, if a loss was not finite."""
+    """Read what an epoch added up in all processes off the device -> loss, top-1 and top-5 accuracy
+    in percent, parts. RunError, if a loss was not finite."""
     n, loss, right, right5, steps, finite, given, *parts = processes.total(sums).tolist()
     if finite < steps:
         raise RunError(f'the loss is not finite in step {int(finite / processes.world()) + 1} of '
@@ -170,8 +170,8 @@ def averages(sums, where):
 
 
 def read_sums(t, where):
-    """`averages` of a run, whose sums are zero afterwards; None if it has failed, as `failure` then
-    says."""
+    """Return the `averages` of a run and set its sums to zero; None, if its loss was not finite, as
+    its `failure` then says."""
     try:
         return averages(t.state.sums, where)
     except RunError as e:
@@ -183,7 +183,7 @@ def read_sums(t, where):
 
 
 def end_training(t):
-    """What the log says of the training images in the epoch that has ended."""
+    """Return what the log says of the training images in the epoch that has ended."""
     names = 'train_loss', 'train_acc', 'train_acc5', 'at_losses'
     return dict(zip(names, read_sums(t, f'epoch {t.epoch}') or [None] * 4, strict=True))
 
@@ -222,8 +222,8 @@ def summary(t, z):
 # ---- all of them --------------------------------------------------------------------------------
 
 def together(trainings, name):
-    """The batches of a pass over a set of each run, as samples [(run, batch)] of steps that are
-    taken at once. Each run's `seconds` are its share of the time."""
+    """Yield the batches of a pass over a set of each run, as samples [(run, batch)] of steps that
+    are taken at once. Each run's `seconds` are its share of the time."""
     begun = time.perf_counter()
     batches = [getattr(t, name).epoch(t.generator) for t in trainings]
     for sample in zip(*batches, strict=True):
@@ -235,7 +235,8 @@ def together(trainings, name):
 
 
 def in_turn(trainings, name):
-    """The same, one run after another; what dropout draws comes from the run's own generator."""
+    """Yield samples like `together`, but of one run after another; what dropout draws comes from
+    the run's own generator."""
     for t in trainings:
         begun = time.perf_counter()
         batches = getattr(t, name).epoch(t.generator)
@@ -257,7 +258,7 @@ def why_no_graph(opt, device):
 
 
 def test(active, samples, take):
-    """What the log says of the sets that runs are tested on: {run: numbers}. None where a loss is
+    """Test runs -> {run: what the log says of their test and validation sets}, None where a loss is
     not finite."""
     found, seconds = {t: {} for t in active}, dict.fromkeys(active, 0.)
     for name, prefix in (('validation', 'val'), ('test', 'test')):
@@ -274,8 +275,8 @@ def test(active, samples, take):
 
 
 def progress(trainings, device):
-    """A bar for all epochs of all runs, quiet when stderr is no terminal -> (start of an epoch,
-    step, the bar).
+    """Make a progress bar for all epochs of all runs, quiet when stderr is no terminal -> functions
+    to call at the start of an epoch and after a step, and the bar.
 
     What it shows was copied off the device some steps ago, so that nothing waits for the device.
     """
@@ -302,7 +303,8 @@ def progress(trainings, device):
 
 
 def check_draws(trainings, device):
-    """Refuse runs side by side that would draw from one device's random numbers."""
+    """Refuse, with an InputError, runs side by side that would draw from one GPU's random
+    numbers."""
     drawing = [t for t in trainings if t.draws]
     if drawing and len(trainings) > 1 and device.type == 'cuda':
         raise InputError(f'{drawing[0].folder}: a net with dropout, which draws from the random '
@@ -310,8 +312,8 @@ def check_draws(trainings, device):
 
 
 def end_epochs(active, samples, take, device, save):
-    """The test, the log and, if it is time or `save` is true, the checkpoint of the runs whose
-    epoch has ended; of one that fails, its `failure`."""
+    """Test and log the runs whose epoch has ended and, if it is time or `save` is true, write their
+    checkpoints; set the `failure` of those that fail."""
     trained = {}
     for t in active:
         t.epoch += 1
@@ -324,7 +326,8 @@ def end_epochs(active, samples, take, device, save):
 
 
 def time_to_stop():
-    """That of the environment's STOP_AT, in seconds since 1970."""
+    """Return the time STOP_AT of the environment, in seconds since 1970; infinity without one.
+    InputError, if it is no number."""
     text = os.environ.get('STOP_AT', 'inf')
     try:
         return float(text)
@@ -337,7 +340,7 @@ def fit(trainings, device):
 
     They go through their own epochs at the same time, whichever these are. A run whose loss is not
     finite stops, and its `failure` says why. At the time that the environment's STOP_AT names, in
-    seconds since 1970, all stop behind the epoch that they are in.
+    seconds since 1970, all stop after the epoch that they are in.
     """
     check_draws(trainings, device)
     stop_at, threads = time_to_stop(), torch.get_num_threads()

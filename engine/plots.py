@@ -9,7 +9,8 @@ from utils import printable
 
 @contextlib.contextmanager
 def figure(path, **labels):
-    """Axes to draw on, with a legend beside them, saved as the picture `path`."""
+    """Give axes to draw on, with a legend beside them, which are then saved as the picture
+    `path`."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt

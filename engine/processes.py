@@ -41,6 +41,7 @@ def is_first():
 
 
 def rank():
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -56,8 +57,8 @@ def choose_gpus(gpu_id):
 
 
 def launch(n, script, argv=None):
-    """Run `script` with its arguments in n processes on this machine; ends as the first process
-    that fails does."""
+    """Run `script` with its arguments in n processes on this machine. Raises what the first process
+    that fails has said, an InputError or a RunError, or exits as it did."""
     gpus = torch.cuda.device_count()
     if 0 < gpus < n:
         raise InputError(f'--ngpu {n}: {gpus} GPUs are visible')
@@ -142,7 +143,7 @@ def say(error):
 
 
 def from_first(make):
-    """What make() gives in the first process, in all of them."""
+    """Call make() in the first process -> its result, in all processes."""
     box = [make() if is_first() else None]
     if world() > 1:
         dist.broadcast_object_list(box)
@@ -151,7 +152,7 @@ def from_first(make):
 
 @contextlib.contextmanager
 def first_alone():
-    """The first process of each machine runs the block before the others do: downloads, caches."""
+    """Let the first process of each machine run the block before the others: downloads, caches."""
     waits = world() > 1
     if waits and os.environ['LOCAL_RANK'] != '0':
         dist.barrier()

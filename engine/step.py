@@ -45,12 +45,12 @@ class State(NamedTuple):
 # ---- parameters on the device -------------------------------------------------------------------
 
 def parameter_dtype(dtype):
-    """Of parameters, gradients and momenta, when activations are of `dtype`."""
+    """Return the torch dtype of parameters, gradients and momenta for activations of `dtype`."""
     return torch.float64 if dtype == 'double' else torch.float32
 
 
 def on_device(params, dtype, device, fixed=False):
-    """Copies of parameters as a step wants them: on the device, filters in channels_last. Filters
+    """Copy parameters as a step wants them: to the device, filters in channels_last. Filters
     and matrices that are `fixed` are kept as autocast would make them anew in each step.
 
     Nothing shares memory with what was given: a net that is trained from a source and that source
@@ -67,15 +67,15 @@ def on_device(params, dtype, device, fixed=False):
 
 
 def precision(dtype, device):
-    """The context in which nets are computed: bfloat16 by autocast, or as the parameters are."""
+    """Return the context in which nets are computed: bfloat16 by autocast, or as parameters are."""
     # a cache of cast filters would outlive a graph that it was made in
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == 'bfloat16',
                           cache_enabled=False)
 
 
 def new_state(objective, params, dtype, weight_decay=0., groups=None, nesterov=False):
-    """The state before the first step: zero momenta and sums. `params` are on their device; all
-    that take a gradient are one group with this weight decay, unless there are `groups`."""
+    """Make the state before the first step: zero momenta and sums. `params` are on their device;
+    all that take a gradient are one group with this weight decay, unless there are `groups`."""
     learnt = {k: v for k, v in params.items() if v.requires_grad}
     device = next(iter(params.values())).device
 
@@ -97,7 +97,8 @@ def changed_by(state):
 # ---- the steps ----------------------------------------------------------------------------------
 
 def train_step(state, inputs, targets):
-    """Forward, backward, SGD with momentum, sums; inputs (B, 3, H, W), targets (B,)."""
+    """Take a training step: forward, backward, SGD with momentum, sums; inputs (B, 3, H, W),
+    targets (B,)."""
     with precision(state.dtype, inputs.device):
         loss, logits, parts = state.objective(state.params, inputs, targets, True, state.weight)
     learnt = {k: state.params[k] for k in state.momenta}
@@ -108,7 +109,7 @@ def train_step(state, inputs, targets):
 
 @torch.no_grad()
 def test_step(state, inputs, targets):
-    """Forward in evaluation mode, and sums."""
+    """Take a test step: forward in evaluation mode, and sums."""
     with precision(state.dtype, inputs.device):
         loss, logits, _ = state.objective(state.params, inputs, targets, False, state.weight)
     add_up(state.sums, loss, logits, targets, [])
@@ -116,13 +117,13 @@ def test_step(state, inputs, targets):
 
 @torch.no_grad()
 def logits_of(f, params, inputs, dtype):
-    """A net's logits (B, K) of inputs (B, 3, H, W), in evaluation mode."""
+    """Compute a net's logits (B, K) of inputs (B, 3, H, W), in evaluation mode."""
     with precision(dtype, inputs.device):
         return f(inputs, params, False)[0]
 
 
 def test_errors(f, params, images, dtype, device):
-    """Top-1 and top-5 error of a net (f, params) over a set of images, in percent."""
+    """Test a net (f, params) on a set of images -> [top-1, top-5 error], in percent."""
     right = torch.zeros(2, dtype=torch.long, device=device)
     for inputs, targets in images.batches():
         right += right_answers(logits_of(f, params, inputs, dtype), targets)
@@ -131,9 +132,9 @@ def test_errors(f, params, images, dtype, device):
 
 @torch.no_grad()
 def update(state, gradients):
-    """SGD with momentum, as torch.optim.SGD has it: v = 0.9 v + g, then w = w - rate v, where
-    g = gradient + decay w; with Nesterov's momentum w = w - rate (g + 0.9 v). What has no gradient
-    (None) stays."""
+    """Update by SGD with momentum, as torch.optim.SGD does: v = 0.9 v + g, then w = w - rate v,
+    where g = gradient + decay w; with Nesterov's momentum w = w - rate (g + 0.9 v). What has no
+    gradient (None) stays."""
     for keys, decay, scale in state.groups:
         there = [k for k in keys if gradients[k] is not None]
         if not there:
@@ -163,6 +164,6 @@ def add_up(sums, loss, logits, targets, parts):
 
 
 def right_answers(logits, targets):
-    """The number of images whose class is the likeliest, and among the five likeliest, (2,)."""
+    """Count the images whose class is the likeliest, and among the five likeliest, (2,)."""
     best = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
     return torch.stack([best[:, 0].sum(), best.sum()])

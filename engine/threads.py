@@ -35,12 +35,14 @@ class Pace:
         self.steps, self.used = 0, collections.Counter()
 
     def begin(self):
+        """Set the number of threads of a step that begins, and start the clock."""
         self.number = self.numbers[self.now if self.trial is None else self.trial]
         if len(self.numbers) > 1 and self.number != self.in_use():
             self.use(self.number)       # which takes milliseconds
         self.started = self.clock()
 
     def end(self):
+        """Take the time of a step that ends, and choose the number of threads of the next one."""
         taken = self.clock() - self.started
         self.used[self.number] += 1
         self.steps += 1
@@ -55,8 +57,8 @@ class Pace:
                 self.decide()
 
     def to_try(self):
-        """What to try next, if anything: fewer threads at first, and when steps have become slow;
-        more from time to time."""
+        """Choose which number to try next, or None: fewer threads at first, and when steps have
+        become slow; more from time to time."""
         if len(self.times) < self.times.maxlen:
             return None
         slow = self.best is None or min(self.times) > SLOWER * self.best
@@ -66,6 +68,8 @@ class Pace:
         return self.now - 1 if self.now and self.clock() - self.since > self.patience else None
 
     def decide(self):
+        """Keep what was tried, if it is faster than what is usual, else wait longer with the next
+        try."""
         usual = statistics.median(self.times)
         if min(self.tried) < FASTER * usual:
             self.now, self.patience, self.best = self.trial, AGAIN, None
@@ -76,6 +80,6 @@ class Pace:
         self.trial, self.tried, self.since = None, [], self.clock()
 
     def most_used(self):
-        """The number of threads that most steps had since the last call."""
+        """Return the number of threads that most steps had since the last call."""
         counts, self.used = self.used, collections.Counter()
         return max(counts, key=counts.get, default=self.numbers[self.now])

@@ -20,25 +20,25 @@ from weights import facts
 
 
 def uniform(no, ni):
-    """Matrix (no, ni) as torch's linear layers start."""
+    """Draw a matrix (no, ni) as torch's linear layers do."""
     return torch.empty(no, ni).uniform_(-1, 1) / math.sqrt(ni)
 
 
 def normal(no, ni):
-    """Matrix (no, ni), He-normal."""
+    """Draw a He-normal matrix (no, ni)."""
     return torch.randn(no, ni) * math.sqrt(2 / ni)
 
 
-# ---- entries: of features (C, H, W) of a layer ---------------------------------------------------
+# ---- entries: initial ones for features (C, H, W) of a layer -------------------------------------
 
 def afd_entries(c, h, w):
-    """Each channel's map, flattened, through H hidden values to one, with a bias per channel."""
+    """AFD: each channel's map, flattened, through H hidden values to one, a bias per channel."""
     return {'hidden.weight': normal(h, h * w), 'hidden.bias': torch.zeros(h),
             'out.weight': normal(1, h), 'bias': torch.zeros(c)}
 
 
 def act_entries(c, h, w):
-    """The same without the hidden values' bias, as AFA has it."""
+    """AFA's second stage: as AFD, without the hidden values' bias."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(1, h), 'bias': torch.zeros(c)}
 
 
@@ -50,13 +50,13 @@ def squeeze_entries(c, h, w):
 
 
 def ast_entries(c, h, w):
-    """The channels' mean map through H hidden values to one for each position."""
+    """AFA's first stage: the channels' mean map through H hidden values to one per position."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(h * w, h),
             'out.bias': uniform(h * w, h)[:, 0].clone()}
 
 
 def attention_of(opt, f, params, layers, size, generator):
-    """The entries of a method's learned attention to the layers; none of other methods."""
+    """Draw the entries of a method's learned attention to the layers; {} for other methods."""
     kinds = {'afd': afd_entries, 'ast': ast_entries, 'act': act_entries}
     if opt.method not in kinds:
         return {}
@@ -72,8 +72,8 @@ def attention_of(opt, f, params, layers, size, generator):
 # ---- attention -----------------------------------------------------------------------------------
 
 def channel_attention(x, params, base):
-    """Of the source's features (B, C, H, W), by the entries under `base` -> (B, C), which sum to 1.
-    """
+    """Compute attention to the channels of the source's features (B, C, H, W), by the entries under
+    `base` -> (B, C), which sum to 1."""
     def get(key):
         return params.get(f'{base}.{key}')
 
@@ -87,13 +87,15 @@ def channel_attention(x, params, base):
 
 
 def spatial_attention(x, params, base):
-    """Of the source's features (B, C, H, W) -> (B, H, W), which sum to 1 (AST)."""
+    """Compute attention to the positions of the source's features (B, C, H, W) -> (B, H, W), which
+    sum to 1 (AST)."""
     o = F.relu(F.linear(x.mean(1).flatten(1), params[f'{base}.hidden.weight']))
     o = F.linear(o, params[f'{base}.out.weight'], params[f'{base}.out.bias'])
     return at_least_float(o).softmax(1).unflatten(1, x.shape[2:])
 
 
 def entropy(p):
-    """Of attention (B, ...), as a part of that of uniform one, averaged over the batch: 1 to 0."""
+    """Entropy of attention (B, ...), relative to uniform attention: 0 to 1, averaged over the
+    batch."""
     p = p.flatten(1)
     return torch.special.entr(p).sum(1).mean() / math.log(max(2, p.shape[1]))

@@ -11,7 +11,7 @@ import utils
 
 
 def linear_mmd(x, y):
-    """Squared distance of the means of x and y, (B, D) each (DDC's loss, which squares it)."""
+    """Squared distance between the means of x and y, (B, D) each: DDC's loss."""
     x, y = map(utils.at_least_float, (x, y))
     return (x.mean(0) - y.mean(0)).square().sum()
 
@@ -51,13 +51,13 @@ def multi_kernel_mmd(x, y, estimator='biased'):
 # ---- methods ------------------------------------------------------------------------------------
 
 def ddc(batch):
-    """The distance of what enters the classification head, the one layer that is tapped."""
+    """DDC: the distance of what enters the classification head, the one layer that is tapped."""
     n, (x,) = len(batch.labels), batch.student.taps.values()
     return [linear_mmd(x[:n], x[n:])]
 
 
 def dan(batch):
-    """The distance of each tapped layer, of all but the last one after ReLU."""
+    """DAN: the distances of the tapped layers, added up; of all but the last one after ReLU."""
     n, (*hidden, last) = len(batch.labels), map(utils.at_least_float, batch.student.taps.values())
     return [sum(multi_kernel_mmd(x[:n], x[n:], batch.opt.mmd)
                 for x in (*map(F.relu, hidden), last))]

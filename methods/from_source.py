@@ -52,11 +52,13 @@ def l2_sp(batch):
 
 
 def features(batch, weights=None):
+    """`feature_distance` between source and student, by the options."""
     return feature_distance(batch.teacher.taps, batch.student.taps, weights, batch.opt.positions,
                             batch.opt.normalize_features)
 
 
 def feature_map(batch):
+    """The distance of all features alike, DELTA without its channel weights."""
     return [features(batch)]
 
 

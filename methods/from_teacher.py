@@ -15,8 +15,8 @@ def attention(batch):
 
 
 def activations(batch):
-    """F-ActT, table 1: the same of full activations, the student's through a 1x1 convolution
-    'regressor.group<i>', if there is one."""
+    """F-ActT, table 1: a loss of full activations for each of the groups, the student's through a
+    1x1 convolution 'regressor.group<i>', if there is one."""
     def regress(x, key):
         return F.conv2d(x, batch.params[key]) if key in batch.params else x
 
@@ -25,8 +25,7 @@ def activations(batch):
 
 
 def distillation(batch):
-    """KD: what makes alpha T² KL + (1 - alpha) CE of the cross-entropy that alpha times it is added
-    to."""
+    """KD: T² KL - CE, since cross-entropy plus alpha times that is alpha T² KL + (1 - alpha) CE."""
     kd = utils.distillation(batch.student.logits, batch.teacher.logits, batch.labels,
                             batch.opt.temperature, 1.)
     return [kd - F.cross_entropy(batch.student.logits, batch.labels)]
@@ -48,13 +47,13 @@ def gradient_attention(batch):
 
 
 def gradient_penalty(batch):
-    """min-l2, table 3."""
+    """min-l2, table 3: the penalty on the gradient's norm."""
     return [utils.gradient_loss(gradient(batch.student.logits, batch.inputs, batch.labels))]
 
 
 def symmetry_norm(batch):
-    """Eq. 6. Batch normalisation, if there is any, counts the mirrored images into its running
-    statistics too."""
+    """Symmetry norm, Eq. 6: the change of the gradient under a flip of the image. Batch
+    normalisation, if there is any, counts the mirrored images into its running statistics too."""
     mirrored = batch.inputs.detach().flip(3).requires_grad_()
     logits, _ = batch.net(mirrored, batch.params, True, 'student.')
     j = gradient(utils.at_least_float(logits), mirrored, batch.labels)

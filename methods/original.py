@@ -1,5 +1,5 @@
-"""What the training loops do, as szagoruyko/attention-transfer does it: image by image, in float.
-bench.py compares with it."""
+"""The training step as szagoruyko/attention-transfer does it, image by image and in float: what
+bench.py compares ours with."""
 import random
 import warnings
 
@@ -26,6 +26,7 @@ def augment(image, top, left, flip):
 
 
 def augment_all(samples):
+    """Collate samples (image, label) of a DataLoader, each image augmented at random."""
     draw = random.randrange
     return default_collate([(augment(x, draw(2 * PAD + 1), draw(2 * PAD + 1), draw(2)), y)
                             for x, y in samples])
@@ -43,8 +44,8 @@ def images(images, labels, batch_size, nthread, device):
 
 
 def pil_crop(path, size, seed):
-    """What torchvision's RandomResizedCrop and RandomHorizontalFlip make of a file, uint8
-    (size, size, 3)."""
+    """Crop and flip a file at random, as torchvision's RandomResizedCrop and RandomHorizontalFlip
+    do -> uint8 (size, size, 3)."""
     image, rng = Image.open(path).convert('RGB'), np.random.default_rng(seed)
     top, left, h, w = decoded.random_box(rng, image.height, image.width)
     image = image.crop((left, top, left + w, top + h)).resize((size, size), Image.BILINEAR)

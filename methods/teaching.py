@@ -23,7 +23,7 @@ DECAYS = ('constant', 'linear', 'cosine', 'step')
 # ---- flags --------------------------------------------------------------------------------------
 
 def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
-    """The flags of a transfer from a teacher; `teacher` is the flag that names it."""
+    """Add the flags of a transfer from a teacher; `teacher` is the flag that names it."""
     t = parser.add_argument_group('transfer from a teacher')
     t.add_argument(f'--{teacher}', default='', metavar='NET', help=teacher_help)
     t.add_argument('--alpha', default=0, type=float, metavar='X', help='weight of distillation '
@@ -51,7 +51,7 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
 
 
 def epoch(text):
-    """The value of --transfer_from; ValueError, if it is none."""
+    """Convert the text of --transfer_from; ValueError, if it is no epoch."""
     value = float(text) if '.' in text else int(text)
     if not script.is_epoch(value):
         raise ValueError
@@ -105,7 +105,7 @@ def run_name(opt, parts, usual, teacher):
 # ---- what is minimised --------------------------------------------------------------------------
 
 def beta_in(opt, epoch):
-    """The weight of the method's loss in an epoch, counted from 1; zero before --transfer_from."""
+    """Return the weight of the method's loss in an epoch, from 1; zero before --transfer_from."""
     first = opt.transfer_from
     if epoch < first:
         return 0.
@@ -123,9 +123,9 @@ def student_objective(opt, f_s, f_t=None):
 
 
 def regressors(f_s, student, f_t, teacher, size, groups):
-    """1x1 convolutions from the student's to the teacher's channels, for those of the `groups` in
-    which they differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in pixels.
-    """
+    """Make 1x1 convolutions from the student's to the teacher's channels, for those of the `groups`
+    in which they differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in
+    pixels."""
     image = next(iter(student.values())).new_zeros(1, 3, size, size)
     with torch.no_grad():
         g_s, g_t = f_s(image, student, False)[1], f_t(image, teacher, False)[1]
