@@ -63,7 +63,7 @@ COLUMNS = {'case': '<24', 'way': '<25', 'images/s': '>9', 'ratio': '>7', 'GFLOP'
 
 
 class Way(NamedTuple):
-    """How a case is done: make() gives a function of no arguments, which a process of its own
+    """One way to do a case: make() gives a function of no arguments, which a process of its own
     calls: a step of so many `images`, in `dtype` ('' for no comparison with the machine's best),
     whose data so many `workers` prefetch."""
     make: Callable
@@ -125,6 +125,7 @@ def check_flags(bench):
 
 
 def check_nets(flag, names):
+    """Refuse, with an InputError, names of nets that there are not."""
     for name in names:
         try:
             nets.new_net(name, CLASSES)
@@ -135,12 +136,12 @@ def check_nets(flag, names):
 # ---- steps --------------------------------------------------------------------------------------
 
 def without_end(epoch):
-    """The batches of one epoch after another, each that of epoch()."""
+    """Yield the batches of one epoch after another without end, each that of epoch()."""
     return itertools.chain.from_iterable(iter(epoch, None))
 
 
 def training(its, bench, *flags):
-    """The `loop.Training` of a script that flags stand for."""
+    """Make the `loop.Training` of a script by its flags."""
     opt = its.parse(['--dtype', bench.dtype, '--batch_size', str(bench.batch_size), '--nthread',
                      '0', *flags])
     script.set_up(opt)
@@ -149,7 +150,7 @@ def training(its, bench, *flags):
 
 
 def on_one_batch(t):
-    """A `loop.Training` whose first batch is all that it has, and stays where it is."""
+    """Reduce a `loop.Training` to its first batch, which stays where it is."""
     inputs, targets = next(t.train.batches(t.generator))
     n = len(targets)
     return dataclasses.replace(t, train=arrays.Images(
@@ -157,8 +158,8 @@ def on_one_batch(t):
 
 
 def steps(trainings, graph=CUDA):
-    """A function of no arguments: the next step of each `loop.Training`, at once; as a CUDA graph
-    or as it is."""
+    """Make a function of no arguments that takes the next step of each `loop.Training`, as one CUDA
+    graph or eagerly."""
     def batches(t):
         loop.begin_epoch(t)
         return without_end(lambda: t.train.epoch(t.generator))
@@ -169,8 +170,8 @@ def steps(trainings, graph=CUDA):
 
 
 def inference(bench, net, size, keep=None, plain=False):
-    """A function of no arguments: the logits of a net of which the channels `keep` are left, as the
-    scripts test it or, plain, in float and NCHW."""
+    """Make a function of no arguments that computes the logits of a net of which the channels
+    `keep` are left, as the scripts test it or, plain, in float and NCHW."""
     f, params = nets.new_net(net, CLASSES)
     x = torch.randn(bench.batch_size, 3, size, size, device=DEVICE)
     if plain:
@@ -189,7 +190,7 @@ def nets_of(case):
 
 
 def random_images(bench):
-    """Whole batches of images and labels, which cifar.py has as a data set, too: 'random'."""
+    """Make whole batches of random images and labels, for cifar.py the data set 'random', too."""
     rng, n = np.random.default_rng(0), -(-bench.images // bench.batch_size) * bench.batch_size
     train = rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8), rng.integers(0, CLASSES, n)
     cifar_sets.SETS['random'] = lambda root: (train, tuple(a[:1] for a in train), CLASSES)
@@ -197,7 +198,7 @@ def random_images(bench):
 
 
 def cifar_flags(case, folder):
-    """Those of cifar.py, with small steps, for the images mean nothing."""
+    """Return the flags of cifar.py for a case, with a small learning rate: the images are noise."""
     (depth, width), *teacher = (net.split('-') for net in nets_of(case))
     flags = ['--dataset', 'random', '--depth', depth, '--width', width, '--lr', '1e-3']
     if teacher:
@@ -207,6 +208,7 @@ def cifar_flags(case, folder):
 
 
 def cifar_published(bench, case, folder, data=True):
+    """Make the published step of a case; without `data` always on the same batch."""
     images = random_images(bench)
     opt = cifar.parse(cifar_flags(case, folder))
     images = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
@@ -218,7 +220,8 @@ def cifar_published(bench, case, folder, data=True):
 
 def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,
                     nchw=False):
-    """`count` runs of cifar.py, which differ in the order of their images, less what is ablated."""
+    """Yield `count` runs of cifar.py, which differ in the order of their images; the other options
+    take parts of our way out of it."""
     if not keep_memory:
         script.keep_memory = lambda: None
     images = random_images(bench)
@@ -236,6 +239,7 @@ def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, kee
 
 
 def cifar_ours(bench, case, folder, data=True, graph=CUDA, **how):
+    """Make our step of a case; `how` as `cifar_trainings` takes it."""
     made = cifar_trainings(bench, case, folder, **how)
     f = steps(list(made if data else map(on_one_batch, made)), graph)
     f()     # is compiled here, where the other ways are being prepared, not in their turns
@@ -248,7 +252,7 @@ ABLATED = {'ours, not keep_memory': dict(keep_memory=False), 'ours, in NCHW': di
 
 
 def ways_of_cifar(bench, case, folder, cuda):
-    """{name: Way} of a case on a CPU or a GPU."""
+    """Return {name: Way} of a case on a CPU or a GPU."""
     what, n = (bench, case, folder), bench.batch_size
     ways = {'ours': {}, 'ours, no data': dict(data=False)}
     ways |= {'ours, not captured': dict(graph=False)} if cuda else {}
@@ -264,8 +268,8 @@ def ways_of_cifar(bench, case, folder, cuda):
 
 
 def cases_of_cifar(bench, folder):
-    """{case: {name: Way}}, one after another; those that come at once are measured at once: on a
-    GPU all, so that they are compiled at the same time."""
+    """Return dicts {case: {name: Way}}, each of which is measured at once: on a GPU one of all
+    cases, so that they are compiled at the same time."""
     for net in {net for case in bench.cases for net in nets_of(case)}:
         store.write(nets.new_net(f'wrn-{net}', CLASSES)[1], f'{folder}/{net}.pth')
     cases = {case: ways_of_cifar(bench, case, folder, CUDA) for case in bench.cases}
@@ -275,8 +279,8 @@ def cases_of_cifar(bench, folder):
 # ---- imagenet -----------------------------------------------------------------------------------
 
 def imagenet_input(bench, files, read=None):
-    """A function that makes the next batch of files, on one core: as imagenet.py does it, or by
-    read(path)."""
+    """Make a function that gives the next batch of files, on one core, as imagenet.py does it, or
+    by read(path)."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if not read:
@@ -288,7 +292,7 @@ def imagenet_input(bench, files, read=None):
 
 
 def imagenet_step(bench, root, classes, teacher='', plain=False):
-    """A step of ResNet-18 on one batch, alone or by AT from a teacher's file."""
+    """Make a step of ResNet-18 on one batch, alone or by AT from a teacher's file."""
     flags = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3', '--validate', '1']
     flags += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
     if not plain:
@@ -300,6 +304,7 @@ def imagenet_step(bench, root, classes, teacher='', plain=False):
 
 
 def cases_of_imagenet(bench, folder):
+    """Yield dicts {case: {name: Way}}, each of which is measured at once."""
     n, root, teacher = bench.batch_size, bench.imagenetpath, f'{folder}/teacher.pth'
     if not root:
         root = f'{folder}/images'
@@ -323,7 +328,7 @@ def cases_of_imagenet(bench, folder):
 # ---- finetune -----------------------------------------------------------------------------------
 
 def write_source(folder, net):
-    """A net of random parameters, and uniform weights of its channels, as files."""
+    """Write a net of random parameters, and uniform weights of its channels, as files."""
     params = nets.new_net(net, CLASSES)[1]
     # with the statistics of a new net, it would be taken for one whose BN was folded away
     store.write({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
@@ -333,6 +338,7 @@ def write_source(folder, net):
 
 
 def finetune_step(bench, folder, net, method):
+    """Make a step of finetune.py by a method, on one batch."""
     flags = ['--channel_weights', f'{folder}/{net}.json'] if method == 'delta' else []
     return steps([on_one_batch(training(
         finetune, bench, '--dataroot', folder, '--source', f'{folder}/{net}.pth', '--size',
@@ -340,8 +346,8 @@ def finetune_step(bench, folder, net, method):
 
 
 def channels_to_keep(bench, net):
-    """The channels to keep of a net, whole, or of a half and a quarter of its multiply-adds:
-    {what this is: keep}."""
+    """Choose the channels of a net to keep: all, or for a half and a quarter of its multiply-adds
+    -> {what this is: keep}."""
     f, params = nets.new_net(net, CLASSES)
     whole = pruning.size_of(f, params, bench.size)[1]
     scores, found = channels.by_chance(params, 0), {'whole': {}}
@@ -357,6 +363,7 @@ def channels_to_keep(bench, net):
 
 
 def cases_of_finetune(bench, folder):
+    """Yield dicts {case: {name: Way}}, each of which is measured at once."""
     n = bench.batch_size
     shapes.write_shapes(folder, {'train': max(n, CLASSES), 'val': CLASSES}, SIZE)
     for net in bench.nets:
@@ -371,8 +378,8 @@ def cases_of_finetune(bench, folder):
 # ---- the measurement ----------------------------------------------------------------------------
 
 def measure(bench, cases):
-    """Rounds in which all ways of the cases, {case: {name: Way}}, take their turns -> rows of the
-    table, {title of the column: text}."""
+    """Measure all ways of the cases, {case: {name: Way}}, in rounds in which they take turns; yield
+    rows of the table, {title of the column: text}."""
     jobs = {(case, name): way for case, ways in cases.items() for name, way in ways.items()}
     dtypes = {way.dtype for way in jobs.values()} - {''}
     with clock.children({job: way.make for job, way in jobs.items()}) as ask:
@@ -396,6 +403,7 @@ def measure(bench, cases):
 
 
 def print_row(row):
+    """Print a row {title of the column: text} of the table."""
     print(''.join(f'{row.get(k, "-"):{width}}' for k, width in COLUMNS.items()), flush=True)
 
 

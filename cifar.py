@@ -94,7 +94,7 @@ NIN_CHANNELS = (192, 160, 96, 192, 192, 192, 192, 192, 192)     # of the convolu
 
 
 def scaled(channels, width):
-    """`channels` times `width`, rounded down."""
+    """Scale `channels` by `width`, rounded down. InputError, if one of them becomes zero."""
     widths = [int(c * width + 1e-9) for c in channels]
     if not all(widths):
         raise InputError(f'--width {width:g} leaves no channels')
@@ -105,7 +105,8 @@ KINDS = {'resnet': 'wrn', 'cifar_resnet': 'cifar_resnet'}   # of the residual ne
 
 
 def blocks_in_group(depth, model):
-    """Of residual nets, `model` of KINDS. Raises InputError if there are none of that depth."""
+    """Return the blocks in each group of a residual net, `model` of KINDS. InputError for depths
+    that it cannot have."""
     extra = EXTRA_LAYERS[KINDS[model]]
     if not 6 + extra <= depth < 10000 or (depth - extra) % 6:
         raise InputError(f'--depth {depth}: the depth of {model} is 6n+{extra}, such as '
@@ -144,7 +145,7 @@ def resnet(depth, width, num_classes):
 
 
 def wide_residual(blocks):
-    """The function of WRN of `blocks` in each group."""
+    """Make the function of a WRN of `blocks` in each group."""
     def block(x, params, base, mode, stride, taps):
         o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
         y = utils.conv_bn(o1, params, base + '.conv0', mode, stride, taps=taps, bn=base + '.bn1')
@@ -196,7 +197,7 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
 
 
 def basic_residual(blocks, names, head):
-    """The function of CIFAR's ResNets of `blocks` in each group, whose entries are called by
+    """Make the function of a CIFAR ResNet of `blocks` in each group, whose entries are called by
     `names`, the linear layer `head`. The entries say where there are projections, and BN."""
     def block(x, params, base, mode, stride, taps):
         o = utils.conv_bn(x, params, f'{base}.conv1', mode, stride, taps=taps)
@@ -280,7 +281,7 @@ NETS = {
 
 
 def make_net(opt, num_classes):
-    """The net that the options describe -> (f, params)."""
+    """Make the net that the options describe -> (f, params)."""
     return NETS[opt.model](opt, num_classes)
 
 
@@ -294,8 +295,8 @@ FUNCTIONS = {'wrn': lambda found: wide_residual(found.blocks),
 
 @functools.lru_cache(maxsize=2)
 def images_on(device, name, root, validate, pad):
-    """Training images, with `pad` pixels around them, and test images on the device, each (images,
-    labels), and the number of classes. Runs side by side share them."""
+    """Load training images, with `pad` pixels around them, and test images onto the device -> both,
+    (images, labels), and the number of classes. Runs side by side share them."""
     with processes.first_alone():        # they may have to be downloaded
         train, test, classes = cifar_sets.load(name, root, validate)
     train = arrays.pad_reflect(train[0], pad), train[1]

@@ -113,6 +113,7 @@ MOBILENET_GROUPS = (3, 6, 13, 17)
 
 
 def scaled(channels, width):
+    """Scale a number of channels by `width`, rounded down. InputError, if none are left."""
     n = int(channels * width + 1e-9)
     if not n:
         raise InputError(f'--width {width:g} leaves no channels')
@@ -155,9 +156,9 @@ def define_student(depth, width, num_classes=1000):
 
 
 def residual(blocks, names):
-    """The function of ResNets, basic or bottleneck, of `blocks` in each group, whose entries are
-    called by `names`. The entries say the rest: whether there are projections, and BN behind them,
-    or only biases, because BN was folded away."""
+    """Make the function of a ResNet, basic or bottleneck, of `blocks` in each group, whose entries
+    are called by `names`. The entries say the rest: whether there are projections, and BN behind
+    them, or only biases, because BN was folded away."""
     stem, block_name, first, projection = names
 
     def block(x, params, base, mode, stride, taps):
@@ -188,7 +189,7 @@ def residual(blocks, names):
 
 
 def preactivation(blocks):
-    """The function of functional-zoo's resnet-18-at-export: pre-activation basic blocks, whose
+    """Make the function of functional-zoo's resnet-18-at-export: pre-activation basic blocks, whose
     groups' outputs are sums, before normalisation (`affine`) and ReLU."""
     def act(x, params, key, mode, taps):
         return F.relu(utils.norm(x, params, key, mode, taps))
@@ -287,8 +288,8 @@ ALEXNET_CONVS = (0, 3, 6, 8, 10)
 
 
 def chain(caffe):
-    """The function of AlexNet: torchvision's, or Caffe's reference net (grouped convolutions, local
-    response normalisation after pooling, no padding at first, BGR)."""
+    """Make the function of AlexNet: torchvision's, or Caffe's reference net (grouped convolutions,
+    local response normalisation after pooling, no padding at first, BGR)."""
     def f(inputs, params, mode, base='', taps=None):
         utils.check_mode(mode)
         o, groups = inputs.flip(1) if caffe else inputs, []
@@ -314,7 +315,7 @@ def chain(caffe):
 
 
 def make_net(arch, width, num_classes):
-    """The net of a name, one of ARCHS -> (f, params)."""
+    """Make a net by its name, one of ARCHS -> (f, params)."""
     if arch == 'alexnet':
         return alexnet(num_classes)
     if arch == 'mobilenet_v2':
@@ -335,8 +336,8 @@ FUNCTIONS = {
 
 
 def define_teacher(params_file):
-    """The net in a file -> (f, params): torchvision's, functional-zoo's exports, Caffe's AlexNet,
-    or one of ours. The architecture follows from the entries."""
+    """Load the net in a file -> (f, params): torchvision's, functional-zoo's exports, Caffe's
+    AlexNet, or one of ours. The architecture follows from the entries."""
     f, _, params, _ = teaching.load_net(params_file, FUNCTIONS)
     return f, params
 
@@ -344,20 +345,23 @@ def define_teacher(params_file):
 # ---- evaluation and training --------------------------------------------------------------------
 
 def input_of(opt, params, made=None):
-    """Height and width of the crops, and the name of the pixels' normalisation, for a net: by the
-    flags, else as the run that made it says (`made`, its options), else by what the net is."""
+    """Return height and width of the crops, and the name of the pixels' normalisation, for a net:
+    by the flags, else by the options `made` of the run that made it, else by what the net is."""
     made, found = made or {}, architecture_of(params)
     return (opt.size or made.get('input_size') or found.size,
             opt.pixels or made.get('input_pixels') or found.pixels)
 
 
 def images_of(opt, files, labels, size, pixels, device, **how):
+    """Make the `arrays.Images` of files by the options; `how` as `decoded.decoded_images` takes
+    it."""
     return decoded.decoded_images(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
                                   opt.nthread, step.parameter_dtype(opt.dtype), **how)
 
 
 def restored(opt, f, params, device, size, pixels):
-    """The net with batch normalisation given back, by the statistics of training images."""
+    """Restore the net's batch normalisation, by the statistics of training images. InputError, if
+    none was folded away, or in several processes."""
     if processes.world() > 1:
         raise InputError('--restore_bn is work for one process: --export what it gives, and use '
                          'that in several')
@@ -370,7 +374,8 @@ def restored(opt, f, params, device, size, pixels):
 
 
 def class_outputs(opt, outputs, names):
-    """The net's outputs that the classes `names` stand for."""
+    """Return the net's outputs that the classes `names` stand for. InputError, if --classes does
+    not say that."""
     classes = opt.classes or list(range(outputs))
     if len(classes) != len(names) or not all(
             type(c) is int and classes.count(c) == (0 <= c < outputs) for c in classes):
@@ -404,9 +409,9 @@ def evaluate(opt, device):
 
 
 def report_test(opt, device, path, f, tested, params, test, classes, size, pixels):
-    """Test the net (f, params) of the file `path` in the form of the function `tested`, among so
-    many classes, and print what it is; with --save, as a log too; write the net to --export, if
-    that is given."""
+    """Test the net (f, params) of the file `path` and print errors, size and speed, with the logits
+    of the function `tested`, which chooses or averages those of f, for so many classes; with --save
+    log them too; write the net to --export, if that is given. InputError, if --save holds a run."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
         raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
     facts.count_groups(f, params, size, opt.evaluate)
@@ -469,7 +474,7 @@ def check_data(opt, device):
 
 
 def instead(opt):
-    """What is to be done instead of training."""
+    """Return the function that is to be called instead of training, or None."""
     return check_data if opt.check_data else evaluate if opt.evaluate else None
 
 

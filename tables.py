@@ -41,7 +41,7 @@ PATIENCE = 10       # seconds in which a process that Ctrl-C has reached ends by
 
 # ---- which runs are next ------------------------------------------------------------------------
 # The functions of this part only decide. `states` is {folder of a run: what has become of it}:
-# 'waiting', 'running', 'finished', 'failed'. Commands stand behind those of their teachers.
+# 'waiting', 'running', 'finished', 'failed'. Commands stand after those of their teachers.
 
 # Flags whose values runs in one process share, as the scripts demand.
 SHARED = {f'--{name}' for name in script.SHARED}
@@ -51,18 +51,18 @@ ALONE = {'--evaluate', '--dropout'}
 
 
 def waiting(states):
-    """The folders of the runs that are not begun here."""
+    """Return the folders of the runs that have not begun here."""
     return [folder for folder, state in states.items() if state == 'waiting']
 
 
 def teachers(words, states):
-    """The folders of the runs that a command learns from."""
+    """Return the folders of the runs that a command learns from."""
     return [word for word in words if word in states and word != save_of(words)]
 
 
 def in_common(words, alone):
-    """What commands have in common that one process can take; a run that goes with no other has it
-    with none."""
+    """Return what is equal for commands that one process can run; unique for a run that goes
+    alone."""
     flags = flags_of(words)
     if ALONE & set(flags) or save_of(words) in alone:
         return save_of(words)
@@ -70,8 +70,8 @@ def in_common(words, alone):
 
 
 def side_by_side(commands, places, size, alone=()):
-    """The commands to start first: a list for each process, of which there are `places`, of up to
-    `size` runs. alone: the folders of runs that turned out to go with no other."""
+    """Choose the commands to start first: a list for each process, of which there are `places`, of
+    up to `size` runs. alone: the folders of runs that turned out to go with no other."""
     groups, rest = [], list(commands)
     while rest and len(groups) < places:
         first = in_common(rest[0], alone)
@@ -81,11 +81,12 @@ def side_by_side(commands, places, size, alone=()):
 
 
 def teacher_failed(words, states):
+    """Whether a run that a command learns from has failed."""
     return any(states[folder] == 'failed' for folder in teachers(words, states))
 
 
 def with_failed_students(commands, states):
-    """The states, with those failed whose teacher has failed."""
+    """Return the states, in which runs whose teacher has failed have failed too."""
     states = dict(states)
     for words in commands:
         if teacher_failed(words, states):
@@ -94,7 +95,7 @@ def with_failed_students(commands, states):
 
 
 def failures(commands, states):
-    """What is said of the runs that failed."""
+    """Return what is said of the runs that failed."""
     return ['(its teacher failed) ' * teacher_failed(words, states) + shlex.join(words)
             for words in commands if states[save_of(words)] == 'failed']
 
@@ -113,7 +114,7 @@ def locked(folder):
 
 
 def options_of(words):
-    """The options of a command, as its script parses them; InputError, if it does not."""
+    """Parse a command's options as its script does. InputError, if it refuses them."""
     return importlib.import_module(pathlib.Path(words[0]).stem).parse(words[1:])
 
 
@@ -128,8 +129,8 @@ def has_finished(words):
 
 
 def ready(commands, states):
-    """The commands that can be started: nobody is at work on them, and their teachers are finished.
-    Notes, in place, which of them are finished themselves."""
+    """Return the commands that can be started: nobody is at work on them, and their teachers are
+    finished. Notes, in place, which of them are finished themselves."""
     found = []
     for words in commands:
         folder = save_of(words)
@@ -221,11 +222,12 @@ def run_all(commands, places, size, stop_at):
 
 
 def raise_interrupt(signum, frame):
+    """Handle a signal as Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def all_commands(names, *rest):
-    """The commands of several tables, which may share rows: each once."""
+    """Return the commands of several tables, which may share rows: each once."""
     found = [words for name in names for words in commands(name, *rest)]
     return list({save_of(words): words for words in found}.values())
 
@@ -256,6 +258,7 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
 # ---- the command line ---------------------------------------------------------------------------
 
 def show_tables(names, root):
+    """Print tables, with a blank line between, and draw their pictures."""
     for i, name in enumerate(names):
         if i:
             print()
@@ -280,7 +283,7 @@ def parse(argv):
                         'batch size and number of epochs; on a CPU each has a process of one '
                         'thread, and there are no more of them than cores')
     parser.add_argument('--minutes', type=float, metavar='M', help='run: after M minutes start no '
-                        'run, and stop those that are being trained behind the epoch that they are '
+                        'run, and stop those that are being trained after the epoch that they are '
                         'in; the same command continues')
     opt = parser.parse_intermixed_args(argv)     # `run --root logs TABLE`, too
     script.check_numbers(opt, above_zero=[

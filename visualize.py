@@ -38,9 +38,9 @@ MAPS = [*utils.MAPPINGS, 'gradient']
 
 def attention_maps(f, params, images, mapping='sum2', labels=None,
                    stats=(cifar_sets.MEAN, cifar_sets.STD)):
-    """The maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N, h, w),
-    or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be given.
-    The images are normalised by `stats`, means and deviations."""
+    """Compute the maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N,
+    h, w), or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be
+    given. The images are normalised by `stats`, means and deviations."""
     dtype = next(iter(params.values())).dtype
     inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=dtype))
     if mapping == 'gradient':
@@ -61,8 +61,8 @@ def gradient_map(f, params, inputs, labels=None):
 
 
 def area_weights(n, m):
-    """Averaging over areas as a matrix (m, n): n pixels in a row, of which each of m equal cells
-    covers whole ones and parts."""
+    """Return the matrix (m, n) that averages over areas: n pixels in a row, of which each of m
+    equal cells covers whole ones and parts."""
     edges = np.linspace(0, n, m + 1)
     covered = (np.minimum(edges[1:, None], np.arange(1, n + 1))
                - np.maximum(edges[:-1, None], np.arange(n)))
@@ -97,9 +97,9 @@ def panel(axis, picture, size, mask=None, **how):
 
 
 def figure(images, maps, masks=None, titles=None):
-    """A figure of images, each once, and below it a row for each of `maps` ({label: list of maps}),
-    a column for each map, under `titles` (the groups if None). A map's colours are relative to its
-    maximum; the outlines of `masks`, if any, are drawn over images and maps."""
+    """Draw a figure of images, each once, and below it a row for each of `maps` ({label: list of
+    maps}), a column for each map, under `titles` (the groups if None). A map's colours are relative
+    to its maximum; the outlines of `masks`, if any, are drawn over images and maps."""
     # no pyplot: no window, no state, any backend
     from matplotlib.figure import Figure
     titles = titles or [f'group {g}' for g in range(len(next(iter(maps.values()))))]
@@ -123,7 +123,7 @@ def figure(images, maps, masks=None, titles=None):
 
 
 def encode(drawn, form='png', dpi=80):
-    """A figure as the bytes of a file, 'png' or 'jpeg'."""
+    """Encode a figure as the bytes of a file, 'png' or 'jpeg'."""
     picture = io.BytesIO()
     drawn.savefig(picture, format=form, dpi=dpi)
     return picture.getvalue()
@@ -132,7 +132,8 @@ def encode(drawn, form='png', dpi=80):
 # ---- the command line ---------------------------------------------------------------------------
 
 def demo_net():
-    """The teacher of the table `demo`, trained by the table's command if need be -> its folder."""
+    """Train the teacher of the table `demo` by the table's command, unless it is there -> its
+    folder."""
     words = next(commands('demo', 'logs'))
     folder = save_of(words)
     log = pathlib.Path(folder, 'log.txt')
@@ -148,19 +149,19 @@ def demo_net():
 
 
 def split_images(opt):
-    """Of `--model X image.jpg`: argparse takes all of it for models -> models, images."""
+    """Tell models from images -> both: of `--model X image.jpg` argparse takes all for models."""
     images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in image_files.IMAGES]
     return [m for m in opt.model if m not in images], [*opt.images, *images]
 
 
 def read_images(paths, size):
-    """Image files -> uint8 (N, size, size, 3) in RGB order."""
+    """Read image files -> uint8 (N, size, size, 3) in RGB order."""
     images = [decoded.resize(image_files.read_image(path), size, size) for path in paths]
     return np.stack(images)[..., ::-1].copy()
 
 
 def load_nets(models):
-    """Each net, of cifar.py or imagenet.py, under its label -> {label: (f, classes, params)}."""
+    """Load nets of cifar.py or imagenet.py -> {label: (f, classes, params)}."""
     labels = [label_of(m) for m in models]
     if len(set(labels)) < len(labels):
         labels = models
@@ -168,7 +169,8 @@ def load_nets(models):
 
 
 def last_error(model):
-    """The test error that a net's run has logged last, as text; '' for a net without a run."""
+    """Return the test error that a net's run has logged last, as text; '' for a net without a
+    run."""
     path = store.locate(model)
     log = path.with_name('log.txt')
     last = runs.read_log(log)[-1] if path.name == 'model.pt7' and log.exists() else {}
@@ -176,7 +178,7 @@ def last_error(model):
 
 
 def label_of(path):
-    """The name of a run's folder, without its seed."""
+    """Return the name of a run's folder, without its seed."""
     path = pathlib.Path(path)
     return utils.shown(path.parent.name if path.name.startswith('seed') else path.stem)
 

@@ -24,16 +24,17 @@ def split(name):
 
 
 def table_of(name):
-    """The table, as data, that `name` is, in whichever schedule."""
+    """Return the table, as data, that `name` is, in whichever schedule."""
     return catalogue.TABLES[split(name)[0]]
 
 
 def rows_of(name):
+    """Return the rows of a table, {name: row}."""
     return table_of(name)['rows']
 
 
 def owner(name, row):
-    """The table that has the runs of a row of the table `name`, and the row's name there:
+    """Find the table that has the runs of a row of the table `name`, and the row's name there:
     'cifar10-maps-10epochs', 'cifar10/at' -> 'cifar10-10epochs', 'at'."""
     if '/' not in row:
         return name, row
@@ -43,17 +44,18 @@ def owner(name, row):
 
 
 def plural(number, noun):
+    """Join a number and a noun: 1 epoch, 2 epochs."""
     return f'{number:,} {noun}' + 's' * (number != 1)
 
 
 def schedule_of(name):
-    """The schedule that the paper has for a table, in words."""
+    """Return the schedule that the paper has for a table, in words."""
     epochs = table_of(name)['epochs']
     return 'as published' if epochs is None else plural(epochs, 'epoch')
 
 
 def title(name):
-    """The heading of a table; in a short schedule that is said, too."""
+    """Return the heading of a table, which says so if the schedule is a short one."""
     table, epochs = table_of(name), split(name)[1]
     if not epochs:
         return table['title']
@@ -64,12 +66,13 @@ def title(name):
 # ---- the commands -------------------------------------------------------------------------------
 
 def folder_of(name, row, seed, root):
+    """Return the folder of a run."""
     return str(pathlib.Path(root, *owner(name, row), f'seed{seed}'))
 
 
 def flags_of(words):
-    """The flags of a command line and their values, {flag: [value, ...]}; of one that stands there
-    twice, the last values."""
+    """Parse a command line into flags and their values, {flag: [value, ...]}; of a flag that stands
+    there twice, the last values."""
     found = {}
     for word in words:
         if word.startswith('--'):
@@ -80,7 +83,7 @@ def flags_of(words):
 
 
 def command(name, row, seed, root):
-    """The command line of a run, as a list of words."""
+    """Make the command line of a run, as a list of words."""
     save = folder_of(name, row, seed, root)
     name, row = owner(name, row)
     epochs, table = split(name)[1], table_of(name)
@@ -95,7 +98,7 @@ def command(name, row, seed, root):
 
 
 def with_teachers(name, row):
-    """A row behind the rows that its options name, as (table, row)."""
+    """Yield the rows that a row's options name, and then the row, as (table, row)."""
     name, row = owner(name, row)
     for teacher in re.findall(r'@(\S+)', rows_of(name)[row]['options']):
         yield from with_teachers(name, teacher)
@@ -103,8 +106,8 @@ def with_teachers(name, row):
 
 
 def commands(name, root, seeds=None, only=''):
-    """The command line of each run of a table, or of one row, with the teachers that it needs, as
-    lists of words: seed by seed, teachers first. InputError, if there is no such row."""
+    """Yield the command line of each run of a table, or of one row, with the teachers that it
+    needs, as lists of words: seed by seed, teachers first. InputError, if there is no such row."""
     rows, short, known = rows_of(name), split(name)[1], set()
     if only and only not in rows:
         raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows)}')
@@ -119,5 +122,5 @@ def commands(name, root, seeds=None, only=''):
 
 
 def save_of(words):
-    """The folder of a command's run."""
+    """Return the folder of a command's run."""
     return words[words.index('--save') + 1]

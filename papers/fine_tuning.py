@@ -126,6 +126,7 @@ def ablations(net, data):
 
 
 def joined(rows_of):
+    """Join the rows that rows_of(net, data) gives for all nets and data sets."""
     return {k: r for net in NETS for data in DATA for k, r in rows_of(net, data).items()}
 
 

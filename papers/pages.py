@@ -41,14 +41,14 @@ SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: do not c
 
 
 def measure_of(name, logs):
-    """What is tabulated, in words."""
+    """Say what is tabulated, in words."""
     measure = table_of(name).get('measure', 'test error, %').removesuffix(', %')
     trained = any(z[-1]['epochs'] for by_seed in logs.values() for z in by_seed.values())
     return measure + ' after the **last** epoch' * trained
 
 
 def legend(name, logs):
-    """How the columns of a table are to be read, as a list."""
+    """Say how the columns of a table are to be read, as a Markdown list."""
     head, *_ = grid(name, logs)
     columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
     against = table_of(name).get('against', AGAINST)
@@ -59,12 +59,14 @@ def legend(name, logs):
 
 
 def warning(name, logs):
-    """What is said of a table in a short schedule that has numbers of the paper's, too."""
+    """Return the warning of a table in a short schedule that has the paper's numbers, too; '' for
+    others."""
     epochs, paper = split(name)[1], any(text.startswith('paper') for text in grid(name, logs)[0])
     return SHORT.format(paper=schedule_of(name), ours=epochs) if epochs and paper else ''
 
 
 def pictures(name, root, logs):
+    """Return the links to a table's pictures, as a list."""
     curves = '![Learning curves of the first seed of each row](curves.png)'
     tradeoff = '![Error against multiply-adds](tradeoff.png)'
     pruned = table_of(name).get('pruned')
@@ -72,7 +74,7 @@ def pictures(name, root, logs):
 
 
 def page(name, root, logs):
-    """The text of ROOT/TABLE/README.md."""
+    """Make the text of ROOT/TABLE/README.md."""
     parts = [WRITTEN, f'# {title(name)}', '\n'.join(table_lines(name, logs)), legend(name, logs),
              warning(name, logs), TEXTS.get(name, '').strip(), *pictures(name, root, logs)]
     return '\n\n'.join(filter(None, parts)) + '\n'
@@ -86,7 +88,7 @@ def has_runs(logs):
 
 
 def read_logs(root):
-    """The logs of the tables that have finished runs of their own below ROOT, by name."""
+    """Read the logs of the tables that have finished runs of their own below ROOT, by name."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
     found = {name: logs_of(name, root) for name in names
              if re.sub(r'-[1-9]\d*epochs$', '', name) in catalogue.TABLES}
@@ -94,7 +96,7 @@ def read_logs(root):
 
 
 def length_of(name, row, logs):
-    """How long the runs of a row were trained, or are to be."""
+    """Say how long the runs of a row were trained, or are to be."""
     flags = flags_of(command(name, row, 0, ''))
     for z in (lines[-1] for lines in logs.values()):
         if 'iterations' in z:
@@ -107,7 +109,7 @@ def length_of(name, row, logs):
 
 
 def result_of(name, row, logs, wants):
-    """Our number with its difference from the plain run, or why there is none."""
+    """Return our number with its difference from the plain run, or say why there is none."""
     z, against = cells(name, row, logs), table_of(name).get('against', AGAINST)
     if not logs[row]:
         return f'not run: {wants}'
@@ -115,14 +117,15 @@ def result_of(name, row, logs, wants):
 
 
 def name_shown(table, found):
-    """The table in the paper's schedule, if that was run; else in the longest one that was."""
+    """Choose the name of a table in the paper's schedule, if that was run, else in the longest one
+    that was."""
     names = [name for name in found if split(name)[0] == table]
     return max(names, key=lambda name: split(name)[1] or math.inf, default=table)
 
 
 def status_row(table, of, rows, wants, found):
-    """The row {column: text} of a table in the status table; `rows` are those that it may show, the
-    first that has runs; `wants` is why it has none."""
+    """Make the row {column: text} of a table in the status table; `rows` are those that it may
+    show, the first that has runs; `wants` is why it has none."""
     name = name_shown(table, found)
     logs = dict.fromkeys(rows_of(name), {}) | found.get(name, {})
     row = next((k for k in rows if logs[k]), rows[0])
@@ -136,7 +139,7 @@ def status_row(table, of, rows, wants, found):
 
 
 def status(found):
-    """The lines of the status table: a table for each part of STATUS."""
+    """Make the lines of the status table: a table for each part of STATUS."""
     lines = []
     for heading, tables in STATUS.items():
         rows = [status_row(table, *said, found) for table, said in tables.items()]
@@ -147,7 +150,7 @@ def status(found):
 # ---- what is written ----------------------------------------------------------------------------
 
 def texts(home, found):
-    """The files that `report` writes into the repository `home`, {path: text}."""
+    """Make the files that `report` writes into the repository `home`, {path: text}."""
     lines = ['<!-- status -->', *status(found), '<!-- end of status -->']
     readme = re.sub(r'(?s)<!-- status -->.*?<!-- end of status -->', lambda _: '\n'.join(lines),
                     (home / 'README.md').read_text())
@@ -157,7 +160,8 @@ def texts(home, found):
 
 
 def write(home):
-    """The README's status table, the tables' pages and their pictures, from the logs alone."""
+    """Write the README's status table, the tables' pages and their pictures, from the logs
+    alone."""
     found = read_logs(home / 'results')
     for name, logs in found.items():
         write_pictures(name, home / 'results', logs)

@@ -36,14 +36,15 @@ def is_finished(lines):
 
 
 def finished_runs(folder):
-    """The logs of the finished runs below a row's folder, by seed."""
+    """Read the logs of the finished runs below a row's folder, by seed."""
     logs = {int(path.parent.name[4:]): runs.read_log(path)
             for path in folder.glob('seed*/log.txt') if path.parent.name[4:].isdecimal()}
     return {seed: logs[seed] for seed in sorted(logs) if is_finished(logs[seed])}
 
 
 def epochs_of(name, row):
-    """The number of epochs that a row's runs have: 0 of tests, None if it depends on the data."""
+    """Return the number of epochs that a row's runs have: 0 of tests, None if it depends on the
+    data."""
     flags = flags_of(command(name, row, 0, ''))
     if '--evaluate' in flags:
         return 0
@@ -51,9 +52,9 @@ def epochs_of(name, row):
 
 
 def logs_of(name, root):
-    """The logs of a table that are finished, and of its schedule (of any, where it depends on the
-    data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the whole
-    of a table is seldom run, only of the rows that have any."""
+    """Read the logs of a table that are finished, and of its schedule (of any, where it depends on
+    the data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the
+    whole of a table is seldom run, only of the rows that have any."""
     found = {}
     for row in rows_of(name):
         wanted = epochs_of(name, row)
@@ -63,30 +64,34 @@ def logs_of(name, root):
 
 
 def errors_of(logs, value='test_acc'):
+    """Return the last error of each run in percent, {seed: error}, from the accuracy `value`."""
     return {seed: 100 - z[-1][value] for seed, z in logs.items()}
 
 
 def mean_and_spread(values, sign='', divisor=1):
+    """Format the mean of values ± their standard deviation, divided by `divisor`, if there are
+    two."""
     text = f'{statistics.mean(values):{sign}.2f}'
     return text + (f' ± {statistics.stdev(values) / divisor:.2f}' if len(values) > 1 else '')
 
 
 def difference(errors, plain):
-    """Of a row's errors from the plain student's, both {seed: error}, as text; over the seeds that
-    both have, whose number is given if it is not the row's."""
+    """Format the difference of a row's errors from the plain student's, both {seed: error}, over
+    the seeds that both have, whose number is given if it is not the row's."""
     common = [error - plain[seed] for seed, error in errors.items() if seed in plain]
     text = mean_and_spread(common, '+', len(common) ** .5) if common else ''
     return text + (f' (n = {len(common)})' if 0 < len(common) < len(errors) else '')
 
 
 def seconds_per_run(logs):
+    """Return the mean over runs of their number of epochs times the median seconds of an epoch."""
     return statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
                                                           for e in z[1:]) for z in logs)
 
 
 def macs_kept(logs, what='multiply_adds'):
-    """The part of the multiply-adds that pruning has kept, the mean over a row's runs; 1 where
-    nothing was pruned. `what` is another number of the log."""
+    """Return the part of the multiply-adds that pruning has kept, the mean over a row's runs; 1
+    where nothing was pruned. `what` is another number of the log."""
     return statistics.mean(z[-1].get(what, 1) / z[-1].get('multiply_adds_before', 1)
                            for z in logs.values())
 
@@ -94,7 +99,7 @@ def macs_kept(logs, what='multiply_adds'):
 # ---- a table ------------------------------------------------------------------------------------
 
 def cells(name, row, logs):
-    """A row of a table as {column: text}."""
+    """Format a row of a table as {column: text}."""
     table, short = table_of(name), split(name)[1]
     r = table['rows'][row]
     of_paper = f', {schedule_of(name)}' * bool(short)
@@ -118,17 +123,18 @@ def cells(name, row, logs):
 
 
 def without_empty(rows):
-    """Rows {column: text} as lists, the head first, without the columns that are empty."""
+    """Turn rows {column: text} into lists, the head first, without the columns that are empty."""
     columns = [k for k in (rows[0] if rows else []) if any(z[k] for z in rows)]
     return [columns, *([z[k] for k in columns] for z in rows)]
 
 
 def grid(name, logs):
+    """Format a table as lists of texts, the head first."""
     return without_empty([cells(name, row, logs) for row in logs])
 
 
 def drops(epochs):
-    """Where the learning rate drops, in words: [3, 6, 6] -> '... at epochs 3, 6 (twice)'."""
+    """Say where the learning rate drops: [3, 6, 6] -> '... at epochs 3, 6 (twice)'."""
     times = {1: '', 2: ' (twice)'}
     at = [f'{k}{times.get(n, f" ({n} times)")}' for k, n in collections.Counter(epochs).items()]
     return f'learning rate drops at epoch{"s" * (len(at) > 1)} {", ".join(at)}' if at else \
@@ -136,7 +142,7 @@ def drops(epochs):
 
 
 def schedule_run(z):
-    """The schedule of a run, of the last line of its log, in words."""
+    """Say what the schedule of a run was, by the last line of its log."""
     if not z['epochs']:
         return 'Tested, not trained'
     epochs, rate = plural(z['epochs'], 'epoch'), drops(z['epoch_step'])
@@ -147,14 +153,14 @@ def schedule_run(z):
 
 
 def threads(z):
-    """Of the epochs of a log, the numbers of threads that most steps had."""
+    """Say with how many threads most steps of the epochs of a log were computed."""
     numbers = sorted({e.get('threads', z[0]['threads']) for e in z[1:]})
     return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
 
 
 def caption(name, logs):
-    """What the rows share: schedules, machines, precisions; with numbers of runs where they differ.
-    """
+    """Say what the rows share: schedules, machines, precisions; with numbers of runs where they
+    differ."""
     lines = [z for by_seed in logs.values() for z in by_seed.values()]
     if not lines:
         return 'No run is finished yet.'
@@ -175,11 +181,12 @@ def caption(name, logs):
 
 
 def markdown(head, *rows):
+    """Make the lines of a Markdown table."""
     return [f'| {" | ".join(texts)} |' for texts in (head, ['---'] * len(head), *rows)]
 
 
 def table_lines(name, logs):
-    """A table in Markdown, whose rows link to their folders, as seen from the table's own."""
+    """Make the lines of a page's table, whose rows link to their folders, and its caption."""
     head, *rows = grid(name, logs)
     for row, texts in zip(logs, rows, strict=True):
         if logs[row]:
@@ -191,14 +198,14 @@ def table_lines(name, logs):
 # ---- pictures -----------------------------------------------------------------------------------
 
 def curves_of(name, root, logs):
-    """{label: the log of the first seed} of the rows that were trained."""
+    """Return {label: the log of the first seed} of the rows that were trained."""
     return {rows_of(name)[row]['label']:
             pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
             for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
 
 
 def write_curves(name, root, logs):
-    """The first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
+    """Draw the first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
     if curves := curves_of(name, root, logs):
         path = pathlib.Path(root, name, 'curves.png')
         plots.plot_curves(curves, path)
@@ -206,8 +213,8 @@ def write_curves(name, root, logs):
 
 
 def write_tradeoff(name, root, logs):
-    """Error against multiply-adds, of a table of pruning, as ROOT/TABLE/tradeoff.png: a curve for
-    each method, which is what a row's label says before its comma."""
+    """Draw error against multiply-adds, of a table of pruning, as ROOT/TABLE/tradeoff.png: a curve
+    for each method, which is what a row's label says before its comma."""
     lines = collections.defaultdict(list)
     for row, z in logs.items():
         if z:
@@ -222,6 +229,7 @@ def write_tradeoff(name, root, logs):
 
 
 def write_pictures(name, root, logs):
+    """Draw the pictures of a table."""
     write_curves(name, root, logs)
     if table_of(name).get('pruned'):
         write_tradeoff(name, root, logs)

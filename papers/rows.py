@@ -42,8 +42,8 @@ def part_of_table(name, label, options, rows):
 
 
 def error_of(accuracy):
-    """The error to an accuracy, both in % as text: '88.7±0.1' -> '11.3 ± 0.1', '75.61' -> '24.39'.
-    """
+    """Turn an accuracy into an error, both in % as text: '88.7±0.1' -> '11.3 ± 0.1', '75.61' ->
+    '24.39'."""
     value, _, spread = accuracy.partition('±')
     digits = len(value.partition('.')[2])
     return f'{100 - float(value):.{digits}f}' + (f' ± {spread}' if spread else '')

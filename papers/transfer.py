@@ -25,6 +25,7 @@ AS_CIFAR = '--weight_decay 5e-4 --beta 5e-4'        # cifar.py's decay
 
 
 def steps_of(steps, epochs=12):
+    """The options of so many steps in so many epochs."""
     return f'--iterations {steps} --epoch_steps {steps // epochs}'
 
 

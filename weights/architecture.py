@@ -47,8 +47,8 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(params):
-    """The `Architecture` of the net with these entries, by their names and shapes alone. Whether
-    all entries fit into such a net is not looked at: `net_of` does that."""
+    """Recognise the net with these entries, by their names and shapes alone -> its `Architecture`.
+    Whether all entries fit into such a net is not looked at: `net_of` does that."""
     if 'features.1.conv.0.0.weight' in params:
         found = Architecture('mobilenet_v2', 'mobilenet_v2', head='classifier.1',
                              stages=tuple(f'features.{i}.conv.2' for i in (5, 9, 13, 17)))
@@ -67,7 +67,8 @@ def architecture_of(params):
 
 
 def residual_of(params):
-    """The `Architecture` of a residual net, but for its channels; an unknown one for others."""
+    """Recognise a residual net -> its `Architecture` without the channels; an unknown one of other
+    nets."""
     matches = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
     counts = collections.Counter(int(m[1]) for m in matches if m)
     blocks = tuple(counts[j] for j in sorted(counts))
@@ -109,7 +110,7 @@ def convolutions(params):
 
 
 def channels_of(params, kind):
-    """The channels that can be pruned: {convolution: Channels}.
+    """Find the channels that can be pruned: {convolution: Channels}.
 
     Those of all convolutions of a residual block but its last (residual sums keep their width);
     MobileNetV2's expanded ones, which a depthwise convolution hands on, but those of its first
@@ -135,7 +136,7 @@ def channels_of(params, kind):
 
 
 def net_of(functions, params, path):
-    """The net whose parameters these are -> (f, number of classes).
+    """Make the function of the net whose parameters these are -> (f, number of classes).
 
     functions: {kind: function of an `Architecture` that gives f}; `path` is for the message of an
     InputError, if it is none of these kinds, or some entries do not fit.

@@ -1,4 +1,4 @@
-"""What a net (f, params) does, found out on tensors that have shapes and no values."""
+"""Facts about a net (f, params), found by running it on tensors that have shapes but no values."""
 import re
 
 import torch
@@ -24,15 +24,15 @@ class Noted(dict):
 
 
 def on_meta(params, size=64):
-    """An image of size x size pixels and the parameters, without their values."""
+    """Make an image of size x size pixels and the parameters on the meta device, without values."""
     dtype = next(iter(params.values())).dtype
     return (torch.empty(1, 3, size, size, dtype=dtype, device='meta'),
             {k: v.detach().to('meta') for k, v in params.items()})
 
 
 def classes_of(f, params, path):
-    """The number of classes of a net all of whose entries fit into it; else an InputError. `path`
-    is for the message."""
+    """Return the number of classes of a net. InputError, if entries are missing, left over, or do
+    not fit together; `path` is for its message."""
     image, meta = on_meta(params)
     meta = Noted(meta)
     try:
@@ -53,8 +53,8 @@ def classes_of(f, params, path):
 
 
 def count_groups(f, params, size, name):
-    """The number of groups whose outputs the net called `name` gives; an InputError, if images of
-    size x size pixels are too small for it."""
+    """Return the number of groups whose outputs the net called `name` gives. InputError, if images
+    of size x size pixels are too small for it."""
     try:
         return len(f(*on_meta(params, size), False)[1])
     except RuntimeError as e:
@@ -81,14 +81,15 @@ def draws(f, params, size, batch_size=2):
 
 
 def multiply_adds(f, params, size):
-    """Of one image of size x size pixels, in convolutions and linear layers."""
+    """Count the multiply-adds of an image of size x size pixels, in convolutions and linear
+    layers."""
     with FlopCounterMode(display=False) as counter:
         f(*on_meta(params, size), False)
     return counter.get_total_flops() // 2
 
 
 def first_group(f, params):
-    """The names of the entries of a net that its first group's output depends on."""
+    """Return the names of the entries of a net that its first group's output depends on."""
     image, meta = on_meta(params)
     learnt = {k: v.requires_grad_() for k, v in meta.items() if 'running_' not in k}
     g0 = f(image, {**meta, **learnt}, False)[1][0]

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions before it, and given back: from dict to dict."""
+"""Folding batch normalisation into the convolutions before it, and restoring it: dict to dict."""
 import torch
 
 import utils
@@ -9,8 +9,8 @@ EPS = 1e-5      # of F.batch_norm
 
 
 def affine(params, base):
-    """Scale and shift, each (C,), that the normalisation `base` applies in evaluation; None where
-    there is none, or where a gate gives them."""
+    """Return scale and shift, each (C,), that the normalisation `base` applies in evaluation; None
+    where there is none, or where a gate gives them."""
     if f'{base}.gate.weight' in params:
         return None
     for kind in ('running', 'fixed'):
@@ -26,7 +26,7 @@ def affine(params, base):
 
 
 def without(params, base):
-    """Less the entries of a normalisation."""
+    """Return the net without the entries of the normalisation `base`."""
     names = {f'{base}.{k}' for k in ('running_mean', 'running_var', 'fixed_mean', 'fixed_var',
                                      'weight', 'bias', 'a', 'b')}
     return {k: v for k, v in params.items() if k not in names}
@@ -34,8 +34,8 @@ def without(params, base):
 
 @torch.no_grad()
 def fold(params, keep=()):
-    """The normalisations behind convolutions (`utils.bn_of`) folded into those, but for the
-    convolutions to `keep`: a dict of which the same function computes, in evaluation mode, the
+    """Fold the normalisations behind convolutions (`utils.bn_of`) into those, but for the
+    convolutions to `keep` -> a dict of which the same function computes, in evaluation mode, the
     same. A WRN, whose normalisations are before its convolutions, stays as it is, and so does NIN,
     which has no place for the convolutions' biases."""
     if architecture_of(params).kind in ('wrn', 'nin'):
@@ -53,7 +53,7 @@ def fold(params, keep=()):
 
 
 def normalisations(f, params):
-    """The names of the places in a net where a normalisation is, or was folded away."""
+    """Return the names of the places in a net where a normalisation is, or was folded away."""
     convs = convolutions(params)
     taps = dict.fromkeys([*map(utils.bn_of, convs),
                           *(k.rpartition('.')[0] for k, v in params.items() if v.ndim == 1)])
@@ -62,7 +62,8 @@ def normalisations(f, params):
 
 
 def folded(f, params):
-    """Of those the ones that have no statistics of their own: none at all, or an identity's."""
+    """Return the names of the `normalisations` that were folded away: without statistics, or with
+    those of an identity."""
     def has(base):
         mean, var = (params.get(f'{base}.running_{k}') for k in ('mean', 'var'))
         return mean is not None and bool(mean.any() or (var - var[0]).any())
@@ -72,8 +73,8 @@ def folded(f, params):
 
 @torch.no_grad()
 def restore_batch_norm(f, params, batches):
-    """Batch normalisation given back to a net (f, params), so that it can be trained with batch
-    statistics: everywhere where one was folded away, or is one with the statistics of an identity.
+    """Restore the batch normalisation of a net (f, params) wherever it was `folded` away, so that
+    the net can be trained with batch statistics.
 
     batches: inputs (B, 3, H, W); mean and variance of what enters each normalisation are taken over
     them. The new entries compute, in evaluation mode, what the old ones did: running_mean = mean,

@@ -1,4 +1,4 @@
-"""What is in a file of weights, whatever it is called: of torch, HDF5 or safetensors. Nothing that
+"""Reading files of weights of torch, HDF5 or safetensors, whatever they are called. Nothing that
 such a file carries is ever run, and no other file is read because one names it."""
 import pathlib
 import re
@@ -15,7 +15,7 @@ from utils import InputError
 
 
 class StandIn:
-    """What is left of an object that lies beside the weights: what it was made with, and its state.
+    """Stands for an object that lies beside the weights: what it was made with, and its state.
     Nothing of its type is called."""
 
     def __new__(cls, *args, **named):
@@ -28,7 +28,8 @@ class StandIn:
 
 
 def dictionary(*args):
-    """For a defaultdict: what a pickle puts into it, and not what makes its missing values."""
+    """Stand in for a defaultdict: keep what a pickle puts into it, not what makes missing
+    values."""
     return {}
 
 
@@ -61,7 +62,8 @@ OTHERS = {
 
 
 def check_regular(path):
-    """Refuse what is no file that can be read to its end: folders, FIFOs, devices, nothing."""
+    """Refuse, with an InputError, what cannot be read to its end: folders, FIFOs, devices,
+    nothing."""
     try:
         mode = pathlib.Path(path).stat().st_mode
     except (OSError, ValueError) as e:
@@ -72,7 +74,7 @@ def check_regular(path):
 
 
 def load(path):
-    """What a file of weights holds: tensors on the CPU, or stand-ins for numpy's arrays (see
+    """Read what a file of weights holds: tensors on the CPU, or stand-ins for numpy's arrays (see
     `array`), in plain containers. InputError for what is damaged, carries code or is another kind
     of file."""
     path = pathlib.Path(path)
@@ -116,7 +118,8 @@ def check_zip(path, head):
 
 
 def read_torch(path):
-    """What torch.save has written, as a zip archive or in the older form."""
+    """Read what torch.save has written, as a zip archive or in the older form. InputError, if it is
+    damaged or carries code."""
     try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter('ignore')     # of old pickles and storages
@@ -133,7 +136,7 @@ def read_torch(path):
 
 
 def array(x):
-    """The tensor of numbers that a stand-in for an array of numpy is for; others as they are.
+    """Make the tensor of numbers that a stand-in for an array of numpy is for; others as they are.
     ValueError for arrays of other things."""
     if not isinstance(x, StandIn) or not type(x).__name__.endswith('._reconstruct'):
         return x
@@ -151,7 +154,8 @@ def array(x):
 
 
 def read_hdf5(path):
-    """The arrays of numbers in a .hkl file (hickle's HDF5) as a flat dict."""
+    """Read the arrays of numbers in a .hkl file (hickle's HDF5) into a flat dict. InputError, if it
+    is damaged, or links to other files."""
     params = {}
 
     def check_links(group):
@@ -185,7 +189,8 @@ def read_hdf5(path):
 
 
 def read_safetensors(path):
-    """The tensors of a .safetensors file, where that package is installed."""
+    """Read the tensors of a .safetensors file. InputError, if it is damaged, or that package is not
+    installed."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file

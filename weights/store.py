@@ -51,9 +51,9 @@ def note(path, text):
 
 
 def parameters(holder, path):
-    """The parameters in a loaded file: under one of HOLDERS, as `params` of our and the published
-    checkpoints (of the student, where there is a teacher beside it), or the dict itself. `path` is
-    for the message when there are none."""
+    """Find the parameters in a loaded file: under one of HOLDERS, as `params` of our and the
+    published checkpoints (of the student, where there is a teacher beside it), or the dict itself.
+    `path` is for the message when there are none."""
     for _ in range(4):
         found = [k for k in HOLDERS if isinstance(holder, dict) and has_tensors(holder.get(k))]
         if not found:
@@ -73,8 +73,8 @@ def has_tensors(holder):
 
 
 def tensors(holder, path):
-    """The entries of a dict of tensors, whatever wraps the net or its parts. InputError, if it is
-    none, or if with one of them nothing can be computed."""
+    """Return the entries of a dict of tensors, without the prefixes of wrappers around the net or
+    its parts. InputError, if it is none, or holds a tensor with which nothing can be computed."""
     if not isinstance(holder, dict) or not holder:
         raise InputError(f'{path} holds no dict of tensors')
     params = {}
@@ -94,7 +94,7 @@ def tensors(holder, path):
 
 
 def unusable(v):
-    """What a tensor is with which nothing can be computed here; '' for others."""
+    """Say why nothing can be computed with a tensor; '' if it can."""
     kinds = {'quantised': v.is_quantized, 'sparse': v.layout is not torch.strided,
              'nested': v.is_nested, 'complex': v.is_complex(), 'without values (meta)': v.is_meta}
     found = [kind for kind, is_so in kinds.items() if is_so]
@@ -104,7 +104,7 @@ def unusable(v):
 
 
 def net_in(params, path):
-    """The net in a dict of parameters, without the prefix that its entries have; what lies beside
+    """Return the net in a dict of parameters, without the prefix of its entries; what lies beside
     it, but for a head, is left out, and that is said. An unknown net stays as it is."""
     prefixes = dict.fromkeys(m[1] for m in map(SIGNATURE.fullmatch, params) if m)
     if not prefixes or list(prefixes) == ['']:
@@ -124,14 +124,14 @@ def net_in(params, path):
 
 
 def parents(prefix):
-    """The prefixes around one: of 'a.b.' 'a.' and ''."""
+    """Return the prefixes around one, the nearest first: of 'a.b.' 'a.' and ''."""
     parts = prefix.split('.')[:-1]
     return ['.'.join([*parts[:i], '']) for i in reversed(range(len(parts)))]
 
 
 def plain_head(params, path):
-    """The net, whose head `fc` may be several layers: of one linear layer, and others without
-    parameters, that one; more are another head than these nets have, and left out."""
+    """Return the net, with the linear layer of a head `fc` that is a sequence; a head of several
+    such layers is not one of these nets', and left out."""
     several = [k for k in params if re.fullmatch(r'fc\.\d+\.\w+', k)]
     if not several:
         return params
@@ -142,7 +142,7 @@ def plain_head(params, path):
 
 
 def with_some_head(params, head):
-    """A net that lacks the linear layer `head`, with one for a single class, of zeros."""
+    """Give a net that lacks the linear layer `head` one for a single class, of zeros."""
     if head + '.weight' in params or not params:
         return params
     # the layer before the head has the most outputs
@@ -152,9 +152,9 @@ def with_some_head(params, head):
 
 
 def read(path):
-    """The parameters of the net in a file of weights (see `formats.load`): a flat dict of tensors
-    on the CPU, all float or all double. Statistics of BN that were fixed in training are running
-    ones again."""
+    """Read the parameters of the net in a file of weights (see `formats.load`): a flat dict of
+    tensors on the CPU, all float or all double. Statistics of BN that were fixed in training are
+    running ones again. InputError for what is damaged or no net's."""
     params = {re.sub(r'\.fixed_(mean|var)$', r'.running_\1', k): v
               for k, v in parameters(load(path), path).items()
               if not k.startswith(HELPERS) and not COUNTERS.fullmatch(k)}
@@ -172,7 +172,8 @@ def read(path):
 
 
 def options(path):
-    """The options of the run whose checkpoint a file is, else {}."""
+    """Read the options of the run whose checkpoint a file is; {} for other files. InputError, if it
+    is damaged."""
     holder = load(path)
     made = holder.get('options') if isinstance(holder, dict) else None
     made = made if isinstance(made, dict) else {}
@@ -186,7 +187,7 @@ def options(path):
 
 
 def checkpoint(path):
-    """What a run goes on from: a loaded checkpoint, with its parameters as `params`. InputError, if
+    """Load the checkpoint that a run goes on from, with its parameters as `params`. InputError, if
     it is none."""
     state = load(path)
     if not isinstance(state, dict):
@@ -211,8 +212,8 @@ def checkpoint(path):
 
 
 def from_caffe(params):
-    """A converted Caffe AlexNet, whatever its layers are called (conv1 to fc8, or others in that
-    order), with the names of torchvision's; any other net as it is."""
+    """Rename the entries of a converted Caffe AlexNet, whatever its layers are called (conv1 to
+    fc8, or others in that order), like torchvision's; any other net stays as it is."""
     def order(key):
         """Convolutions first; by the numbers in their names."""
         return -params[key].ndim, [int(n) for n in re.findall(r'\d+', key)]
@@ -231,8 +232,9 @@ def from_caffe(params):
 # ---- names --------------------------------------------------------------------------------------
 
 def locate(name):
-    """The file of parameters that a name stands for: a run under logs/, a run's folder, a file, or
-    a key of KNOWN, which is downloaded if need be into torch's folder of weights."""
+    """Find the file of parameters that a name stands for: a run under logs/, a run's folder, a
+    file, or a key of KNOWN, which is downloaded if need be into torch's folder of weights.
+    InputError, if there is none."""
     logs = pathlib.Path('logs')
     for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
         if os.path.isfile(path):
@@ -254,7 +256,7 @@ def locate(name):
 # ---- writing ------------------------------------------------------------------------------------
 
 def check_format(path):
-    """Refuse a name that `write` does not know, before the work of hours depends on it."""
+    """Refuse, with an InputError, a file name that `write` does not know, before hours of work."""
     if str(path).endswith('.onnx'):
         raise InputError(f'{path}: write .pth, of which five lines in docs/weights.md make .onnx')
     if not str(path).endswith(('.pth', '.hkl')):
@@ -262,7 +264,8 @@ def check_format(path):
 
 
 def write(params, path):
-    """Write a flat dict of tensors as .pth or .hkl, whole or not at all."""
+    """Write a flat dict of tensors as .pth or .hkl, whole or not at all. RunError, if that
+    fails."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
     data = io.BytesIO()
@@ -275,8 +278,8 @@ def write(params, path):
 
 
 def check_same(params, expected, path):
-    """Refuse parameters whose keys or shapes are not those of `expected`; name the first that
-    differ."""
+    """Refuse, with an InputError that names the first differences, parameters whose keys or shapes
+    are not those of `expected`."""
     def shape(d, k):
         return tuple(d[k].shape) if k in d else 'missing'
 
