@@ -461,7 +461,7 @@ def predict(opt, device):
     names = made.get('class_names', [])
     names = names if len(names) == outputs else [f'class {k}' for k in range(outputs)]
     size, pixels = imagenet.input_of(opt, params, made)
-    facts.groups_of(f, params, size, opt.evaluate)
+    facts.count_groups(f, params, size, opt.evaluate)
     images = images_of(opt, (files, np.zeros(len(files), int)), size, pixels, device)
     params = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
     found = predictions.likeliest(nets.over_crops(f), params, images, names, opt.dtype)

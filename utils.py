@@ -210,8 +210,9 @@ def norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
 
 
 def bn_of(conv: str) -> str:
-    """The name of the normalisation behind a convolution, by the conventions of torchvision and the
-    published code: bn1 for conv1, bndim for convdim and conv_dim, downsample.1 for downsample.0."""
+    """Return the name of the normalisation after a convolution, by the conventions of torchvision
+    and the published code: bn1 for conv1, bndim for convdim and conv_dim, downsample.1 for
+    downsample.0."""
     base, _, last = conv.rpartition('.')
     last = str(int(last) + 1) if last.isdecimal() else last.replace('conv', 'bn').replace('_', '')
     return f'{base}.{last}' if base else last

@@ -127,7 +127,7 @@ def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=
 
 
 def both(source, target):
-    """Batches of two sets, one behind the other, with the labels of the first."""
+    """Join the batches of two sets, one after the other, with the labels of the first."""
     def epoch(generator=None):
         pairs = zip(source.epoch(generator), target.epoch(generator), strict=True)
         return ((n, *x, *y) for (n, *x), (_, *y) in pairs)

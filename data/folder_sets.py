@@ -91,7 +91,8 @@ def images_below(folder):
 
 
 def named(paths):
-    """The image files that the paths of files and folders name, bytes (N,), at least one."""
+    """List the image files that the paths of files and folders name, bytes (N,). InputError for a
+    folder without images."""
     files = []
     for path in paths:
         if not os.path.isdir(path):
@@ -107,6 +108,7 @@ def named(paths):
 
 
 def left_out(others):
+    """Say how many files are left out."""
     return (f'{len(others):,} files are left out, whose names are not those of images, such as '
             f'{printable(others[0])}')
 

@@ -40,7 +40,7 @@ class Training:
     logged(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
     on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then gives
         True: the momenta become zero
-    names: those of the classes, which log and checkpoint keep
+    names: names of the classes, which log and checkpoint keep
     """
     opt: argparse.Namespace
     state: step.State

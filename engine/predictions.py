@@ -1,4 +1,4 @@
-"""What a net takes images for: the likeliest classes, by name, as lines or csv."""
+"""Predictions of a net: the likeliest classes of images, by name, as lines or csv."""
 import csv
 import sys
 
@@ -9,8 +9,8 @@ MOST = 5        # classes of an image that are shown
 
 
 def likeliest(f, params, images, names, dtype):
-    """The likeliest classes of each of `data.Images`, by a net (f, params) whose classes have these
-    `names`: [(name, probability), ...], falling."""
+    """Yield the likeliest classes of each of `data.arrays.Images`, by a net (f, params) whose
+    classes have these `names`: [(name, probability), ...], falling."""
     for inputs, _ in images.batches():
         parts = step.logits_of(f, params, inputs, dtype).double().softmax(1)
         found = parts.topk(min(MOST, len(names)))

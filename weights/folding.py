@@ -34,7 +34,7 @@ def without(params, base):
 
 @torch.no_grad()
 def fold(params, keep=()):
-    """Fold the normalisations behind convolutions (`utils.bn_of`) into those, but for the
+    """Fold the normalisations after convolutions (`utils.bn_of`) into those, but for the
     convolutions to `keep` -> a dict of which the same function computes, in evaluation mode, the
     same. A WRN, whose normalisations are before its convolutions, stays as it is, and so does NIN,
     which has no place for the convolutions' biases."""
