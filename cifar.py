@@ -75,9 +75,9 @@ def check_flags(opt):
         raise InputError('--shortcut is a variant of --model cifar_resnet')
     if opt.model in KINDS:
         blocks_in_group(opt.depth, opt.model)
-        scaled(WRN_CHANNELS, opt.width)
+        utils.scaled(WRN_CHANNELS, opt.width)
     if opt.model == 'nin':
-        scaled(NIN_CHANNELS, opt.width)
+        utils.scaled(NIN_CHANNELS, opt.width)
 
 
 def run_name(opt):
@@ -91,14 +91,6 @@ def run_name(opt):
 
 WRN_CHANNELS = (16, 32, 64)                                     # of the groups, at width 1
 NIN_CHANNELS = (192, 160, 96, 192, 192, 192, 192, 192, 192)     # of the convolutions, at width 1
-
-
-def scaled(channels, width):
-    """Scale `channels` by `width`, rounded down. InputError, if one of them becomes zero."""
-    widths = [int(c * width + 1e-9) for c in channels]
-    if not all(widths):
-        raise InputError(f'--width {width:g} leaves no channels')
-    return widths
 
 
 KINDS = {'resnet': 'wrn', 'cifar_resnet': 'cifar_resnet'}   # of the residual nets, by --model
@@ -118,7 +110,7 @@ def resnet(depth, width, num_classes):
     """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='', taps=None)
     gives logits (B, num_classes) and the outputs of the three groups, before the next BN and ReLU.
     """
-    n, widths = blocks_in_group(depth, 'resnet'), scaled(WRN_CHANNELS, width)
+    n, widths = blocks_in_group(depth, 'resnet'), utils.scaled(WRN_CHANNELS, width)
 
     def gen_block_params(ni, no):
         return {
@@ -177,7 +169,7 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
     (`shortcut` 'A'), or a projection with BN ('B'). The stem has 16 channels, or half of those of
     the first group, if that is more.
     """
-    n, widths = blocks_in_group(depth, 'cifar_resnet'), scaled(WRN_CHANNELS, width)
+    n, widths = blocks_in_group(depth, 'cifar_resnet'), utils.scaled(WRN_CHANNELS, width)
     ni = min(widths[0], max(16, widths[0] // 2))
 
     def layer(conv, ni, no, k=3):
@@ -230,7 +222,7 @@ def nin(width, num_classes, bn=True, pool_relu=True):
     pooled, with `pool_relu` False before the ReLU, which is then left out.
     """
     layers = ('layer0', 'layer1', 'layer2' if pool_relu else 'linear')
-    widths = scaled(NIN_CHANNELS, width)
+    widths = utils.scaled(NIN_CHANNELS, width)
 
     def gen_layer_params(ni, no, k):
         norm = {'bn': utils.bnparams(no)} if bn else {'bias': torch.zeros(no)}

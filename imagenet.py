@@ -112,14 +112,6 @@ INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 
 MOBILENET_GROUPS = (3, 6, 13, 17)
 
 
-def scaled(channels, width):
-    """Scale a number of channels by `width`, rounded down. InputError, if none are left."""
-    n = int(channels * width + 1e-9)
-    if not n:
-        raise InputError(f'--width {width:g} leaves no channels')
-    return n
-
-
 def define_student(depth, width, num_classes=1000):
     """ResNet-18, 34, 50 or 101 of `width` times the channels -> (f, params).
 
@@ -133,7 +125,7 @@ def define_student(depth, width, num_classes=1000):
     bottleneck = depth >= 50
     names = stem, block, first, projection = TORCHVISION if bottleneck else PUBLISHED
     weight = '.weight' if bottleneck else ''
-    params, ni = {}, 64
+    params, ni, widths = {}, 64, utils.scaled((64, 128, 256, 512), width)
 
     def add(key, ni, no, k):
         params.update(utils.flatten({key + weight: utils.conv_params(ni, no, k),
@@ -141,10 +133,9 @@ def define_student(depth, width, num_classes=1000):
 
     add(stem, 3, ni, 7)
     for j, n in enumerate(BLOCKS[depth]):
-        width_j = scaled(64 * 2 ** j, width)
         for i in range(n):
             base = block.format(j + first, i)
-            channels = [ni, width_j, width_j, *([4 * width_j] if bottleneck else [])]
+            channels = [ni, widths[j], widths[j], *([4 * widths[j]] if bottleneck else [])]
             for k, size in enumerate((1, 3, 1) if bottleneck else (3, 3)):
                 add(f'{base}.conv{first + k}', channels[k], channels[k + 1], size)
             if ni != channels[-1]:

@@ -70,6 +70,14 @@ def unit_bnparams(n: int) -> dict[str, Tensor]:
     return {**bnparams(n), 'weight': torch.ones(n)}
 
 
+def scaled(channels, width: float) -> list[int]:
+    """Scale numbers of channels by `width`, rounded down. InputError, if one becomes zero."""
+    widths = [int(c * width + 1e-9) for c in channels]
+    if not all(widths):
+        raise InputError(f'--width {width:g} leaves no channels')
+    return widths
+
+
 def flatten(params: dict) -> dict[str, Tensor]:
     """Flatten nested dicts into one with dotted keys; entries that are None are left out."""
     flat = {}
