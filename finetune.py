@@ -68,7 +68,7 @@ def parse(argv):
                    f'whole epochs; 0: {STEPS:,}, but without --epoch_steps at most {PASSES} passes '
                    'over the training images; --epochs above 0 is taken instead')
     s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
-                   'after which is tested; 0: one pass over the training images')
+                   'after each of which the net is tested; 0: one pass over the training images')
     s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
                    '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
                    'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
@@ -477,8 +477,9 @@ def report_run(opt, device):
         params = store.read(folder / 'model.pt7')
         f, _ = nets.net_of(params, folder)
         pruning.report(opt, device, f, params, last)
-    print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the lowest '
-          f'test error of all epochs')
+    if last['epoch'] > 1:
+        print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the '
+              f'lowest test error of an epoch, chosen on the test images')
 
 
 def fetch(opt):

@@ -47,7 +47,9 @@ def class_folders(root, part=''):
     files, others = zip(*(images_below(folder / name) for name in names), strict=True)
     empty = [name for name, found in zip(names, files, strict=True) if not found]
     if empty:
-        raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}')
+        raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}: '
+                         f'it should hold a folder of images for each class, and the folder above '
+                         f'train/ and test/ or val/')
     others = sum(others, [])
     if others:
         print(f'{folder}: {left_out(others)}')

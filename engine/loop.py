@@ -7,6 +7,7 @@ one graph, and in turn on a CPU; either way each ends with the bits that it has 
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -62,7 +63,7 @@ class Training:
     def __post_init__(self):
         self.epoch = self.checkpoint['epoch'] if self.checkpoint else 0     # the last finished one
         self.kept = self.epoch      # that of the last checkpoint
-        self.steps, self.seconds, self.saved = 0, 0., time.monotonic()
+        self.steps, self.seconds, self.saved = 0, 0., -math.inf
         self.failure, self.news, self.pace = '', {}, None
         self.tasks = {name: self.task(name) for name in ('train', 'validation', 'test')
                       if getattr(self, name)}
@@ -211,10 +212,16 @@ def count_parameters(params):
     return sum(v.numel() for k, v in params.items() if k.startswith('student.') and v.requires_grad)
 
 
+def tested_on(z):
+    """What the numbers named test_ in the log are of: images held out, if those take the place of
+    the test set."""
+    return 'held-out' if z['validate'] and 'val_acc' not in z else 'test'
+
+
 def summary(t, z):
     """An epoch's line for the screen, of its numbers in the log."""
     return (f'{t.folder}: epoch {z["epoch"]}/{z["epochs"]}  train loss {z["train_loss"]:.4f} error '
-            f'{100 - z["train_acc"]:.2f} %  test loss {z["test_loss"]:.4f} error '
+            f'{100 - z["train_acc"]:.2f} %  {tested_on(z)} loss {z["test_loss"]:.4f} error '
             f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
             f'{t.train.n / z["train_time"]:.0f} images/s')
 

@@ -79,8 +79,8 @@ def add_run_flags(parser, **defaults):
                    'out, to choose options on them: they are tested on instead of the test set, or '
                    'with finetune.py beside it')
     r.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='between '
-                   'checkpoints, which are written at the end of an epoch; 0: of each one. The '
-                   'same command continues a run from its last one')
+                   'checkpoints, which are written at the end of an epoch, of the first one in any '
+                   'case; 0: of each one. The same command continues a run from its last one')
     r.add_argument('--resume', default='', metavar='FILE', help="checkpoint of another run to "
                    'start from, its epochs included')
     r.add_argument('--export', default='', metavar='FILE', help='write the trained net alone to '
@@ -114,7 +114,7 @@ def check_flags(opt):
     if opt.batch_size % opt.ngpu:
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by {opt.ngpu} '
                          f'processes')
-    steps = json_list(opt.epoch_step, '--epoch_step', '[60,120,160] or [0.3,0.6,0.8]')
+    steps = json_list(opt.epoch_step, '--epoch_step', "[60,120,160]' or '[0.3,0.6,0.8]")
     if not all(map(is_epoch, steps)):
         raise InputError(f'--epoch_step {opt.epoch_step}: give whole epochs from 1, or fractions '
                          f'between 0 and 1')
@@ -246,7 +246,8 @@ def check_together(opts):
         values = [getattr(opt, name, None) for opt in opts]
         if any(v != values[0] for v in values):
             raise InputError(f'runs side by side share --{name}; here it is '
-                             f'{", ".join(map(str, dict.fromkeys(values)))}')
+                             f'{", ".join(map(str, dict.fromkeys(values)))}. Each part needs all of '
+                             f'its flags')
     if opts[0].ngpu > 1 or processes.launched():
         raise InputError('runs side by side share one process: leave --ngpu and torchrun out')
     folders = [os.path.realpath(opt.save) for opt in opts]
@@ -307,8 +308,8 @@ def finish(opt, exported):
     `exported` makes of the net."""
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
-    print(f'{folder} is finished: {last["epoch"]} epochs, test error '
-          f'{100 - last["test_acc"]:.2f} %')
+    print(f'{folder} is finished: {last["epoch"]} epoch{"s" * (last["epoch"] > 1)}, '
+          f'{loop.tested_on(last)} error {100 - last["test_acc"]:.2f} %')
     plots.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
     if opt.export:
         store.write(exported(store.read(folder / 'model.pt7')), opt.export)

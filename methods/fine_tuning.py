@@ -92,16 +92,16 @@ def check_sources(opt):
     use."""
     method = METHODS[opt.method]
     if bool(opt.teacher) != (method.needs == 'teacher'):
-        raise InputError('--teacher is what at and kd learn from: give it with them, and with no '
-                         'other method')
+        raise InputError('--method at and kd need a --teacher, a net of the same classes, and no '
+                         'other method does')
     if method.needs in ('parameters', 'features') and not opt.source:
         raise InputError(f'--method {opt.method} compares with a source: give --source')
     if method.needs == 'target' and not (opt.target or opt.shift and not opt.domain):
         raise InputError(f'--method {opt.method} adapts to a target domain: give --target, or '
                          f'--shift of shapes, without --domain')
     if bool(opt.channel_weights) != (opt.method == 'delta'):
-        raise InputError('--channel_weights belongs to --method delta: compute, or a file that '
-                         'such a run left')
+        raise InputError('--method delta needs --channel_weights, and no other method does: '
+                         'compute, or a file that such a run left')
     if not opt.source and not opt.arch:
         raise InputError('give --source, the weights to start from, or --arch, to start from none')
     for name in ('keep_head', 'freeze'):

@@ -166,7 +166,7 @@ def test_imagenet_commands(options, shapes_folder, capfd):
     if '--export' in options:
         assert pathlib.Path(options[options.index('--export') + 1]).exists()
     expected = ('top-1' if '--evaluate' in options else
-                '21 test images' if '--check_data' in options else 'is finished: 1 epochs')
+                '21 test images' if '--check_data' in options else 'is finished: 1 epoch,')
     assert expected in said
 
 
@@ -202,7 +202,7 @@ def test_finetune_commands(options, capfd):
     finetune.main(on_shapes(options))
     said = capfd.readouterr().out
     expected = ('top-1' if '--evaluate' in options else
-                '21 test images' if '--check_data' in options else 'is finished: 1 epochs')
+                '21 test images' if '--check_data' in options else 'is finished: 1 epoch,')
     assert expected in said
 
 

@@ -217,24 +217,20 @@ def test_checkpoints_are_written_from_time_to_time_and_at_the_end(monkeypatch):
     monkeypatch.setattr(runs, 'save_checkpoint', lambda folder, opt, line, *rest: (
         saved.append(line['epoch']), real(folder, opt, line, *rest)))
     call(run('plain', 'a', '--epochs', 3))
-    assert saved == [3]
+    assert saved == [1, 3]
     call(run('plain', 'b', '--epochs', 3, '--save_every', 0))
-    assert saved == [3, 1, 2, 3]
+    assert saved == [1, 3, 1, 2, 3]
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
 
 
 def test_cut_off_before_the_first_checkpoint_begins_anew(monkeypatch):
-    real, calls = runs.write_log, []
-
-    def write_log(path, lines):
-        real(path, lines)
-        calls.append(len(lines))
-        if len(lines) == 2 and calls.count(2) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs, 'write_log', write_log)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, 'save_checkpoint', interrupt)
         call(run('plain', 'a'))
-    assert len(runs.read_log('logs/a/plain/log.txt')) == 2
+    assert len(runs.read_log('logs/a/plain/log.txt')) == 1
     call(run('plain', 'a'))
     call(run('plain', 'alone'))
     assert same_run('logs/a/plain', 'logs/alone/plain')
@@ -243,14 +239,8 @@ def test_cut_off_before_the_first_checkpoint_begins_anew(monkeypatch):
 def test_cut_off_before_the_first_checkpoint_begins_anew_from_its_file(monkeypatch):
     call(run('plain', 'first', '--epochs', 1))
     resumed = run('plain', 'a', '--epochs', 3, '--resume', 'logs/first/plain/model.pt7')
-    real = loop.end_epoch
-
-    def end_epoch(t, *rest):
-        real(t, *rest)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, 'end_epoch', end_epoch)
+        patch.setattr(runs, 'save_checkpoint', interrupt)
         call(resumed)
     assert not pathlib.Path('logs/a/plain/model.pt7').exists()
     call(resumed)

@@ -243,12 +243,13 @@ def locate(name):
         url, sha256, _ = KNOWN[name]
         return download(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
     if os.path.isdir(name):
-        raise InputError(f'{name} is a folder without the model.pt7 of a run')
+        raise InputError(f'{name} is a folder without the model.pt7 of a run. Those of results/ '
+                         f'are not kept in git: train the net again, tables with --root logs')
     if os.path.exists(name):
         check_regular(name)
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
     more = ', ...' if len(known) > 20 else ''
-    raise InputError(f'no net {name}: it is no run under logs/ and no path. Runs under logs/: '
+    raise InputError(f'no net {name}: it is neither a run under logs/ nor a path. Runs there: '
                      f'{", ".join(known[:20]) or "none"}{more}. Nets that can be downloaded: '
                      f'{", ".join(KNOWN)}')
 
