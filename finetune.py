@@ -29,7 +29,16 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_files, image_sets, published
 from engine import loop, processes, runs, script, step
-from methods import attentive, delta, fine_tuning, gates, losses, pruning, teaching
+from methods import (
+    attentive,
+    delta,
+    fine_tuning,
+    gates,
+    importance,
+    losses,
+    pruning,
+    teaching,
+)
 from methods.fine_tuning import METHODS
 from utils import InputError
 from weights import facts, folding, store
@@ -379,6 +388,10 @@ def evaluate(opt, device):
         one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
         found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
+    if opt.prune and architecture_of(params).channels:
+        some = arrays.some_of(sets['test'], importance.IMAGES)
+        importance.report(f, params, list(images_of(opt, some, size, pixels, device,
+                                                    ten=False).batches()))
 
 
 def report_run(opt, device):

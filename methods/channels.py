@@ -130,29 +130,17 @@ def macs(params, positions):
     return sum(costs(params, positions).values())
 
 
-def channel_costs(params, positions):
-    """Multiply-adds that one channel takes part in, in all layers that it goes through, while no
-    other is cut: {set: number}."""
-    spent = costs(params, positions)
-    return {conv: sum(spent[key] / params[key].shape[dim] for key, dim in entries(params, its)
-                      if key in spent) for conv, its in architecture_of(params).channels.items()}
+def ranked(scores):
+    """The numbers, among `scores`, of the sets of all channels, the first to be cut first: by their
+    rank within the set, so that all sets lose the same part of their channels.
 
-
-def ranked(params, scores, positions, protected):
-    """The numbers, among `scores`, of the sets of all channels, the first to be cut first.
-
-    By score per multiply-add; scores are divided by their mean over the set, so that layers
-    compare. The best channels of each set, the part `protected` of them, come last: a layer that
-    had but a few channels left would let nothing through.
+    Scores of different layers do not compare: per multiply-add, they cost the first layers of a
+    MobileNetV2 most of their channels, the loss of one of which is what hurts most.
     """
-    spent, ranks, late = channel_costs(params, positions), [], []
-    for conv, s in scores.items():
-        ranks.append(s.double().cpu() / max(float(s.double().mean()), 1e-300) / spent[conv])
-        late.append(torch.zeros_like(ranks[-1]))
-        late[-1][best(s, math.ceil(protected * len(s)))] = 1
+    ranks = [(1 + s.argsort(stable=True).argsort()).double().cpu() / len(s)
+             for s in scores.values()]
     owners = torch.cat([torch.full_like(r, i) for i, r in enumerate(ranks)]).long()
-    order = torch.cat(ranks).argsort(stable=True)
-    return owners[order[torch.cat(late)[order].argsort(stable=True)]]
+    return owners[torch.cat(ranks).argsort(stable=True)]
 
 
 def best(scores, n):
@@ -164,16 +152,15 @@ def to_target(f, params, scores, size, target, multiple=1):
     """The channels to keep, by {set: scores (C,)}, for `target` times the net's multiply-adds on
     images of size x size pixels: `keep`.
 
-    Channels go in the order of `ranked`, in which half of `target` is protected of each set; at
-    least one of each stays. Of a `multiple`, the number of channels is the nearest multiple above
-    zero (at most those that there are). Of the nets on the way this is the one that is nearest to
-    the target.
+    Channels go in the order of `ranked`; at least one of each set stays. Of a `multiple`, the
+    number of channels is the nearest multiple above zero (at most those that there are). Of the
+    nets on the way this is the one that is nearest to the target.
     """
     check_part('--macs_target', target)
     if not scores:
         raise InputError('this net has no channels that could be cut')
     positions = areas(f, params, size)
-    order = ranked(params, scores, positions, target / 2)
+    order = ranked(scores)
     whole, blank = macs(params, positions), facts.on_meta(params)[1]
 
     def kept(n):

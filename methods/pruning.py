@@ -22,7 +22,8 @@ def add_flags(parser):
     p = parser.add_argument_group('pruning of channels')
     p.add_argument('--prune', default='', choices=['', *KINDS], help='prune the channels '
                    'whose gates, which are trained too, give least (afs; with --method afd this is '
-                   'AFDS), those of least magnitude, or random ones; all per multiply-add')
+                   'AFDS), those of least magnitude, or random ones; with --evaluate: print '
+                   'how well these rank the channels of the tested net')
     p.add_argument('--macs_target', type=float, metavar='X', help='multiply-adds (MACs) to keep, '
                    "as a part of the net's")
     p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, before each '

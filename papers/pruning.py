@@ -39,7 +39,29 @@ def amazon10_table(title, steps, seeds):
                 rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}', seeds))
 
 
+# a net that has learnt shapes goes on to learn them
+SHAPES = "--dataset shapes --size 16 --batch_size 32 --dtype float"
+LESS = ("--source @source --keep_head --lr 0.01 --epochs 9 --epoch_steps 40 --epoch_step '[0.84]' "
+        "--macs_target 0.35 --prune")
+
 TABLES = {
+    'shapes-pruned': dict(
+        title='Pruning a CIFAR ResNet-14 to 35 % of its multiply-adds on shapes, drawn by the '
+              'program',
+        script='finetune.py', epochs=24, medians=False, pruned=True, against='vs. magnitude',
+        common=SHAPES,
+        rows={
+            'source': row('the whole net', seeds=2, options='--arch cifar_resnet-14-1 --lr 0.05 '
+                          "--epochs 24 --epoch_step '[0.5,0.8]'"),
+            'magnitude': row('magnitude', seeds=2, options=f'{LESS} magnitude'),
+            **{name: row(label, seeds=2, plain='magnitude', options=f'{LESS} {flags}')
+               for name, label, flags in (
+                   ('random', 'random', 'random'), ('afs', 'AFS', 'afs'),
+                   ('afs_density', 'AFS, density 0.5', 'afs --density 0.5'),
+                   ('afs_gradual', 'AFS, nine phases', 'afs --phases 9'),
+                   ('afs_gradual_density', 'AFS, nine phases, density 0.5',
+                    'afs --phases 9 --density 0.5'))},
+        }),
     'afds': dict(           # the paper's numbers were not at hand
         title='AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
         script='finetune.py', epochs=18, medians=False, against='vs. L2 or magnitude',
