@@ -112,7 +112,7 @@ KINDS = {'resnet': 'wrn', 'cifar_resnet': 'cifar_resnet'}   # of the residual ne
 def blocks_in_group(depth, model):
     """Of residual nets, `model` of KINDS. Raises InputError if there are none of that depth."""
     extra = EXTRA_LAYERS[KINDS[model]]
-    if depth < 6 + extra or (depth - extra) % 6:
+    if not 6 + extra <= depth < 10000 or (depth - extra) % 6:
         raise InputError(f'--depth {depth}: the depth of {model} is 6n+{extra}, such as '
                          f'{", ".join(str(6 * n + extra) for n in (1, 2, 3, 4, 6, 9))}')
     return (depth - extra) // 6

@@ -17,9 +17,12 @@ Others' runs gave 11.3 % test error (DELTA, Dogs) and 15.8 % (DAN, amazon to web
 loss is cross-entropy + alpha times the method's regulariser + beta / 2 times the squared norm of
 the new layers. Defaults are those of the published codes of DELTA and L2-SP.
 """
+import contextlib
 import functools
+import os
 import pathlib
 import re
+import sys
 
 import numpy as np
 import torch
@@ -27,8 +30,8 @@ import torch
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, image_files, image_sets, published
-from engine import loop, processes, runs, script, step
+from data import arrays, cifar_sets, decoded, folder_sets, image_files, image_sets, published
+from engine import loop, predictions, processes, runs, script, step
 from methods import (
     attentive,
     delta,
@@ -44,6 +47,9 @@ from utils import InputError
 from weights import facts, folding, store
 from weights.architecture import architecture_of
 
+# by default, the steps of the published codes of DELTA and L2-SP, and this many passes at most,
+# which none of their data sets reaches: MIT-67 has 107
+STEPS, PASSES = 9000, 120
 # options that a run's name leaves out where they are these
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
@@ -58,8 +64,9 @@ def parse(argv):
     parser = script.make_parser(__doc__)
     add_data_flags(parser)
     s = script.add_schedule_flags(parser)
-    s.add_argument('--iterations', default=9000, type=int, metavar='N', help='steps of training, '
-                   'in whole epochs; --epochs above 0 is taken instead')
+    s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, in '
+                   f'whole epochs; 0: {STEPS:,}, but without --epoch_steps at most {PASSES} passes '
+                   'over the training images; --epochs above 0 is taken instead')
     s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
                    'after which is tested; 0: one pass over the training images')
     s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
@@ -78,6 +85,7 @@ def parse(argv):
     if not (opt.evaluate or opt.check_data):
         fine_tuning.check_sources(opt)
     if opt.epochs or opt.epoch_steps:
+        opt.iterations = opt.iterations or STEPS
         set_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
@@ -110,6 +118,8 @@ def add_data_flags(parser):
     image_files.add_flags(m)
     m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
+    m.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the likeliest '
+                   'classes of images by the net of --evaluate; of folders of images as csv')
     p = parser.add_argument_group('pixels')
     p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
                    "crops, in pixels; 0: those of the source, else 224, 227 for Caffe's AlexNet, "
@@ -127,8 +137,11 @@ def add_data_flags(parser):
 
 def check_flags(opt):
     script.check_flags(opt)
-    script.check_numbers(opt, above_zero=['iterations'], zero_or_more=(
-        'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
+    script.check_numbers(opt, zero_or_more=(
+        'iterations', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
+    if opt.predict and (not opt.evaluate or opt.ngpu > 1):
+        raise InputError('--predict takes the net of --evaluate, in one process: give that, and no '
+                         '--ngpu')
     if opt.per_class and opt.fraction or not opt.fraction < 1:
         raise InputError('--fraction is a number below 1, and not together with --per_class')
     if opt.schedule == 'exp' and len(opt.epoch_step) != 1:
@@ -184,7 +197,7 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
     views = {'crop': opt.crop} if train else {'ten': ten}
     return decoded.decoded_images(
         files, labels, batch_size, size, mean, std, device, opt.nthread, dtype, train, count,
-        resize=opt.resize, boxes=boxes[0] if opt.box else None, **views)
+        resize=opt.resize, boxes=boxes[0] if opt.box and boxes else None, **views)
 
 
 def input_of(opt, params, made, images):
@@ -200,6 +213,7 @@ def set_epochs(opt, n=0):
     the steps of an epoch. --epochs or --epoch_steps make n needless for all but these."""
     steps = opt.epoch_steps or -(-n // opt.batch_size)
     if not opt.epochs:
+        opt.iterations = opt.iterations or steps_of(opt, n)
         if opt.epoch_steps and opt.iterations % opt.epoch_steps:
             raise InputError(f'--iterations {opt.iterations} is no multiple of --epoch_steps '
                              f'{opt.epoch_steps}')
@@ -211,6 +225,16 @@ def set_epochs(opt, n=0):
     opt.epoch_step = [s if type(s) is int else 1 + max(1, int(s * opt.epochs))
                       for s in opt.epoch_step]
     return steps
+
+
+def steps_of(opt, n):
+    """The steps that n training images take by default."""
+    passes = STEPS * opt.batch_size / n
+    if passes <= PASSES:
+        return STEPS
+    print(f'--iterations: {STEPS:,} steps would be {passes:,.0f} passes over {n:,} training '
+          f'images; {PASSES} are made')
+    return max(1, round(PASSES * n / opt.batch_size))
 
 
 def rate(opt, steps, epoch, step):
@@ -301,14 +325,14 @@ def reference(opt, f, start, head, layers, pixels):
 def prepare(opt, device):
     sets, names = read_sets(opt)
     steps = set_epochs(opt, len(sets['train'][1]))
-    return functools.partial(make_training, opt, device, sets, len(names), steps)
+    return functools.partial(make_training, opt, device, sets, names, steps)
 
 
-def make_training(opt, device, sets, classes, steps, checkpoint, lines):
+def make_training(opt, device, sets, names, steps, checkpoint, lines):
     if not (checkpoint or opt.skip_broken):     # else the first epoch would be lost to one of them
         tested = [s[0] for s in (sets['validation'], sets['test']) if s]
         image_files.check_readable(np.concatenate(tested), opt.nthread)
-    generator = torch.Generator().manual_seed(opt.seed)
+    classes, generator = len(names), torch.Generator().manual_seed(opt.seed)
     with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
         start_f, start, size, pixels = start_of(opt, sets, classes)
     # for the log, and for those who use the net
@@ -357,7 +381,7 @@ def make_training(opt, device, sets, classes, steps, checkpoint, lines):
         opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
         validation=images(sets['validation']) if opt.validate else None,
         weight=lambda epoch: opt.alpha, rate=functools.partial(rate, opt, steps), logged=logged,
-        on_epoch=on_epoch,
+        on_epoch=on_epoch, names=names,
         draws=facts.draws(start_f, start, size, opt.batch_size // processes.world()))
 
 
@@ -390,18 +414,31 @@ def check_drawn(opt, made, path):
                          f'give these, to test it on the rest')
 
 
+def as_trained(opt, path):
+    """The options of the run that a file is of, of which --resize is taken unless it is given."""
+    made = store.options(path)
+    if 'resize' not in opt.given:
+        opt.resize = made.get('resize', opt.resize)
+    return made
+
+
 def evaluate(opt, device):
     """Test a net from a file on the test images."""
     sets, names = read_sets(opt)
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
-    made = store.options(path)
+    made = as_trained(opt, path)
     check_drawn(opt, made, path)
+    for k, (name, its) in enumerate(zip(names, made.get('class_names', names), strict=False)):
+        if name != its:
+            print(utils.shown(f'class {k} is {name} in the data set, {its} in {path}'))
+            break
     size, pixels = input_of(opt, params, made, sets['test'][0])
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
-    imagenet.report_test(opt, device, path, f, nets.over_crops(f), params, test, size, pixels)
+    imagenet.report_test(opt, device, path, f, nets.over_crops(f), params, test, outputs, size,
+                         pixels)
     if gates.gates(params):
         one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
         found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
@@ -410,6 +447,26 @@ def evaluate(opt, device):
         some = arrays.some_of(sets['test'], importance.IMAGES)
         importance.report(f, params, list(images_of(opt, some, size, pixels, device,
                                                     ten=False).batches()))
+
+
+def predict(opt, device):
+    """Print the likeliest classes of images, with their probabilities, by a net from a file: a line
+    of each, or, where a folder is named, csv."""
+    with contextlib.redirect_stdout(sys.stderr):    # the answers alone go to stdout
+        files = folder_sets.named(opt.predict)
+        if opt.skip_broken:
+            files, = image_files.without_broken((files,), opt.nthread)
+        f, outputs, params, path = nets.load_net(opt.evaluate)
+    made = as_trained(opt, path)
+    names = made.get('class_names', [])
+    names = names if len(names) == outputs else [f'class {k}' for k in range(outputs)]
+    size, pixels = imagenet.input_of(opt, params, made)
+    facts.groups_of(f, params, size, opt.evaluate)
+    images = images_of(opt, (files, np.zeros(len(files), int)), size, pixels, device)
+    params = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
+    found = predictions.likeliest(nets.over_crops(f), params, images, names, opt.dtype)
+    show = predictions.show_csv if any(map(os.path.isdir, opt.predict)) else predictions.show
+    show(zip(map(os.fsdecode, files), found, strict=True))
 
 
 def report_run(opt, device):
@@ -439,7 +496,8 @@ def check_data(opt, device):
 
 def instead(opt):
     """What is to be done instead of training."""
-    return check_data if opt.check_data else evaluate if opt.evaluate else None
+    return (check_data if opt.check_data else predict if opt.predict else
+            evaluate if opt.evaluate else None)
 
 
 def main(argv=None):

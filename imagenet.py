@@ -403,16 +403,17 @@ def evaluate(opt, device):
         return logits[:, classes], groups
 
     test = images_of(opt, files, labels, size, pixels, device)
-    report_test(opt, device, path, f, among, params, test, size, pixels)
+    report_test(opt, device, path, f, among, params, test, len(names), size, pixels)
     for url, _, errors in store.KNOWN.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))
 
 
-def report_test(opt, device, path, f, tested, params, test, size, pixels):
-    """Test the net (f, params) of the file `path` in the form of the function `tested`, and print
-    what it is; with --save, as a log too; write the net to --export, if that is given."""
+def report_test(opt, device, path, f, tested, params, test, classes, size, pixels):
+    """Test the net (f, params) of the file `path` in the form of the function `tested`, among so
+    many classes, and print what it is; with --save, as a log too; write the net to --export, if
+    that is given."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
         raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
     facts.groups_of(f, params, size, opt.evaluate)
@@ -422,8 +423,9 @@ def report_test(opt, device, path, f, tested, params, test, size, pixels):
     taken = time.perf_counter() - start
     count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
     macs = facts.multiply_adds(f, params, size)
-    print(f'{opt.evaluate}: top-1 error {top1:.2f} %, top-5 error {top5:.2f} % of {test.n} '
-          f'images; {test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
+    of_five = f', top-5 error {top5:.2f} %' if classes > 5 else ''
+    print(f'{opt.evaluate}: top-1 error {top1:.2f} %{of_five} of {test.n} images; '
+          f'{test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
           f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
     if processes.is_first() and opt.save:
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,

@@ -291,7 +291,7 @@ def parse(argv):
 def main(argv=None):
     opt = parse(argv)
     if opt.what == 'report':
-        if opt.table or opt.root != 'results' or opt.epochs:
+        if opt != parse(['report']):
             raise InputError('report takes no table and no options: it writes README.md\'s status '
                              'table and the pages of all tables, from results/')
         return pages.write(HOME)

@@ -25,7 +25,7 @@ import nets
 import tables
 import utils
 from data import arrays, cifar_sets, decoded, image_files, shapes
-from engine import runs, script
+from engine import files, runs, script
 from utils import InputError
 from weights import facts, store
 from weights.architecture import architecture_of
@@ -206,16 +206,16 @@ def parse(argv):
 
 def main(argv=None):
     opt = parse(argv)
-    models, files = split_images(opt)
+    models, pictures = split_images(opt)
     models = models or [demo_net()]
     trained = load_nets(models)
     small = {architecture_of(params).kind in cifar.FUNCTIONS for _, _, params in trained.values()}
     if len(small) > 1:
         raise InputError('nets of CIFAR and of ImageNet have other numbers of groups: draw them in '
                          'figures of their own')
-    size = opt.size or (224 if True not in small else 32 if files else shapes.SHAPES_SIZE)
-    if files:
-        images, masks = read_images(files, size), None
+    size = opt.size or (224 if True not in small else 32 if pictures else shapes.SHAPES_SIZE)
+    if pictures:
+        images, masks = read_images(pictures, size), None
     else:
         images, _, masks = (a[::3] for a in shapes.shapes(10, seed=1, size=size))
     for label, (f, _, params) in trained.items():
@@ -226,7 +226,7 @@ def main(argv=None):
     maps = {f'{utils.printable(label)}\n{error_of(model)}'.strip(): maps_of_net
             for model, (label, maps_of_net) in zip(models, maps.items(), strict=True)}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
-    runs.write(pathlib.Path(opt.save), encode(figure(images, maps, masks, titles)))
+    files.write(opt.save, encode(figure(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')
 
 

@@ -1,8 +1,11 @@
 """Image files -> batches: decoded and cropped in workers, uint8 until they are on the device."""
+import contextlib
 import functools
 import math
 import os
 import pathlib
+import platform
+import time
 
 import cv2
 import numpy as np
@@ -10,14 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from data import arrays, image_files
-from engine import processes
-from utils import InputError, RunError
+from engine import files, processes
+from utils import InputError
 
 # ---- crops --------------------------------------------------------------------------------------
 
 LARGE = 4096 ** 2       # pixels of an image that is resized as a whole, however small it was
 TRIES = 10      # of a random crop that may not fit, as in torchvision
 QUALITY = 90    # of the JPEG files of a cache
+ABANDONED = 600     # seconds after which an unfinished file of a cache is nobody's
 HINT = '; --check_data lists all images that cannot be read, --skip_broken leaves them out'
 
 
@@ -191,48 +195,52 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     return arrays.Images(count if train else n, epoch, make, [])
 
 
-def write_small(short, names):
+def write_small(home, short, names):
     """Write an image file, of the names of what there is and of what is written, with a short side
-    of `short` pixels at most."""
+    of `short` pixels at most; first as a file of this process at the top of the cache `home`."""
     source, path = map(os.fsdecode, names)
-    image, temporary = image_files.read_image(source), f'{path}.{os.getpid()}.tmp'
+    image = image_files.read_image(source)
     if min(image.shape[:2]) > short:
         _, encoded = cv2.imencode('.jpg', with_short_side(image, short),
                                   [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     else:
         encoded = np.fromfile(source, np.uint8)
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        pathlib.Path(temporary).write_bytes(encoded.tobytes())
-        os.replace(temporary, path)
-    except OSError as e:
-        raise RunError(f'cannot write the cache: {path}: {e.strerror}. The same command goes on '
-                       f'where it stopped') from None
+    files.write(path, encoded.tobytes(), home / f'{platform.node()}.{os.getpid()}.tmp')
 
 
-def write_cache(files, labels, cache, size, nthread):
+def write_cache(images, labels, cache, size, nthread):
     """The image files written once, encoded, into `cache`, with the short side that testing crops
     of `size` takes -> names there, labels. What is there already is left; small images are copied.
     """
     short = short_side(size)
     home = pathlib.Path(cache).expanduser() / f'short{short}'
     new = np.array([os.fsencode(home.joinpath(*pathlib.Path(os.fsdecode(f)).parts[-3:]))
-                    for f in files])
-    belongs_to(home, pathlib.Path(os.fsdecode(files[0])).resolve().parents[2])
-    todo = [pair for pair in zip(files, new, strict=True) if not os.path.exists(pair[1])]
-    image_files.for_each(functools.partial(write_small, short), todo, nthread, 'writing the cache')
+                    for f in images])
+    belongs_to(home, pathlib.Path(os.fsdecode(images[0])).resolve().parents[2])
+    todo = [pair for pair in zip(images, new, strict=True) if not os.path.exists(pair[1])]
+    remove_abandoned(home)
+    image_files.for_each(functools.partial(write_small, home, short), todo, nthread,
+                         'writing the cache')
     return new, labels
+
+
+def remove_abandoned(home):
+    """Remove the unfinished files that processes which were killed have left in a cache. Others may
+    be at work beside this one: theirs are new."""
+    for path in home.glob('*.tmp'):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
 
 
 def belongs_to(home, root):
     """Note in a cache's folder of which images it is made; refuse one that is made of others."""
-    note = home / 'source.txt'
+    note, text = home / 'source.txt', f'{root}\n'
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        if not note.exists():
-            note.write_text(f'{root}\n')
-    except OSError as e:
-        raise RunError(f'cannot write the cache: {note}: {e.strerror}') from None
-    if note.read_text() != f'{root}\n':
-        raise InputError(f'{home} holds the images of {note.read_text().strip()}: give another '
-                         f'--cache')
+        found = note.read_text() if note.exists() else ''
+    except (OSError, ValueError) as e:
+        raise InputError(f'cannot read {note}: {e}') from None
+    if not found:       # it is empty where an older revision was killed
+        files.write(note, text.encode())
+    elif found != text:
+        raise InputError(f'{home} holds the images of {found.strip()}: give another --cache')

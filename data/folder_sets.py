@@ -11,6 +11,7 @@ from utils import InputError, printable
 
 # what systems and programs leave in folders of others, beside what is hidden by a dot
 STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
+PARTS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation'}
 ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 
@@ -45,8 +46,7 @@ def class_folders(root, part=''):
         raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}')
     others = sum(others, [])
     if others:
-        print(f'{folder}: {len(others):,} files are left out, whose names are not those of images, '
-              f'such as {printable(others[0])}')
+        print(f'{folder}: {left_out(others)}')
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
     return lists.as_bytes(f for found in files for f in found), labels, names
 
@@ -85,6 +85,27 @@ def images_below(folder):
     return sorted(found), others
 
 
+def named(paths):
+    """The image files that the paths of files and folders name, bytes (N,), at least one."""
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        found, others = images_below(path)
+        if not found:
+            raise InputError(f'{path} holds no images')
+        if others:
+            print(f'{path}: {left_out(others)}')
+        files += found
+    return lists.as_bytes(files)
+
+
+def left_out(others):
+    return (f'{len(others):,} files are left out, whose names are not those of images, such as '
+            f'{printable(others[0])}')
+
+
 def folders(root):
     """{train,test}/<class>/<image>, or val/ for test/; or <class>/<image>, which has no test."""
     train, tests = root / 'train', [p for p in (root / 'test', root / 'val') if p.is_dir()]
@@ -101,6 +122,9 @@ def folders(root):
     if len(names) == 1:
         raise InputError(f'{root} has one folder of images, {names[0]}/: there should be a folder '
                          f'per class in it, or in its train/ and test/')
+    if set(names) <= PARTS:
+        raise InputError(f'{root} has {", ".join(names)}, which hold images themselves: there '
+                         f'should be a folder per class in each of them')
     return tuple(learnt), None, names
 
 

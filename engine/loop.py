@@ -40,6 +40,7 @@ class Training:
     logged(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
     on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then gives
         True: the momenta become zero
+    names: those of the classes, which log and checkpoint keep
     """
     opt: argparse.Namespace
     state: step.State
@@ -56,6 +57,7 @@ class Training:
     logged: Callable = lambda lines: {}
     on_epoch: Callable = lambda epoch: False
     draws: bool = False
+    names: list = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         self.epoch = self.checkpoint['epoch'] if self.checkpoint else 0     # the last finished one
@@ -64,6 +66,11 @@ class Training:
         self.failure, self.news, self.pace = '', {}, None
         self.tasks = {name: self.task(name) for name in ('train', 'validation', 'test')
                       if getattr(self, name)}
+
+    @property
+    def told(self):
+        """What log and checkpoint say of the run as a whole, beside its options."""
+        return {'class_names': self.names} if self.names else {}
 
     def task(self, name):
         images, training = getattr(self, name), name == 'train'
@@ -96,7 +103,7 @@ def begin(t, device):
         load_checkpoint(t, device)
     here = runs.environment(t.opt, device)
     t.news = {'continued': here} if t.lines else {}
-    t.lines = t.lines or [{**vars(t.opt), **here}]
+    t.lines = t.lines or [{**vars(t.opt), **t.told, **here}]
     fixed = t.opt.deterministic or device.type != 'cpu' or processes.world() > 1
     t.pace = Pace(torch.get_num_threads(), fixed)
     if processes.is_first():
@@ -193,7 +200,7 @@ def end_epoch(t, z, device, save):
     if processes.is_first():
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
             random = runs.random_state(t.generator, t.draws and device.type == 'cuda')
-            runs.save_checkpoint(t.folder, opt, t.lines[-1], own, random)
+            runs.save_checkpoint(t.folder, {**vars(opt), **t.told}, t.lines[-1], own, random)
             t.saved, t.kept = time.monotonic(), t.epoch
         runs.write_log(t.folder / 'log.txt', t.lines)
     print(summary(t, t.lines[-1]), flush=True)

@@ -1,10 +1,9 @@
 """Pictures of runs: learning curves, error against cost."""
 import contextlib
 import io
-import pathlib
 import textwrap
 
-from engine import runs
+from engine import files, runs
 from utils import printable
 
 
@@ -26,7 +25,7 @@ def figure(path, **labels):
     data = io.BytesIO()
     figure.savefig(data, dpi=120, bbox_inches='tight')      # as wide as the legend needs it
     plt.close(figure)
-    runs.write(pathlib.Path(path), data.getvalue())
+    files.write(path, data.getvalue())
 
 
 def plot_curves(logs, path):

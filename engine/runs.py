@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from engine import processes
+from engine import files, processes
 from utils import InputError, RunError
 from weights import store
 from weights.formats import check_regular
@@ -52,6 +52,7 @@ def lock(folder):
 def take_lock(path):
     """Open and lock the file. Not refused at once: it may be held for an instant by one who looks
     whether it is held, and what was opened may be a file that its holder is just removing."""
+    reason = ''
     for _ in range(10):
         with contextlib.ExitStack() as stack:
             try:
@@ -61,11 +62,18 @@ def take_lock(path):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
                     return file
-            except (BlockingIOError, FileNotFoundError):
-                pass
+            except BlockingIOError:
+                reason = ''
+            except FileNotFoundError as e:      # its holder has removed it, or its new folder
+                reason = e.strerror
+            except (FileExistsError, NotADirectoryError):
+                raise InputError(f'{path.parent} is, or lies in, what is no folder: give another '
+                                 f'--save') from None
             except OSError as e:
                 raise RunError(f'cannot write {path}: {e.strerror}') from None
         time.sleep(.03)
+    if reason:
+        raise RunError(f'cannot write {path}: {reason}')
     raise InputError(f'another process is at work on {path.parent}: wait for its end, or give '
                      f'another --save')
 
@@ -132,23 +140,9 @@ def check_line(z, path):
             raise InputError(f'{path} is damaged: the {k} of an epoch is {z.get(k, "missing")}')
 
 
-def write(path, data):
-    """Write the bytes whole or not at all: a failure leaves the previous file as it was."""
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(f'cannot write {path}: {e.strerror}. What was there before is as it was; '
-                       f'make room and repeat the command') from None
-
-
 def write_log(path, lines):
-    write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
-                        for z in lines).encode())
+    files.write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
+                              for z in lines).encode())
 
 
 def student_of(params):
@@ -196,6 +190,7 @@ def previous(opt):
 def undecided(opt):
     """The options that the machine or the number of images decides when a run begins."""
     names = {'dtype'} if opt.dtype == 'auto' else set()
+    names |= set() if getattr(opt, 'iterations', 1) else {'iterations'}
     return names if opt.epochs else names | {'epochs', 'epoch_step'}
 
 
@@ -236,9 +231,9 @@ def why_epochs_stay(opt, last):
     return ': the epochs may only grow' if opt.epochs < last['epochs'] else ''
 
 
-def save_checkpoint(folder, opt, line, state, random):
-    """Write the last finished epoch of a run: its line of the log, the `step.State`, and its random
-    state.
+def save_checkpoint(folder, options, line, state, random):
+    """Write the last finished epoch of a run: its options, a dict; its line of the log, the
+    `step.State`, and its random state.
 
     The log is written afterwards, so that a run cut off in between loses nothing: `previous` takes
     the line from here. It is written more often, too: `previous` drops the lines of later epochs.
@@ -248,8 +243,8 @@ def save_checkpoint(folder, opt, line, state, random):
 
     data = io.BytesIO()
     torch.save(dict(params=on_host(student_of(state.params)), momenta=on_host(state.momenta),
-                    epoch=line['epoch'], line=line, random=random, options=vars(opt)), data)
-    write(folder / 'model.pt7', data.getvalue())
+                    epoch=line['epoch'], line=line, random=random, options=options), data)
+    files.write(folder / 'model.pt7', data.getvalue())
 
 
 def random_state(generator, cuda):

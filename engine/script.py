@@ -5,6 +5,7 @@ The loop is in loop.py, a step of it in step.py, the folder that a run leaves be
 import argparse
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import pathlib
@@ -110,8 +111,6 @@ def check_flags(opt):
     check_numbers(opt, above_zero=('batch_size', 'lr', 'lr_decay_ratio', 'ngpu'),
                   zero_or_more=('weight_decay', 'validate', 'nthread', 'seed', 'epochs',
                                 'save_every'))
-    if opt.seed >= 2 ** 32:
-        raise InputError(f'--seed is {opt.seed}: give less than 2**32')
     if opt.batch_size % opt.ngpu:
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by {opt.ngpu} '
                          f'processes')
@@ -122,6 +121,10 @@ def check_flags(opt):
     opt.epoch_step = steps
     if opt.export:
         store.check_format(opt.export)
+
+
+LARGE = 2 ** 32     # what no whole number on a command line reaches; seeds of numpy are below
+LIMITS = {'size': 2 ** 15, 'width': 2 ** 15}
 
 
 def whole_epochs(opt):
@@ -141,13 +144,16 @@ def whole_epoch(value, epochs, first=1):
 
 
 def check_numbers(opt, above_zero=(), zero_or_more=()):
-    """Refuse values of the named options that are not finite or too small; None is no value."""
+    """Refuse values of the named options that are too small, or so large that something would
+    overflow; None is no value."""
     for name in (*above_zero, *zero_or_more):
         value = getattr(opt, name)
-        if value is None or 0 < value < float('inf') or value == 0 and name in zero_or_more:
+        limit = LIMITS.get(name, LARGE if type(value) is int else float('inf'))
+        if value is None or 0 < value < limit or value == 0 and name in zero_or_more:
             continue
+        least = 'a number above zero' if name in above_zero else 'zero or more'
         raise InputError(f'--{name} is {value}: give '
-                         f'{"a number above zero" if name in above_zero else "zero or more"}')
+                         f'{f"less than {limit}" if value >= limit else least}')
 
 
 def json_list(text, flag, example):
@@ -281,9 +287,15 @@ def train(opts, device, prepare, exported, afterwards):
 
 
 def fit(trainings, device):
-    """`loop.fit`, which says on Ctrl-C what the same command would do."""
+    """`loop.fit`, which says on Ctrl-C what the same command would do. Runs that fail in their
+    first step, say for want of memory, leave no log behind."""
     try:
         loop.fit(trainings, device)
+    except (InputError, RuntimeError, MemoryError, OSError):
+        for t in trainings:
+            if t.epoch == 0 and t.steps <= 1 and processes.is_first():
+                t.folder.joinpath('log.txt').unlink(missing_ok=True)
+        raise
     except KeyboardInterrupt:
         kept = any(t.kept for t in trainings)
         raise KeyboardInterrupt('the same command continues from the last checkpoint' if kept else
@@ -319,14 +331,29 @@ def computes_bfloat16(device):
     return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', runs.cpuinfo()))
 
 
+# what no code can help: disks that are full, broken or not to be written on, too many open files
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE,
+                  errno.ENOMEM}
+
+
 def message_of(e):
     """What an error says to the user; '' for one that is a fault of the code."""
     if isinstance(e, (InputError, RunError)):
         return str(e)
+    if isinstance(e, OSError) and e.errno in OF_THE_MACHINE:
+        return f'{e.strerror}: {e.filename or "what is printed, perhaps, cannot be written"}'
     text = str(e).partition('\n')[0]
-    if isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(
+            k in text for k in ("can't allocate memory", 'calculation overflowed')):
         return f'not enough memory: choose a smaller net, batch or image ({text})'
+    if 'does not have a deterministic implementation' in text:
+        return f'--deterministic cannot be had here: {text.partition(",")[0]}. Leave it out'
     return ''
+
+
+def end_output():
+    """Let what is still printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 QUIET = 'INTERRUPTED_QUIETLY'       # set by a process that says itself that it was interrupted
@@ -342,16 +369,19 @@ def run(main):
             stream.reconfigure(errors='backslashreplace')       # names of files that are not UTF-8
     try:
         main()
-    except (InputError, RuntimeError, MemoryError) as e:
+        sys.stdout.flush()
+    except BrokenPipeError:     # what reads our output has enough of it, as head does
+        end_output()
+    except (InputError, RuntimeError, MemoryError, OSError) as e:
         text = message_of(e)
         if not text and processes.launched():   # another one, with which this one spoke, says why
             time.sleep(2 * processes.PATIENCE)
         if not text:
             raise
+        if isinstance(e, OSError):      # else Python would try to write the rest, and complain
+            end_output()
         processes.say(shown(text))
         status = 2 if isinstance(e, InputError) else 1
-    except BrokenPipeError:     # what reads our output has enough of it, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as e:
         if processes.is_first() and not os.environ.get(QUIET):
             print('; '.join(['interrupted', *e.args]), file=sys.stderr)

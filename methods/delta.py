@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 import utils
-from engine import processes, runs, step
+from engine import files, processes, step
 from utils import InputError
 from weights import formats
 
@@ -117,10 +117,14 @@ def from_growth(growth):
 
 def channel_weights(opt, f, params, head, layers, batches, checkpoint):
     """DELTA's weights {layer: (C,)}, computed, and then left in the run's folder for when it is
-    continued, or from a file: of such a run, or of the published code, which has lists of what the
+    continued; or from such a run, or a file. Those of the published code have lists of what the
     loss grows by."""
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
+    path = path / made.name if path.is_dir() else path
+    if path != made and not path.exists():
+        raise InputError(f'--channel_weights {opt.channel_weights}: there is no {path}; give '
+                         f'compute, a run that has computed them, or a file')
     if path == made and not (checkpoint and made.exists()):
         if processes.world() > 1:
             raise InputError('--channel_weights compute is work for one process: give the others '
@@ -128,7 +132,7 @@ def channel_weights(opt, f, params, head, layers, batches, checkpoint):
         found, gain = computed(f, params, head, layers, batches, opt.dtype)
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
-        runs.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
+        files.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
     return read(path, {
         k: (len(params.get(k, params.get(k + '.weight'))),) for k in layers})
 

@@ -59,7 +59,7 @@ def add_flags(parser, frozen):
                    "AFA's second stage (act) does with the net of its first (ast)")
     t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
                    'compute, which leaves channel_weights.json in the folder of the run; or such a '
-                   'file, or one of the published code')
+                   'folder or file, or a file of the published code')
     t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
                    'parameters, of the same classes')
     t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of kd')

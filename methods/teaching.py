@@ -166,6 +166,9 @@ def prepare(opt, device, checkpoint, lines, make_net, teacher, train, test, clas
     if f_t:
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
         print(f'teacher {name}: test error {error:.2f} %')
+        if not (opt.alpha or opt.beta):
+            print(f'nothing is learnt from {name}: --alpha and --beta, the weights of what comes '
+                  f'from a teacher, are zero')
     generator = torch.Generator().manual_seed(opt.seed)
     with runs.drawing_from(generator):
         f_s, student = make_net()

@@ -299,6 +299,8 @@ def test_folder_without_parts(tmp_path):
     touch('loose', 'train/1.jpg', 'train/2.jpg')
     refused('loose has one folder of images, train/: there should be a folder per class in it',
             root='loose')
+    touch('loose', 'valid/1.jpg')
+    refused('loose has train, valid, which hold images themselves', root='loose')
 
 
 def test_folders_of_numbers_are_ordered_as_numbers(tmp_path):

@@ -1,5 +1,8 @@
 """The loop: log, checkpoints, continuing, and what can go wrong while it runs."""
+import contextlib
+import errno
 import json
+import os
 import re
 import signal
 import types
@@ -137,8 +140,19 @@ def test_resume_of_a_finished_run_elsewhere(cifar_run, tmp_path):
 
 def test_folder_that_cannot_be_written(fails, tmp_path):
     (tmp_path / 'file').write_text('')
-    status, said = fails(cifar.main, '--dataset', 'shapes', '--save', 'file/run')
-    assert status == 1 and 'cannot write' in said and len(said.splitlines()) == 1
+    for save, expected, words in (('file', 2, 'no folder'), ('file/run', 2, 'no folder'),
+                                  ('/proc/x', 1, 'cannot write /proc/x')):
+        status, said = fails(cifar.main, '--dataset', 'shapes', '--save', save)
+        assert status == expected and words in said and len(said.splitlines()) == 1
+
+
+def test_full_screen_is_one_line(fails):
+    def main(argv):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        status, said = fails(main)
+    assert status == 1 and said.startswith('error: No space left') and len(said.splitlines()) == 1
 
 
 def test_resume_from_a_published_file(cifar_run, capsys):

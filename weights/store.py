@@ -1,15 +1,16 @@
 """Reading and writing parameter files: which net is in them; names that stand for files."""
-import contextlib
 import io
 import os
 import pathlib
 import re
 
+import h5py
 import hickle
 import torch
 
 from data.downloads import download
-from utils import InputError, RunError, shown, without_prefix
+from engine import files
+from utils import InputError, shown, without_prefix
 from weights.formats import StandIn, array, check_regular, load
 
 # Files that can be named instead of given: where they are, the beginning of their sha256 ('' where
@@ -178,6 +179,9 @@ def options(path):
     for name, kind in (('input_size', int), ('input_pixels', str)):
         if not isinstance(made.get(name, kind()), kind):
             raise InputError(f'{path} is damaged: the {name} of its run is no {kind.__name__}')
+    names = made.get('class_names', [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{path} is damaged: the class_names of its run are no list of text')
     return made
 
 
@@ -261,21 +265,13 @@ def write(params, path):
     """Write a flat dict of tensors as .pth or .hkl, whole or not at all."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
-    path, data = pathlib.Path(path), io.BytesIO()
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == '.hkl':
-            hickle.dump({k: v.numpy() for k, v in params.items()}, str(temporary), mode='w')
-        else:
-            torch.save(params, data)
-            temporary.write_bytes(data.getbuffer())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as e:    # HDF5's writer turns a full disk into the latter
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = getattr(e, 'strerror', None) or str(e).splitlines()[0]
-        raise RunError(f'cannot write {path}: {reason}') from None
+    data = io.BytesIO()
+    if str(path).endswith('.hkl'):
+        with h5py.File(data, 'w') as f:
+            hickle.dump({k: v.numpy() for k, v in params.items()}, f)
+    else:
+        torch.save(params, data)
+    files.write(path, data.getvalue())
 
 
 def check_same(params, expected, path):

@@ -1,0 +1,27 @@
+"""Files that are written whole or not at all."""
+import contextlib
+import errno
+import os
+import pathlib
+
+from utils import RunError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def write(path, data, temporary=None):
+    """Write the bytes whole or not at all, in a folder that is made if need be: a failure, which is
+    a RunError, leaves the previous file as it was. `temporary`: where they are written first, on
+    the same disk; such a file of a process that was killed is overwritten by the next one."""
+    path = pathlib.Path(path)
+    temporary = temporary or path.with_name(path.name + '.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunError(f'cannot write {path}: {e.strerror}' + (
+            '. What was there before is as it was; make room and repeat the command'
+            if e.errno in FULL else '')) from None
