@@ -237,7 +237,7 @@ def test_what_a_net_is_compared_with_stays(case, arch, monkeypatch):
     """It shares no memory with the net that is trained, so that further copies change nothing."""
     write_net(arch=arch)
     write_net('teacher.pth', arch, classes=10)
-    flags = ['--method', case.split()[0], '--alpha', '1e-3', '--dtype', 'float', *COMPARED[case]]
+    flags = ['--method', case.split()[0], '--alpha', '1e-4', '--dtype', 'float', *COMPARED[case]]
     results = []
     for copied in (False, True):
         with monkeypatch.context() as patch:
