@@ -278,7 +278,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     compared with, or None; names of the layers to look at; params). Attention is drawn from a copy
     of the generator: the images come in the order of other methods."""
     layers, plain = tapped(opt, start), start
-    start = pruning.prepared(opt, f, start, size)
+    start = pruning.with_trained_gates(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
@@ -503,7 +503,7 @@ def instead(opt):
 
 def main(argv=None):
     script.main(argv, __file__, parse, prepare, instead,
-                lambda opt, params: gates.removed(params) if opt.prune else params, report_run)
+                lambda opt, params: gates.pruned(params) if opt.prune else params, report_run)
 
 
 if __name__ == '__main__':

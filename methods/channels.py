@@ -1,4 +1,4 @@
-"""Channels that can be taken out of a net: what they cost, and their removal.
+"""Channels that can be pruned: what they cost, scores, which to keep, masking and cutting.
 
 The sets of channels are those of `architecture_of(params).channels`, and are called by the
 convolution that gives them. `keep` is {set: indices of the channels that stay}.
@@ -60,7 +60,7 @@ def masked(params, keep):
     return params
 
 
-def left(params):
+def unmasked(params):
     """The channels that are not `masked`, of the sets in which some are: `keep`."""
     keep = {}
     for conv, its in architecture_of(params).channels.items():
@@ -98,15 +98,15 @@ def by_chance(params, seed):
             for conv in architecture_of(params).channels}
 
 
-def of_left(params, scores):
+def masked_lowest(params, scores):
     """The scores, zero or more, so that what is `masked` already has less than all else."""
     on = {conv: torch.ones(len(s)) for conv, s in scores.items()}
-    for conv, kept in left(params).items():
+    for conv, kept in unmasked(params).items():
         on[conv] = torch.zeros(len(on[conv])).index_fill_(0, kept.cpu(), 1)
     return {conv: on[conv] * (s.double().cpu() + 1e-12) for conv, s in scores.items()}
 
 
-def trained(params, scores):
+def of_trained(params, scores):
     """The scores of the sets whose filters are trained: what is frozen stays."""
     frozen = all(not v.requires_grad for v in params.values())      # a net that is not trained
     return {conv: s for conv, s in scores.items()

@@ -97,7 +97,7 @@ def moments(means, first):
 
 
 @torch.no_grad()
-def update(params, found, delta_s):
+def make_static(params, found, delta_s):
     """The net in which channels whose q, by `found` (of `statistics`), has a variance of at most
     `delta_s` have a scale that is the same for all images: the mean of q, at first. None becomes
     dynamic again."""
@@ -115,9 +115,9 @@ def mask_to_target(f, params, found, size, target, multiple=1):
     """The net with the channels `masked` whose mean pi, by `found` (of `statistics`), is least, as
     `channels.to_target` says; `target` is a part of what the net takes once it is `settled`. What
     is masked already stays it."""
-    scores = channels.of_left(params, {conv: found[base]['pi'].abs() for conv, base in
+    scores = channels.masked_lowest(params, {conv: found[base]['pi'].abs() for conv, base in
                                        gated_sets(params).items()})
-    keep = channels.to_target(f, settled(params), channels.trained(params, scores), size, target,
+    keep = channels.to_target(f, settled(params), channels.of_trained(params, scores), size, target,
                               multiple)
     return masked(params, keep)
 
@@ -139,9 +139,9 @@ def without_gate(params, base):
             f'{base}.weight': scale, f'{base}.bias': shift}
 
 
-def removed(params):
+def pruned(params):
     """The net without its masked channels, `settled`: a smaller dict, of the same logits."""
-    return settled(channels.cut(params, channels.left(params)))
+    return settled(channels.cut(params, channels.unmasked(params)))
 
 
 # ---- what gates leave ---------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def starts(opt):
     return {1 + p * opt.epochs // opt.phases: p / (opt.phases - 1) for p in range(opt.phases)}
 
 
-def prepared(opt, f, params, size):
+def with_trained_gates(opt, f, params, size):
     """The net as training starts from it: with gates, if those are trained. Refuses what would fail
     in a later phase."""
     if not opt.prune:
@@ -74,7 +74,7 @@ def prepared(opt, f, params, size):
     gated = gates.with_gates(f, params) if opt.prune == 'afs' else params
     scores = {k: v for k, v in channels.by_chance(params, 0).items()
               if opt.prune != 'afs' or k in gates.gated_sets(gated)}
-    scores = channels.trained(params, scores)
+    scores = channels.of_trained(params, scores)
     channels.to_target(f, params, scores, size, opt.macs_target, opt.round_channels)
     return gated
 
@@ -83,48 +83,48 @@ def prepared(opt, f, params, size):
 def begin_phase(opt, f, params, epoch, size, batches):
     """Where a phase begins with the epoch, mask channels of the student in `params` (as of
     `loop.Training`), in place -> whether it does. `batches` are of training images."""
-    way = starts(opt).get(epoch) if opt.prune else None
+    progress = starts(opt).get(epoch) if opt.prune else None
     student = utils.without_prefix(params, 'student.')
-    if way:
+    if progress:
         student = processes.from_first(lambda: {k: v.cpu() for k, v in pruned(
-            opt, f, student, way, epoch > 1, size, batches).items()})
+            opt, f, student, progress, epoch > 1, size, batches).items()})
         for k, v in student.items():
             params[f'student.{k}'].data.copy_(v)
     if opt.prune and METHODS[opt.method].needs == 'parameters':
         # what those are drawn to is zero too; in each epoch, since a continued run starts anew
         compared = utils.without_prefix(params, 'teacher.')
-        whole = masked({**student, **compared}, channels.left(student))
+        whole = masked({**student, **compared}, channels.unmasked(student))
         for k, v in compared.items():
             v.copy_(whole[k])
-    return bool(way)
+    return bool(progress)
 
 
-def pruned(opt, f, params, way, trained, size, batches):
-    """The net with the masks, and the density, that are due after a part of the way, above 0, to 1.
-    Gates that are not `trained` yet stay dynamic."""
-    positions, target = channels.areas(f, params, size), opt.macs_target ** way
+def pruned(opt, f, params, progress, trained, size, batches):
+    """The net with the masks, and the density, that are due after a part of the way, `progress`, 0
+    to 1. Gates that are not `trained` yet stay dynamic."""
+    positions, target = channels.areas(f, params, size), opt.macs_target ** progress
     whole = channels.macs(gates.plain(params), positions)
     if opt.prune != 'afs':
-        scores = channels.of_left(params, channels.by_chance(params, opt.seed) if
-                                  opt.prune == 'random' else channels.by_magnitude(params))
-        keep = channels.to_target(f, params, channels.trained(params, scores), size, target,
+        scores = channels.masked_lowest(params, channels.by_chance(params, opt.seed) if
+                                      opt.prune == 'random' else channels.by_magnitude(params))
+        keep = channels.to_target(f, params, channels.of_trained(params, scores), size, target,
                                   opt.round_channels)
         params = masked(params, keep)
     else:
         found = gates.statistics(f, params, (inputs for inputs, _ in batches))
-        params = gates.update(params, found, opt.delta_s) if trained else params
+        params = gates.make_static(params, found, opt.delta_s) if trained else params
         now = channels.macs(gates.settled(params), positions)     # gates cost something too
         params = gates.mask_to_target(f, params, found, size, min(1., target * whole / now),
                                       opt.round_channels)
-        params |= {f'{base}.gate.density': torch.full_like(
-            params[f'{base}.gate.density'], opt.density ** way) for base in gates.gates(params)}
-    part = channels.macs(gates.removed(params), positions) / whole
+        params |= {k: torch.full_like(params[k], opt.density ** progress)
+                   for k in (f'{base}.gate.density' for base in gates.gates(params))}
+    part = channels.macs(gates.pruned(params), positions) / whole
     print(f'{part:.3f} of the multiply-adds are left')
     if opt.prune == 'afs':
         on, dynamic = (int(sum(params[f'{base}.gate.{k}'].sum() for base in gates.gates(params)))
                        for k in ('mask', 'dynamic'))
-        print(f'the density is {opt.density ** way:.2f}; of {on} gates {dynamic} differ from image '
-              f'to image')
+        print(f'the density is {opt.density ** progress:.2f}; of {on} gates {dynamic} differ from '
+              f'image to image')
     return params
 
 
@@ -141,7 +141,7 @@ def logged(opt, lines, f, params, size, images):
     if not opt.prune or lines[-1]['epoch'] < opt.epochs:
         return {}
     student = utils.without_prefix(params, 'student.')
-    small = gates.removed(student)
+    small = gates.pruned(student)
     count, macs = size_of(f, small, size)
     inputs = (x for x, _ in images.batches())
     return {'multiply_adds_before': size_of(f, gates.plain(student), size)[1],
@@ -163,12 +163,12 @@ def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
 
 def report(opt, device, f, params, last):
     """Print what pruning has given the masked net; `last` is the last line of the run's log."""
-    size, both = last['input_size'], {'before': gates.plain(params), 'after': gates.removed(params)}
+    size, both = last['input_size'], {'before': gates.plain(params), 'after': gates.pruned(params)}
     images = {k: median(v) for k, v in speeds(opt, device, f, both, size).items()}
     macs = {}
     for k, v in both.items():
         count, macs[k] = size_of(f, v, size)
-        print(f'{k} removal: {count:,} parameters, {macs[k]:,} multiply-adds, '
+        print(f'{k} pruning: {count:,} parameters, {macs[k]:,} multiply-adds, '
               f'{images[k]:.0f} images/s')
     print(f'{macs["after"] / macs["before"]:.3f} of the multiply-adds, '
           f'{images["after"] / images["before"]:.2f} times the images/s')

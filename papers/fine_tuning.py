@@ -108,7 +108,7 @@ def ablations(net, data):
     one stage alone was trained: here as long as both, and DFA with the strength of AST."""
     label, (dfa, ast, act, reverse) = f'{NETS[net][0]}, {DATA[data]}', ABLATIONS[net][data].split()
     base, start = f'{net}_{data}', start_of(net, data)
-    twice = {name: stage(net, name).replace('4500', '9000') for name in ('ast', 'act')}
+    twice = {name: stage(net, name).replace('--iterations 4500', '') for name in ('ast', 'act')}
     whole = dfa != '-'      # DFA and the reverse order are there
     plain = f'{base}_dfa' if whole else ''
     rows = {

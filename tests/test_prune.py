@@ -1,4 +1,4 @@
-"""Gates, masks and the removal of channels, in double precision so that no rounding hides much."""
+"""Gates, masks and the pruning of channels, in double precision so that no rounding hides much."""
 import re
 
 import pytest
@@ -392,7 +392,7 @@ def test_what_does_not_vary_becomes_static():
         params[base + '.gate.weight'][4:] = 0
         params[base + '.gate.bias'][4:8] = 2.
     found = gates.statistics(f, params, [x])
-    static = gates.update(params, found, 0)
+    static = gates.make_static(params, found, 0)
     scale, dynamic = (static[f'{base}.gate.{k}'] for k in ('scale', 'dynamic'))
     assert not dynamic[4:].any() and dynamic[:4].any() and (scale[4:8] == 2).all()
     assert torch.equal(dynamic > 0, found[base]['variance'] > 0)
@@ -400,10 +400,10 @@ def test_what_does_not_vary_becomes_static():
     torch.testing.assert_close(logits(f, static, x), logits(f, params, x))
     with torch.no_grad():
         scale[5] = 3.
-    again = gates.update(static, {b: {**s, 'variance': s['variance'] * 0 + 1} for b, s in
+    again = gates.make_static(static, {b: {**s, 'variance': s['variance'] * 0 + 1} for b, s in
                                   found.items()}, .5)
     assert torch.equal(again[f'{base}.gate.dynamic'], dynamic)
-    again = gates.update(static, found, 1e9)
+    again = gates.make_static(static, found, 1e9)
     assert not again[f'{base}.gate.dynamic'].any() and again[f'{base}.gate.scale'][5] == 3
 
 
@@ -414,7 +414,7 @@ def test_what_does_not_vary_becomes_static():
 def test_removed_net_computes_what_the_masked_one_does(name, density, target, spread):
     f, params = gated_net(name, density, spread)
     x = images()
-    params = gates.update(params, gates.statistics(f, params, [x]), .01)
+    params = gates.make_static(params, gates.statistics(f, params, [x]), .01)
     params = gates.mask_to_target(f, params, gates.statistics(f, params, [x]), SIZE, target)
     first = gates.gates(params)[0]
     params[first + '.gate.dynamic'] = torch.zeros_like(params[first + '.gate.dynamic'])
@@ -423,7 +423,7 @@ def test_removed_net_computes_what_the_masked_one_does(name, density, target, sp
         params[first + '.gate.scale'][on[0]] = 0    # no shift either
         if len(on) > 1:
             params[first + '.gate.scale'][on[1]] = -.5
-    small = gates.removed(params)
+    small = gates.pruned(params)
     torch.testing.assert_close(logits(f, small, x), logits(f, params, x))
     part = facts.multiply_adds(f, small, SIZE) / facts.multiply_adds(f, params, SIZE)
     assert part == pytest.approx(target, abs=.03)
@@ -455,7 +455,7 @@ def test_what_is_left_is_not_masked_for_what_is_gone():
     params = channels.masked(params, keep)
     never_on = {b: {'pi': torch.zeros(len(params[f'{b}.bias'])).double()}
                 for b in gates.gates(params)}
-    least = facts.multiply_adds(f, gates.removed(params), SIZE) / facts.multiply_adds(
+    least = facts.multiply_adds(f, gates.pruned(params), SIZE) / facts.multiply_adds(
         f, params, SIZE)
     params = gates.mask_to_target(f, params, never_on, SIZE, least)
     assert all(params[f'{b}.gate.mask'].nonzero().tolist() == [[2]] for b in gates.gates(params))

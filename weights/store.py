@@ -249,7 +249,7 @@ def locate(name):
         check_regular(name)
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
     more = ', ...' if len(known) > 20 else ''
-    raise InputError(f'{name} is neither a run nor a path. Runs under logs/: '
+    raise InputError(f'no net {name}: neither a run nor a path. Runs under logs/: '
                      f'{", ".join(known[:20]) or "none"}{more}. Nets that can be downloaded: '
                      f'{", ".join(KNOWN)}')
 

@@ -23,7 +23,7 @@ AFDS = [*PHASES, '--prune', 'afs', '--method', 'afd', '--alpha', 1e-4]
 
 def on_off(params):
     """1 for each channel that is left, 0 for each masked one, of all sets."""
-    keep, found = channels.left(params), []
+    keep, found = channels.unmasked(params), []
     for conv in architecture_of(params).channels:
         n = len(params[channels.weight_of(params, conv)])
         found.append(torch.zeros(n).index_fill_(0, keep.get(conv, torch.arange(n)), 1))
@@ -48,7 +48,7 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     assert 'multiply_adds' not in epochs[0]
     for when, net, count in (('before', with_head, before), ('after', cut, after)):
         n = sum(v.numel() for k, v in net.items() if not utils.is_statistic(k))
-        assert f'{when} removal: {n:,} parameters, {count:,} multiply-adds, ' in said
+        assert f'{when} pruning: {n:,} parameters, {count:,} multiply-adds, ' in said
     assert last['n_parameters_cut'] == n
     x = torch.randn(2, 3, 40, 40)
     torch.testing.assert_close(g(x, cut, False)[0], f(x, params, False)[0], rtol=1e-4, atol=1e-4)
@@ -98,7 +98,7 @@ def test_frozen_channels_stay():
     whole, params = store.read('source.pth'), student('logs/a')
     assert all(torch.equal(params[k], whole[k]) for k in params if k.startswith('group0.')
                and not utils.is_statistic(k))
-    assert channels.left(params)
+    assert channels.unmasked(params)
 
 
 def test_the_folder_of_a_run_is_a_net_without_its_masked_channels():
