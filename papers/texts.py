@@ -224,9 +224,9 @@ widths, and only the choice within a layer differs.
 
 With both seeds AFS is as good as magnitude, to half a point, and both are better than random
 choice, by 4 to 7 points: gates do choose channels, and not better than the magnitude of filter and
-scale. Pruning in eight steps instead of two is 1.6 and 3.3 points worse: with so little training the
-last step leaves too little time. A density that is lowered to 0.5 from phase to phase costs 15 points
-and more, in three phases and in nine. Two seeds show no smaller differences than these.
+scale. Pruning in eight steps instead of two is 1.6 and 3.3 points worse: with so little training
+the last step leaves too little time. A density that is lowered to 0.5 from phase to phase costs 15
+points and more, in three phases and in nine. Two seeds show no smaller differences than these.
 
 What each channel is worth, the loss without it, is printed by `finetune.py --evaluate RUN --prune
 afs` (a run with `--macs_target 1` is still whole).
