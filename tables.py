@@ -269,7 +269,7 @@ def parse(argv):
     parser = script.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
     parser.add_argument('table', nargs='*', help=f'{", ".join(TABLES)}; all but report need one or '
-                        'more')
+                        'more; docs/experiments.md says what they hold')
     parser.add_argument('--root', default='results',
                         help='folder of the runs; report always takes results')
     parser.add_argument('--epochs', type=int, metavar='N', help="the tables in a schedule of N "
@@ -300,6 +300,8 @@ def main(argv=None):
         return pages.write(HOME)
     if not opt.table:
         raise InputError(f'name a table: {", ".join(TABLES)}')
+    if opt.what == 'show' and (opt.seeds or opt.only):
+        raise InputError('show prints whole tables: leave --seeds and --only out')
     names = [f'{table}-{opt.epochs}epochs' if opt.epochs else table for table in opt.table]
     for name in names:
         split(name)     # an unknown table is said before anything is done

@@ -526,9 +526,6 @@ def test_folders_and_lists(shapes_folder, tmp_path):
     assert a['test_loss'] == b['test_loss']
 
 
-# of resnet18, what is compared
-
-
 WRN_LAYERS = [f'group{j}.block0.conv1' for j in range(3)]      # which DELTA compares
 
 
