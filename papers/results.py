@@ -145,7 +145,8 @@ def schedule_run(z):
     """Say what the schedule of a run was, by the last line of its log."""
     if not z['epochs']:
         return 'Tested, not trained'
-    epochs, rate = plural(z['epochs'], 'epoch'), drops([e for e in z['epoch_step'] if e <= z['epochs']])
+    epochs = plural(z['epochs'], 'epoch')
+    rate = drops([e for e in z['epoch_step'] if e <= z['epochs']])
     if 'iterations' not in z:
         return f'{epochs}, {rate}'
     decay = DECAYS.get(z['schedule'], rate)
