@@ -34,7 +34,7 @@ STATUS = {
         'transfer': ('L2-SP, DELTA, AFD, AFA: CIFAR-100 to CIFAR-10', ['wrn_50_delta'],
                      'needs GPU time'),
         'transfer-pruned': ('AFDS: the same', ['wrn_50_afds_4x'], 'needs GPU time'),
-        'transfer-shapes': ('all of them: shapes to noisy ones', ['delta'], 'takes minutes on a CPU'),
+        'transfer-shapes': ('all of them: shapes to noisy ones', ['delta'], 'takes minutes'),
     },
     'Small experiments in their place': {
         'demo': ('AT: shapes, drawn by the program', ['at'], 'see make demo'),
