@@ -56,6 +56,10 @@ STATUS = {
     },
 }
 
+OLD_RANKING = """\
+Since these runs all layers lose the same part of their channels
+([shapes-pruned](../shapes-pruned/README.md)). They were not run again: their commands give their
+numbers at the revision that the logs name, and other ones today."""
 CORES = """\
 The runs with one thread shared the machine's two cores with each other and with other work, so
 *seconds per run* is an upper bound, and a loose one.
@@ -266,8 +270,7 @@ seeds; with half the steps the difference of AFD [was smaller](../amazon10/READM
 In these runs channels were ranked by score per multiply-add, with scores divided by their mean over
 the layer. The first layers of a MobileNetV2, where a channel takes up to ten times the
 multiply-adds of one further on, then lost as many channels as they were allowed to, whatever chose
-them. Since then all layers lose the same part of their channels
-([shapes-pruned](../shapes-pruned/README.md)); this table was not run again.
+them. {OLD_RANKING}
 
 Pruning is costly here, whatever chooses the channels. At half of the multiply-adds random channels
 are as good a choice as those of the smallest magnitude, and AFS and AFDS are 2.6 and 1.8 points
@@ -283,11 +286,13 @@ this was run here.
 
     'amazon10-pruned-long': f"""\
 The same as [amazon10-pruned](../amazon10-pruned/README.md), where these numbers are discussed, with
-four times the steps and one seed.
+four times the steps and one seed. {OLD_RANKING}
 
 {CORES}""",
 
     'amazon10-pruned-choices': f"""\
+{OLD_RANKING}
+
 The settings of [amazon10-pruned](../amazon10-pruned/README.md) were chosen once, at half of the
 multiply-adds, on 100 held-out training images, with one seed per value; five points are within one
 standard error:
