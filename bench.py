@@ -46,9 +46,10 @@ import imagenet
 import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
-from engine import clock, graphs, loop, runs, script, step
-from engine.clock import CUDA, DEVICE
+from engine import flags, graphs, loop, runs, script, step
 from methods import channels, original, pruning
+from system import clock
+from system.clock import CUDA, DEVICE
 from utils import InputError
 from weights import folding, store
 from weights.architecture import weight_of
@@ -75,7 +76,7 @@ class Way(NamedTuple):
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = script.make_parser(__doc__)
+    parser = flags.make_parser(__doc__)
     parser.add_argument('loop', choices=BATCHES, help='which loop')
     m = parser.add_argument_group('measurement')
     m.add_argument('--rounds', default=3 if CUDA else 7, type=int, help='turns that each way takes')
@@ -114,7 +115,7 @@ def parse(argv):
 
 def check_flags(bench):
     """Refuse, with an InputError, values that mean nothing and nets that there are not."""
-    script.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
+    flags.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
                          ('nthread', 'batch_size', 'images'))
     for case in bench.cases:
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+(:kd)?)?', case):

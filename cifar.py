@@ -17,8 +17,9 @@ import torch.nn.functional as F
 
 import utils
 from data import arrays, cifar_sets
-from engine import processes, script, step
+from engine import flags, script, step
 from methods import teaching
+from system import processes
 from utils import InputError
 from weights.architecture import EXTRA_LAYERS, TORCHVISION
 
@@ -30,7 +31,7 @@ USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': '
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = script.make_parser(__doc__)
+    parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--model', default='resnet', choices=NETS,
                    help='resnet: WRN-depth-width; nin: network in network of nine convolutions; '
@@ -52,22 +53,22 @@ def parse(argv):
                    'cifar-10-batches-py or cifar-100-python, or into which it is downloaded')
     m.add_argument('--randomcrop_pad', default=4, type=int, metavar='N',
                    help='pixels mirrored around an image before a random crop; 0: flips only')
-    script.add_schedule_flags(parser)
+    flags.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
                            'file of parameters; the teacher, its depth and width follow from it',
                            '[0,1,2]', 'the paper uses all')
-    script.add_run_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
+    flags.add_run_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
                          epoch_step='[60,120,160]', lr_decay_ratio=.2)
-    opt = script.parse_args(parser, argv)
-    script.check_flags(opt)
+    opt = flags.parse_args(parser, argv)
+    flags.check_flags(opt)
     check_flags(opt)
-    script.whole_epochs(opt)
+    flags.whole_epochs(opt)
     opt.save = opt.save or f'logs/{run_name(opt)}'
     return opt
 
 
 def check_flags(opt):
-    script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
+    flags.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
     teaching.check_flags(opt, 'teacher_id', groups=3)
     if opt.model != 'nin' and (opt.no_bn or opt.no_pool_relu):
         raise InputError('--no_bn and --no_pool_relu are variants of --model nin')

@@ -31,7 +31,7 @@ import imagenet
 import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, image_sets, published
-from engine import loop, predictions, processes, runs, script, step
+from engine import flags, loop, predictions, runs, script, step
 from methods import (
     attentive,
     delta,
@@ -43,6 +43,7 @@ from methods import (
     teaching,
 )
 from methods.fine_tuning import METHODS
+from system import processes
 from utils import InputError
 from weights import facts, folding, store
 from weights.architecture import architecture_of
@@ -61,9 +62,9 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = script.make_parser(__doc__)
+    parser = flags.make_parser(__doc__)
     add_data_flags(parser)
-    s = script.add_schedule_flags(parser)
+    s = flags.add_schedule_flags(parser)
     s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, in '
                    f'whole epochs; 0: {STEPS:,}, but without --epoch_steps at most {PASSES} passes '
                    'over the training images; --epochs above 0 is taken instead')
@@ -76,9 +77,9 @@ def parse(argv):
     s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
     fine_tuning.add_flags(parser, nets.FROZEN)
     pruning.add_flags(parser)
-    script.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
+    flags.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
                          epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
-    opt = script.parse_args(parser, argv)
+    opt = flags.parse_args(parser, argv)
     fine_tuning.check_flags(opt)
     check_flags(opt)
     pruning.check_flags(opt)
@@ -136,8 +137,8 @@ def add_data_flags(parser):
 
 
 def check_flags(opt):
-    script.check_flags(opt)
-    script.check_numbers(opt, zero_or_more=(
+    flags.check_flags(opt)
+    flags.check_numbers(opt, zero_or_more=(
         'iterations', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
     if opt.predict and (not opt.evaluate or opt.ngpu > 1):
         raise InputError('--predict takes the net of --evaluate, in one process: give that, and no '
@@ -153,7 +154,7 @@ def check_flags(opt):
 def run_name(opt):
     """A folder name from the options that tell experiments apart."""
     parts = [opt.dataset, opt.domain, opt.target, opt.arch or opt.source, opt.method,
-             f'{opt.alpha:g}' if opt.alpha else '', *script.unusual(opt, USUAL),
+             f'{opt.alpha:g}' if opt.alpha else '', *flags.unusual(opt, USUAL),
              f'seed{opt.seed}']
     return re.sub(r'[^\w.]+', '_', '_'.join(p for p in parts if p))
 

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 
 import utils
 from data import decoded, folder_sets, image_files
-from data.downloads import sha256_of
-from engine import processes, runs, script, step
+from engine import flags, runs, script, step
 from methods import teaching
+from system import processes
+from system.downloads import sha256_of
 from utils import InputError
 from weights import facts, folding, store
 from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, architecture_of
@@ -41,7 +42,7 @@ USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay':
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    parser = script.make_parser(__doc__)
+    parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', choices=['', *ARCHS],
                    help='the net to train; \'\' is the ResNet of --depth')
@@ -60,7 +61,7 @@ def parse(argv):
     m.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation that '
                    "are taken off the pixels: those of torchvision's nets, of TensorFlow's (-1 to "
                    "1), of Caffe's; '': Caffe's for its AlexNet, else torchvision's")
-    script.add_schedule_flags(parser)
+    flags.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
                        f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
     e = parser.add_argument_group('evaluation')
@@ -71,13 +72,13 @@ def parse(argv):
                    'statistics of N training images; --export writes that net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
                    'that the folders of val/, in order, stand for, if they are some of its classes')
-    script.add_run_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
+    flags.add_run_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
                          epoch_step='[30,60,90]', lr_decay_ratio=.1)
-    opt = script.parse_args(parser, argv)
-    script.check_flags(opt)
+    opt = flags.parse_args(parser, argv)
+    flags.check_flags(opt)
     check_flags(opt)
     opt.epochs = 0 if opt.evaluate else opt.epochs      # a test has none
-    script.whole_epochs(opt)
+    flags.whole_epochs(opt)
     name = teaching.run_name(opt, ['imagenet', opt.arch, f'{opt.width:g}'], USUAL,
                              opt.teacher_params)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{name}')
@@ -85,7 +86,7 @@ def parse(argv):
 
 
 def check_flags(opt):
-    script.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
+    flags.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
     teaching.check_flags(opt, 'teacher_params', groups=4)
     opt.arch = opt.arch or f'resnet{opt.depth}'
     if opt.arch not in ARCHS:
@@ -95,7 +96,7 @@ def check_flags(opt):
     if not opt.imagenetpath:
         raise InputError('--imagenetpath is missing: the folder that holds train/ and val/')
     if opt.classes:
-        opt.classes = script.json_list(opt.classes, '--classes', '[0,217]')
+        opt.classes = flags.json_list(opt.classes, '--classes', '[0,217]')
     if not opt.evaluate and (opt.restore_bn or opt.classes):
         raise InputError('--restore_bn and --classes are for --evaluate')
     if opt.evaluate and (opt.validate or opt.cache or opt.resume):

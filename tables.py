@@ -27,7 +27,7 @@ import time
 
 import torch
 
-from engine import runs, script
+from engine import flags, runs, script
 from papers import pages
 from papers.catalogue import TABLES
 from papers.commands import commands, flags_of, save_of, split
@@ -266,7 +266,7 @@ def show_tables(names, root):
 
 
 def parse(argv):
-    parser = script.make_parser(__doc__)
+    parser = flags.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
     parser.add_argument('table', nargs='*', help=f'{", ".join(TABLES)}; all but report need one or '
                         'more; docs/experiments.md says what they hold')
@@ -286,7 +286,7 @@ def parse(argv):
                         'run, and stop those that are being trained after the epoch that they are '
                         'in; the same command continues')
     opt = parser.parse_intermixed_args(argv)     # `run --root logs TABLE`, too
-    script.check_numbers(opt, above_zero=[
+    flags.check_numbers(opt, above_zero=[
         k for k in ('epochs', 'seeds', 'at_once', 'minutes') if getattr(opt, k) is not None])
     return opt
 

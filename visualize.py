@@ -24,9 +24,10 @@ import imagenet
 import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_files, shapes
-from engine import files, runs, script
+from engine import flags, runs, script
 from papers.commands import commands, save_of
 from papers.results import is_finished
+from system import files
 from utils import InputError
 from weights import facts, store
 from weights.architecture import architecture_of
@@ -184,7 +185,7 @@ def label_of(path):
 
 
 def parse(argv):
-    parser = script.make_parser(__doc__)
+    parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('nets and images')
     m.add_argument('images', nargs='*', help='image files; none: test images of shapes')
     m.add_argument('--model', nargs='+', default=[], help='runs under logs/, or paths of runs or '
@@ -201,7 +202,7 @@ def parse(argv):
                    'to the image, for the class that the net predicts')
     f.add_argument('--save', default='attention.png', metavar='FILE', help='the figure, .png')
     opt = parser.parse_args(argv)
-    script.check_numbers(opt, zero_or_more=['size'])
+    flags.check_numbers(opt, zero_or_more=['size'])
     if not opt.save.endswith('.png'):
         raise InputError(f'--save {opt.save}: the figure is a .png')
     return opt

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from engine import processes
+from system import processes
 from utils import InputError
 
 

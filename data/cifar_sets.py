@@ -10,7 +10,7 @@ import pickle
 import numpy as np
 
 from data import shapes
-from data.downloads import download, unpack
+from system.downloads import download, unpack
 from utils import InputError
 
 # sha256 of the archives, as Keras and others publish them

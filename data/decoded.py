@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from data import arrays, image_files
-from engine import files, processes
+from system import files, processes
 from utils import InputError
 
 # ---- crops --------------------------------------------------------------------------------------

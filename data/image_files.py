@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from engine import processes
+from system import processes
 from utils import InputError, RunError, printable
 
 # how the names of files end that OpenCV or PIL reads

@@ -10,7 +10,8 @@
 """
 import pathlib
 
-from data import cifar_sets, downloads
+from data import cifar_sets
+from system import downloads
 from utils import InputError
 
 OFFICE = ('amazon', 'dslr', 'webcam')

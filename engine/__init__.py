@@ -1,5 +1,5 @@
 """The training loop and what is around it.
 
-A step and its CUDA graph; epochs of one run or several; the folder that a run leaves; threads and
-processes; flags and exit status of scripts; clocks.
+A step and its CUDA graph; epochs of one run or several; the folder that a run leaves; flags and
+exit status of scripts.
 """

@@ -20,8 +20,9 @@ from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter
 from tqdm import tqdm
 
-from engine import graphs, interrupts, processes, runs, step
-from engine.threads import Pace
+from engine import graphs, runs, step
+from system import interrupts, processes
+from system.threads import Pace
 from utils import InputError, RunError
 from weights import store
 

@@ -3,7 +3,8 @@ import contextlib
 import io
 import textwrap
 
-from engine import files, runs
+from engine import runs
+from system import files
 from utils import printable
 
 

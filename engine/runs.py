@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from engine import files, processes
+from system import files, processes
 from utils import InputError, RunError
 from weights import store
 from weights.formats import check_regular

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine import processes
+from system import processes
 
 MOMENTUM = .9
 DTYPES = {'float': torch.float32, 'bfloat16': torch.bfloat16, 'double': torch.float64}

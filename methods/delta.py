@@ -15,7 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 import utils
-from engine import files, processes, step
+from engine import step
+from system import files, processes
 from utils import InputError
 from weights import formats
 from weights.architecture import weight_of

@@ -3,7 +3,7 @@
 The loss is cross-entropy + alpha times the loss of --method (losses.py) + beta / 2 times the
 squared norm of the head's parameters.
 """
-from engine import script, step
+from engine import flags, step
 from methods import domains, losses
 from utils import InputError
 
@@ -76,7 +76,7 @@ def check_flags(opt):
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         if getattr(opt, name) is None:
             setattr(opt, name, getattr(METHODS[opt.method], name))
-    script.check_numbers(opt, above_zero=('head_lr_mult', 'temperature'),
+    flags.check_numbers(opt, above_zero=('head_lr_mult', 'temperature'),
                          zero_or_more=('alpha', 'beta', 'bottleneck'))
     if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
         raise InputError(f'--method {opt.method} compares the bottleneck: give its channels')
@@ -84,7 +84,7 @@ def check_flags(opt):
         raise InputError('--dropout is that of the bottleneck: give its channels')
     if not 0 <= opt.dropout < 1:
         raise InputError(f'--dropout is {opt.dropout}: give a probability below 1')
-    opt.at_groups = script.json_list(opt.at_groups, '--at_groups', '[2,3]')
+    opt.at_groups = flags.json_list(opt.at_groups, '--at_groups', '[2,3]')
 
 
 def check_sources(opt):

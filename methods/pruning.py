@@ -5,10 +5,11 @@ from statistics import median
 import torch
 
 import utils
-from engine import clock, processes, script, step
+from engine import flags, step
 from methods import channels, gates
 from methods.channels import masked
 from methods.losses import METHODS
+from system import clock, processes
 from utils import InputError
 from weights import facts, folding
 
@@ -39,7 +40,7 @@ def add_flags(parser):
 
 
 def check_flags(opt):
-    script.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
+    flags.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
     given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
     if given and not opt.prune:
         raise InputError(f'{given[0]} belongs to --prune')

@@ -12,8 +12,9 @@ import re
 import torch
 
 import utils
-from engine import loop, processes, runs, script, step
+from engine import flags, loop, runs, step
 from methods import gates, losses
+from system import processes
 from utils import InputError
 from weights import architecture, facts, folding, store
 
@@ -53,7 +54,7 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
 def epoch(text):
     """Convert the text of --transfer_from; ValueError, if it is no epoch."""
     value = float(text) if '.' in text else int(text)
-    if not script.is_epoch(value):
+    if not flags.is_epoch(value):
         raise ValueError
     return value
 
@@ -61,7 +62,7 @@ def epoch(text):
 def check_flags(opt, teacher, groups):
     """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list,
     --beta_decay and --transfer_from. `teacher` is the flag that names the teacher."""
-    chosen = script.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
+    chosen = flags.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
     possible = range(groups)
     if not chosen or not all(type(g) is int and chosen.count(g) == (g in possible) for g in chosen):
         raise InputError(f'--at_groups {opt.at_groups}: choose from '
@@ -69,7 +70,7 @@ def check_flags(opt, teacher, groups):
     opt.at_groups = chosen
     if not 0 <= opt.alpha <= 1:
         raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
-    script.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])
+    flags.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])
     given = getattr(opt, teacher)
     if opt.method != 'at' and not opt.beta:
         raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
@@ -84,7 +85,7 @@ def check_flags(opt, teacher, groups):
     if opt.beta_decay == 'auto':
         decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
         opt.beta_decay = 'linear' if decays else 'constant'
-    opt.transfer_from = script.whole_epoch(opt.transfer_from, opt.epochs)
+    opt.transfer_from = flags.whole_epoch(opt.transfer_from, opt.epochs)
     if opt.transfer_from > 1 and not (given and (opt.alpha or opt.beta)):
         raise InputError(f'--transfer_from is when a teacher begins to teach: give --{teacher}, '
                          f'and --alpha or --beta')
@@ -97,7 +98,7 @@ def run_name(opt, parts, usual, teacher):
     own `parts`, weights and method of the transfer, options that are not the `usual` ones ({name:
     value}), the teacher."""
     parts = [*parts, *[f'{opt.method}{opt.beta:g}'] * bool(opt.beta),
-             *[f'kd{opt.alpha:g}'] * bool(opt.alpha), *script.unusual(opt, usual),
+             *[f'kd{opt.alpha:g}'] * bool(opt.alpha), *flags.unusual(opt, usual),
              *[f'from_{teacher}'] * bool(teacher), f'seed{opt.seed}']
     return re.sub(r'[^\w.]+', '_', '_'.join(parts))
 

@@ -5,7 +5,6 @@ A page is results/TABLE/README.md: the table, its pictures, and what papers/text
 import math
 import re
 
-from engine import files
 from papers import catalogue
 from papers.commands import command, flags_of, plural, rows_of, schedule_of, split, table_of, title
 from papers.results import (
@@ -20,6 +19,7 @@ from papers.results import (
     write_pictures,
 )
 from papers.texts import STATUS, TEXTS
+from system import files
 
 # ---- the pages ----------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import cifar
 import imagenet
 import utils
 from data import arrays, cifar_sets
-from engine import clock, graphs, script, step
+from engine import graphs, script, step
 from methods import original, teaching
+from system import clock
 from utils import InputError
 from weights import store
 

@@ -9,7 +9,7 @@ import cifar
 import nets
 import utils
 from data import arrays, cifar_sets, shapes
-from engine import loop, runs, script, step
+from engine import flags, loop, runs, step
 from methods import teaching
 from weights import folding, store
 
@@ -526,8 +526,8 @@ def test_teacher_of_another_architecture(fails):
 
 
 def test_every_flag_has_help(monkeypatch):
-    parsers, real = [], script.make_parser
-    monkeypatch.setattr(script, 'make_parser', lambda doc: parsers.append(real(doc))
+    parsers, real = [], flags.make_parser
+    monkeypatch.setattr(flags, 'make_parser', lambda doc: parsers.append(real(doc))
                         or parsers[0])
     cifar.parse([])
     actions = parsers[0]._actions

@@ -17,19 +17,10 @@ import finetune
 import imagenet
 import nets
 import utils
-from data import (
-    arrays,
-    cifar_sets,
-    decoded,
-    downloads,
-    image_files,
-    image_sets,
-    layouts,
-    published,
-    shapes,
-)
+from data import arrays, cifar_sets, decoded, image_files, image_sets, layouts, published, shapes
 from engine import loop, runs
 from methods import domains, losses
+from system import downloads
 from weights import folding, store
 from weights.architecture import architecture_of
 

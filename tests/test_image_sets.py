@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data import cifar_sets, downloads, folder_sets, image_sets, lists, published, shapes
+from data import cifar_sets, folder_sets, image_sets, lists, published, shapes
+from system import downloads
 from utils import InputError
 
 # one black pixel; MIT Indoor 67 holds such files, called .jpg

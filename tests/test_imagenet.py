@@ -13,9 +13,10 @@ from PIL import Image
 
 import imagenet
 import nets
-from data import decoded, downloads, folder_sets, image_files, shapes
-from engine import runs, script
+from data import decoded, folder_sets, image_files, shapes
+from engine import flags, runs
 from methods import original
+from system import downloads
 from utils import InputError, RunError
 from weights import folding, store
 
@@ -382,8 +383,8 @@ def test_held_out_images_come_from_the_training_set(shapes_folder):
 
 
 def test_every_flag_has_help(monkeypatch):
-    parsers, real = [], script.make_parser
-    monkeypatch.setattr(script, 'make_parser', lambda doc: parsers.append(real(doc))
+    parsers, real = [], flags.make_parser
+    monkeypatch.setattr(flags, 'make_parser', lambda doc: parsers.append(real(doc))
                         or parsers[0])
     imagenet.parse(['--imagenetpath', 'x'])
     actions = parsers[0]._actions

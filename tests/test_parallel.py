@@ -14,8 +14,9 @@ import cifar
 import imagenet
 import utils
 from data import arrays
-from engine import loop, processes, runs, script, step
+from engine import loop, runs, script, step
 from methods import teaching
+from system import processes
 from weights import folding, store
 
 STEPS, BATCH = 5, 12

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from engine import runs
-from engine.threads import LATEST, Pace
+from system.threads import LATEST, Pace
 
 FREE, BUSY = {4: .2, 2: .35, 1: .6}, {4: 8., 2: 3., 1: .7}
 

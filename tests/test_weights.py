@@ -21,8 +21,8 @@ import finetune
 import imagenet
 import nets
 import visualize
-from data import downloads
 from engine import runs
+from system import downloads
 from utils import InputError
 from weights import folding, store
 

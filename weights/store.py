@@ -8,8 +8,8 @@ import h5py
 import hickle
 import torch
 
-from data.downloads import download
-from engine import files
+from system import files
+from system.downloads import download
 from utils import InputError, shown, without_prefix
 from weights.formats import StandIn, array, check_regular, load
 
