@@ -47,7 +47,7 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import flags, graphs, loop, runs, script, step
-from methods import channels, original, pruning
+from methods import channels, original, pruning, source
 from system import clock
 from system.clock import CUDA, DEVICE
 from utils import InputError
@@ -334,7 +334,7 @@ def write_source(folder, net):
     # with the statistics of a new net, it would be taken for one whose BN was folded away
     store.write({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
                 f'{folder}/{net}.pth')
-    counts = [len(params[weight_of(params, k)]) for k in nets.stages(params)]
+    counts = [len(params[weight_of(params, k)]) for k in source.stages(params)]
     pathlib.Path(folder, f'{net}.json').write_text(json.dumps([[1.] * n for n in counts]))
 
 

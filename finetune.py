@@ -31,7 +31,7 @@ import imagenet
 import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, image_sets, published
-from engine import flags, loop, predictions, runs, script, step
+from engine import evaluation, flags, loop, predictions, runs, script, step
 from methods import (
     attentive,
     delta,
@@ -40,6 +40,7 @@ from methods import (
     importance,
     losses,
     pruning,
+    source,
     teaching,
 )
 from methods.fine_tuning import METHODS
@@ -48,9 +49,6 @@ from utils import InputError
 from weights import facts, folding, store
 from weights.architecture import architecture_of
 
-# by default, the steps of the published codes of DELTA and L2-SP, and this many passes at most,
-# which none of their data sets reaches: MIT-67 has 107
-STEPS, PASSES = 9000, 120
 # options that a run's name leaves out where they are these
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
@@ -64,18 +62,8 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
 def parse(argv):
     parser = flags.make_parser(__doc__)
     add_data_flags(parser)
-    s = flags.add_schedule_flags(parser)
-    s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, in '
-                   f'whole epochs; 0: {STEPS:,}, but without --epoch_steps at most {PASSES} passes '
-                   'over the training images; --epochs above 0 is taken instead')
-    s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
-                   'after each of which the net is tested; 0: one pass over the training images')
-    s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
-                   '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
-                   'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
-    s.add_argument('--lr_gamma', default=1e-3, type=float, metavar='X', help='of --schedule inv')
-    s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
-    fine_tuning.add_flags(parser, nets.FROZEN)
+    fine_tuning.add_schedule_flags(parser)
+    fine_tuning.add_flags(parser, source.FROZEN)
     pruning.add_flags(parser)
     flags.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
                          epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
@@ -86,8 +74,8 @@ def parse(argv):
     if not (opt.evaluate or opt.check_data):
         fine_tuning.check_sources(opt)
     if opt.epochs or opt.epoch_steps:
-        opt.iterations = opt.iterations or STEPS
-        set_epochs(opt)
+        opt.iterations = opt.iterations or fine_tuning.STEPS
+        fine_tuning.set_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
     return opt
 
@@ -209,52 +197,14 @@ def input_of(opt, params, made, images):
     return (images.shape[1] if small and not (opt.size or made.get('input_size')) else size), pixels
 
 
-def set_epochs(opt, n=0):
-    """Fill in how many epochs the steps make of n training images, and where the rate drops ->
-    the steps of an epoch. --epochs or --epoch_steps make n needless for all but these."""
-    steps = opt.epoch_steps or -(-n // opt.batch_size)
-    if not opt.epochs:
-        opt.iterations = opt.iterations or steps_of(opt, n)
-        if opt.epoch_steps and opt.iterations % opt.epoch_steps:
-            raise InputError(f'--iterations {opt.iterations} is no multiple of --epoch_steps '
-                             f'{opt.epoch_steps}')
-        # of passes, as in the published codes of DELTA and AFA
-        one = opt.epoch_steps or n / opt.batch_size
-        opt.epochs = max(1, round(opt.iterations / one))
-    # unlike in the other scripts: after that part of the epochs, which may be few; rounded down, as
-    # in the published codes
-    opt.epoch_step = [s if type(s) is int else 1 + max(1, int(s * opt.epochs))
-                      for s in opt.epoch_step]
-    return steps
-
-
-def steps_of(opt, n):
-    """The steps that n training images take by default."""
-    passes = STEPS * opt.batch_size / n
-    if passes <= PASSES:
-        return STEPS
-    print(f'--iterations: {STEPS:,} steps would be {passes:,.0f} passes over {n:,} training '
-          f'images; {PASSES} are made')
-    return max(1, round(PASSES * n / opt.batch_size))
-
-
-def rate(opt, steps, epoch, step):
-    """The learning rate of a step of an epoch, both from 1; `steps`: of an epoch."""
-    if opt.schedule == 'inv':
-        return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
-    if opt.schedule == 'exp':
-        return opt.lr * opt.lr_decay_ratio ** ((epoch - 1) / opt.epoch_step[0])
-    return loop.learning_rate(opt, epoch)
-
-
 # ---- training and evaluation --------------------------------------------------------------------
 
 RESTORED = 512      # images for the statistics of batch normalisation that is given back
 SEEN = 5000         # images, at most, for those of gates
 
 
-def start_of(opt, sets, classes):
-    """The net to train, from --source or random -> (f, params, size, pixels)."""
+def given_net(opt, sets, classes):
+    """Load the net of --source, or make the one of --arch -> (f, params, size, pixels)."""
     if not opt.source:
         f, params = nets.new_net(opt.arch, classes)
         return f, params, *input_of(opt, params, {}, sets['train'][0])
@@ -274,16 +224,33 @@ def start_of(opt, sets, classes):
     return f, params, size, pixels
 
 
+def start_of(opt, sets, classes, generator):
+    """Make the net that training starts with: a given or new one, with a head for so many classes
+    and frozen parts -> (f, params, name of the head, size, pixels)."""
+    with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
+        f, params, size, pixels = given_net(opt, sets, classes)
+    head = architecture_of(params).head
+    if not opt.keep_head:
+        with runs.drawing_from(generator):
+            params = source.with_new_head(params, head, classes,
+                                          source.bottleneck_of(opt, params), opt.dropout)
+    elif len(params[head + '.weight']) != classes:
+        raise InputError(f'--keep_head: {opt.source} knows {len(params[head + ".weight"])} '
+                         f'classes, the data set has {classes}')
+    return f, source.freeze(f, params, opt.freeze, head), head, size, pixels
+
+
 def assemble(opt, f, start, head, size, pixels, device, generator):
-    """All entries of a training that starts from the net (f, start) -> (function of what it is
-    compared with, or None; names of the layers to look at; params). Attention is drawn from a copy
-    of the generator: the images come in the order of other methods."""
-    layers, plain = tapped(opt, start), start
+    """Collect all parameters of a training that starts from the net (f, start) -> (function of what
+    it is compared with, or None; names of the layers that are looked at; params). Attention is
+    drawn from a copy of the generator, so that the images come in the same order as with other
+    methods."""
+    layers, plain = source.tapped(opt, start), start
     start = pruning.with_trained_gates(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
-        check_shapes(opt, name, net, its, size)
+        fine_tuning.check_shapes(opt, name, net, its, size)
     attention = attentive.attention_of(opt, f, start, layers, size, generator.clone_state())
 
     def placed(its, fixed=False):
@@ -293,16 +260,6 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     return f_t, layers, {**utils.with_prefix(placed(start), 'student.'),
                          **utils.with_prefix(placed(kept, f_t is not None), 'teacher.'),
                          **placed(attention)}
-
-
-def check_shapes(opt, name, f, params, size):
-    """Refuse images that are too small for a net, and groups that it has not."""
-    groups = facts.count_groups(f, params, size, name) if f else 0
-    right = opt.at_groups and all(type(g) is int and -groups <= g < groups for g in opt.at_groups)
-    if opt.method == 'at' and not (
-            right and len({g % groups for g in opt.at_groups}) == len(opt.at_groups)):
-        raise InputError(f'--at_groups {opt.at_groups}: {name} has {groups} groups, 0 to '
-                         f'{groups - 1}; name each once')
 
 
 def reference(opt, f, start, head, layers, pixels):
@@ -324,84 +281,50 @@ def reference(opt, f, start, head, layers, pixels):
 
 
 def prepare(opt, device):
+    """Read the data, on which the number of epochs depends -> what makes the training."""
     sets, names = read_sets(opt)
-    steps = set_epochs(opt, len(sets['train'][1]))
+    steps = fine_tuning.set_epochs(opt, len(sets['train'][1]))
     return functools.partial(make_training, opt, device, sets, names, steps)
 
 
 def make_training(opt, device, sets, names, steps, checkpoint, lines):
+    """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
     if not (checkpoint or opt.skip_broken):     # else the first epoch would be lost to one of them
         tested = [s[0] for s in (sets['validation'], sets['test']) if s]
         image_files.check_readable(np.concatenate(tested), opt.nthread)
     classes, generator = len(names), torch.Generator().manual_seed(opt.seed)
-    with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
-        start_f, start, size, pixels = start_of(opt, sets, classes)
+    f, start, head, size, pixels = start_of(opt, sets, classes, generator)
     # for the log, and for those who use the net
     opt.input_size, opt.input_pixels, opt.steps = size, pixels, steps
-    head = architecture_of(start).head
-    if not opt.keep_head:
-        with runs.drawing_from(generator):
-            start = nets.with_new_head(start, head, classes, bottleneck_of(opt, start), opt.dropout)
-    elif len(start[head + '.weight']) != classes:
-        raise InputError(f'--keep_head: {opt.source} knows {len(start[head + ".weight"])} classes, '
-                         f'the data set has {classes}')
-    start = nets.freeze(start_f, start, opt.freeze, head)
-    count = opt.epoch_steps * opt.batch_size
 
-    def images(chosen, **how):
-        return images_of(opt, chosen, size, pixels, device, **how)
+    def images(name, **how):
+        return images_of(opt, sets[name], size, pixels, device, **how)
 
-    f_t, layers, params = assemble(opt, start_f, start, head, size, pixels, device, generator)
+    f_t, layers, params = assemble(opt, f, start, head, size, pixels, device, generator)
     if opt.method == 'delta':
-        its = images(sets['train'], train=True, batch_size=delta.BATCH_SIZE)
+        its = images('train', train=True, batch_size=delta.BATCH_SIZE)
         order = generator.clone_state()     # the images then come in the order of other methods
-        found = delta.channel_weights(opt, start_f, utils.without_prefix(params, 'student.'), head,
+        found = delta.channel_weights(opt, f, utils.without_prefix(params, 'student.'), head,
                                       layers, lambda: its.batches(order), checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
-    learn = images(sets['train'], train=True, count=count)
+    count = opt.epoch_steps * opt.batch_size
+    learn = images('train', train=True, count=count)
     if METHODS[opt.method].needs == 'target':
-        learn = arrays.both(learn, images(sets['target'], train=True, count=count or learn.n))
-    objective = losses.make_objective(opt, nets.over_crops(start_f), f_t, layers,
-                                      [(opt.method, None)])
-    if opt.compile:
-        objective = torch.compile(objective)
-    state = step.new_state(objective, params, opt.dtype,
-                           groups=fine_tuning.parameter_groups(opt, params, head),
+        learn = arrays.both(learn, images('target', train=True, count=count or learn.n))
+    objective = losses.make_objective(opt, nets.over_crops(f), f_t, layers, [(opt.method, None)])
+    state = step.new_state(torch.compile(objective) if opt.compile else objective, params,
+                           opt.dtype, groups=fine_tuning.parameter_groups(opt, params, head),
                            nesterov=opt.nesterov)
-
-    seen = images(arrays.some_of(sets['train'], SEEN), ten=False)
-    tested = images(sets['test'], ten=False)
-
-    def on_epoch(epoch):
-        return pruning.begin_phase(opt, start_f, params, epoch, size, seen.batches())
-
-    def logged(lines):
-        return fine_tuning.logged(lines) | pruning.logged(opt, lines, start_f, params, size, tested)
-
+    seen = images_of(opt, arrays.some_of(sets['train'], SEEN), size, pixels, device, ten=False)
+    tested = images('test', ten=False)
     return loop.Training(
-        opt, state, learn, images(sets['test']), classes, generator, checkpoint, lines,
-        validation=images(sets['validation']) if opt.validate else None,
-        weight=lambda epoch: opt.alpha, rate=functools.partial(rate, opt, steps), logged=logged,
-        on_epoch=on_epoch, names=names,
-        draws=facts.draws(start_f, start, size, opt.batch_size // processes.world()))
-
-
-def tapped(opt, params):
-    """The names of the layers that a method looks at in a net, as `taps` has them."""
-    needs = METHODS[opt.method].needs
-    if needs == 'target':
-        alone = opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'
-        return [architecture_of(params).head + '.input'] if alone else nets.last_layers(params)
-    return nets.stages(params) if needs == 'features' else []
-
-
-def bottleneck_of(opt, params):
-    """The channels of the layer before the last one; 0 for none."""
-    if opt.bottleneck is None:
-        wanted = opt.method == 'ddc' or opt.dropout or opt.method == 'dan' and (
-            opt.mmd_layers == 'bottleneck' or architecture_of(params).arch != 'alexnet')
-        return 256 if wanted else 0
-    return opt.bottleneck
+        opt, state, learn, images('test'), classes, generator, checkpoint, lines,
+        validation=images('validation') if opt.validate else None, names=names,
+        weight=lambda epoch: opt.alpha, rate=functools.partial(fine_tuning.rate, opt, steps),
+        on_epoch=lambda epoch: pruning.begin_phase(opt, f, params, epoch, size, seen.batches()),
+        logged=lambda lines: {**fine_tuning.logged(lines),
+                              **pruning.logged(opt, lines, f, params, size, tested)},
+        draws=facts.draws(f, start, size, opt.batch_size // processes.world()))
 
 
 def check_drawn(opt, made, path):
@@ -438,7 +361,7 @@ def evaluate(opt, device):
     size, pixels = input_of(opt, params, made, sets['test'][0])
     test = images_of(opt, sets['test'], size, pixels, device)
     params = step.on_device(params, opt.dtype, device)
-    imagenet.report_test(opt, device, path, f, nets.over_crops(f), params, test, outputs, size,
+    evaluation.report_test(opt, device, path, f, nets.over_crops(f), params, test, outputs, size,
                          pixels)
     if gates.gates(params):
         one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()

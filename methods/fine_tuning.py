@@ -3,9 +3,10 @@
 The loss is cross-entropy + alpha times the loss of --method (losses.py) + beta / 2 times the
 squared norm of the head's parameters.
 """
-from engine import flags, step
+from engine import flags, loop, step
 from methods import domains, losses
 from utils import InputError
+from weights import facts
 
 METHODS = losses.methods_of('fine-tuning')
 # options that mean something for these methods alone
@@ -107,6 +108,76 @@ def check_sources(opt):
     for name in ('keep_head', 'freeze'):
         if getattr(opt, name) and not opt.source:
             raise InputError(f'--{name} is for a net that comes from a --source')
+
+
+def check_shapes(opt, name, f, params, size):
+    """Refuse images that are too small for a net, and groups that it has not."""
+    groups = facts.count_groups(f, params, size, name) if f else 0
+    right = opt.at_groups and all(type(g) is int and -groups <= g < groups for g in opt.at_groups)
+    if opt.method == 'at' and not (
+            right and len({g % groups for g in opt.at_groups}) == len(opt.at_groups)):
+        raise InputError(f'--at_groups {opt.at_groups}: {name} has {groups} groups, 0 to '
+                         f'{groups - 1}; name each once')
+
+
+# ---- the schedule -------------------------------------------------------------------------------
+
+# by default, the steps of the published codes of DELTA and L2-SP, and this many passes at most,
+# which none of their data sets reaches: MIT-67 has 107
+STEPS, PASSES = 9000, 120
+
+
+def add_schedule_flags(parser):
+    """Add the flags of the schedule, those of `flags.add_schedule_flags` and fine-tuning's own."""
+    s = flags.add_schedule_flags(parser)
+    s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, in '
+                   f'whole epochs; 0: {STEPS:,}, but without --epoch_steps at most {PASSES} passes '
+                   'over the training images; --epochs above 0 is taken instead')
+    s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
+                   'after each of which the net is tested; 0: one pass over the training images')
+    s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
+                   '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
+                   'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
+    s.add_argument('--lr_gamma', default=1e-3, type=float, metavar='X', help='of --schedule inv')
+    s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
+
+
+def set_epochs(opt, n=0):
+    """Fill in how many epochs the steps make of n training images, and where the rate drops ->
+    the steps of an epoch. --epochs or --epoch_steps make n needless for all but these."""
+    steps = opt.epoch_steps or -(-n // opt.batch_size)
+    if not opt.epochs:
+        opt.iterations = opt.iterations or steps_of(opt, n)
+        if opt.epoch_steps and opt.iterations % opt.epoch_steps:
+            raise InputError(f'--iterations {opt.iterations} is no multiple of --epoch_steps '
+                             f'{opt.epoch_steps}')
+        # of passes, as in the published codes of DELTA and AFA
+        one = opt.epoch_steps or n / opt.batch_size
+        opt.epochs = max(1, round(opt.iterations / one))
+    # unlike in the other scripts: after that part of the epochs, which may be few; rounded down, as
+    # in the published codes
+    opt.epoch_step = [s if type(s) is int else 1 + max(1, int(s * opt.epochs))
+                      for s in opt.epoch_step]
+    return steps
+
+
+def steps_of(opt, n):
+    """The steps that n training images take by default."""
+    passes = STEPS * opt.batch_size / n
+    if passes <= PASSES:
+        return STEPS
+    print(f'--iterations: {STEPS:,} steps would be {passes:,.0f} passes over {n:,} training '
+          f'images; {PASSES} are made')
+    return max(1, round(PASSES * n / opt.batch_size))
+
+
+def rate(opt, steps, epoch, step):
+    """The learning rate of a step of an epoch, both from 1; `steps`: of an epoch."""
+    if opt.schedule == 'inv':
+        return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
+    if opt.schedule == 'exp':
+        return opt.lr * opt.lr_decay_ratio ** ((epoch - 1) / opt.epoch_step[0])
+    return loop.learning_rate(opt, epoch)
 
 
 # ---- parameter groups, and what is logged -------------------------------------------------------

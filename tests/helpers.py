@@ -11,6 +11,7 @@ import imagenet
 import nets
 import utils
 from engine import runs
+from methods import source
 from weights import store
 from weights.architecture import architecture_of
 
@@ -62,13 +63,13 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
     f, _, start, _ = nets.load_net('a.pth')
     start = {k: v.double() for k, v in start.items()}
     head = architecture_of(start).head
-    start = nets.with_new_head(start, head, 5, finetune.bottleneck_of(opt, start))
+    start = source.with_new_head(start, head, 5, source.bottleneck_of(opt, start))
     start = {k: v.double() for k, v in start.items()}
     rng = torch.Generator().manual_seed(0)
     moved = {k: v + .01 * torch.randn(v.shape, generator=rng) if not utils.is_statistic(k) else v
              for k, v in start.items()}
     params = {**utils.with_prefix(moved, 'student.'), **utils.with_prefix(start, 'teacher.')}
-    layers = finetune.tapped(opt, start)
+    layers = source.tapped(opt, start)
     x = torch.randn(6, 3, 40, 40, generator=rng, dtype=torch.double)
     y = torch.arange(3 if shift else 6) % 5
     return opt, f, params, layers, x, y

@@ -12,7 +12,7 @@ import finetune
 import nets
 import utils
 from engine import runs
-from methods import channels, gates
+from methods import channels, gates, source
 from weights import folding, store
 from weights.architecture import architecture_of
 
@@ -119,7 +119,7 @@ def test_files_in_the_wild(wrap, options):
         expected = net(x)
     torch.testing.assert_close(f(x, params, False), expected)
     torch.testing.assert_close(f(x, folding.fold(params), False), expected)
-    taps = dict.fromkeys(nets.stages(params))
+    taps = dict.fromkeys(source.stages(params))
     f(x, params, False, taps=taps)
     for y, g, j in zip(taps.values(), expected[1], (1, 2, 3), strict=True):
         assert y.shape == g.shape and f'layer{j}.0.conv2' in taps
@@ -147,11 +147,11 @@ def test_a_teacher_from_a_file_a_student_and_a_source(cifar_run, capsys):
                   '--teacher_id', 'resnet8.th', '--alpha', .9, '--beta', 1000)[-1]
     assert z['epoch'] == 1 and all(v > 0 for v in z['at_losses'])
     assert 'layer2.0.downsample.0.weight' in store.read('logs/a/model.pt7')
-    for source in ('resnet8.th', 'logs/a'):
-        finetune.main([*FLAGS, '--size', '32', '--source', source, '--method', 'feature_map',
+    for net in ('resnet8.th', 'logs/a'):
+        finetune.main([*FLAGS, '--size', '32', '--source', net, '--method', 'feature_map',
                        '--prune', 'magnitude', '--macs_target', '.9', '--phases', '1', '--save',
-                       f'logs/of_{source[-1]}'])
-        last = runs.read_log(f'logs/of_{source[-1]}/log.txt')[-1]
+                       f'logs/of_{net[-1]}'])
+        last = runs.read_log(f'logs/of_{net[-1]}/log.txt')[-1]
         assert last['input_pixels'] == 'cifar'
         assert last['multiply_adds'] < last['multiply_adds_before']
 

@@ -19,14 +19,14 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_files, image_sets, layouts, published, shapes
 from engine import loop, runs
-from methods import domains, losses
+from methods import domains, fine_tuning, losses, source
 from system import downloads
 from weights import folding, store
 from weights.architecture import architecture_of
 
 
 def asked(method, mmd_layers='all'):
-    """Options as `finetune.tapped` looks at them."""
+    """Options as `source.tapped` looks at them."""
     return types.SimpleNamespace(method=method, mmd_layers=mmd_layers)
 
 
@@ -57,7 +57,7 @@ def test_architectures(arch):
     assert architecture_of(params).arch == arch
     f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
-    last = finetune.tapped(asked('feature_map'), params)
+    last = source.tapped(asked('feature_map'), params)
     assert len(last) == (3 if arch.startswith('wrn') else 4)
     taps = dict.fromkeys(last)
     groups = f(torch.randn(2, 3, 64, 64), params, False, taps=taps)[1]
@@ -70,7 +70,7 @@ def test_architectures(arch):
 def test_tapped_layers_are_there_and_are_known_by_name(arch):
     _, params = nets.new_net(arch, 3)
     assert architecture_of(params).arch == arch
-    found = finetune.tapped(asked('delta'), params)
+    found = source.tapped(asked('delta'), params)
     expected = {'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3',
                               'layer4.2.conv3'],
                 'resnet34': [f'group{j}.block{i}.conv1' for j, i in enumerate((2, 3, 5, 2))],
@@ -90,7 +90,7 @@ def test_torchvisions_names_of_resnet18():
             k = k.replace(f'layer{j}', f'layer{j + 1}')
         new[k.replace('bndim', 'downsample.1') + ('.weight' if v.ndim == 4 else '')] = v
     assert architecture_of(new).arch == 'resnet18'
-    assert finetune.tapped(asked('delta'), new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
+    assert source.tapped(asked('delta'), new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
     assert nets.net_of(new, 'a file')[1] == 3
 
 
@@ -180,10 +180,10 @@ def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
 
 def test_alexnets_dan_takes_its_three_last_layers():
     _, params = nets.new_net('alexnet', 3)
-    assert finetune.tapped(asked('dan'), params) == ['classifier.1', 'classifier.4', 'classifier.6']
+    assert source.tapped(asked('dan'), params) == ['classifier.1', 'classifier.4', 'classifier.6']
     opt = finetune.parse(['--method', 'dan', '--shift', '1', '--arch', 'alexnet', '--dataset',
                           'shapes'])
-    assert finetune.bottleneck_of(opt, params) == 0
+    assert source.bottleneck_of(opt, params) == 0
 
 
 @pytest.mark.parametrize('sp', ['conv', 'all'])
@@ -281,7 +281,7 @@ def test_what_is_updated_alike(monkeypatch):
 def test_rates():
     def rates(*flags, epochs=6, steps=10):
         opt = finetune.parse(['--arch', 'resnet18', '--epochs', str(epochs), '--lr', '1', *flags])
-        at = functools.partial(finetune.rate, opt, steps)
+        at = functools.partial(fine_tuning.rate, opt, steps)
         return [at(epoch, 1) for epoch in range(1, epochs + 1)]
 
     assert rates('--epoch_step', '[3]') == pytest.approx([1, 1, .1, .1, .1, .1])
@@ -297,7 +297,7 @@ def test_rates():
 def test_epochs_of_iterations(flags, images, epochs, steps):
     """48 epochs of Stanford Dogs, as published."""
     opt = finetune.parse(['--arch', 'resnet18', *flags])
-    assert finetune.set_epochs(opt, images) == steps and opt.epochs == epochs
+    assert fine_tuning.set_epochs(opt, images) == steps and opt.epochs == epochs
     assert opt.epoch_step == [1 + max(1, int(.67 * epochs))]
 
 
@@ -308,7 +308,7 @@ def test_the_rate_drops_where_it_does_in_the_published_codes(iterations, images,
     """Stanford Dogs, Caltech-256-30 and -60, CUB, MIT67: AFA's code counts epochs from 0 and drops
     at int(0.67 epochs), we count from 1."""
     opt = finetune.parse(['--arch', 'resnet18', '--iterations', str(iterations)])
-    finetune.set_epochs(opt, images)
+    fine_tuning.set_epochs(opt, images)
     assert (opt.epochs, opt.epoch_step) == (epochs, [drop])
 
 
@@ -555,7 +555,7 @@ def test_channel_weights_of_another_run_in_the_folder_are_not_taken():
     assert json.loads(pathlib.Path('logs/a/channel_weights.json').read_text()) != old
 
 
-@pytest.mark.parametrize('freeze', nets.FROZEN)
+@pytest.mark.parametrize('freeze', source.FROZEN)
 def test_features_with_frozen_parts(freeze):
     write_net(arch='mobilenet_v2')
     z = call('logs/a', '--method', 'feature_map', '--freeze', freeze)[-1]

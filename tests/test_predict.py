@@ -10,6 +10,7 @@ import finetune
 import utils
 from data import shapes
 from engine import runs
+from methods import fine_tuning
 from weights import store
 
 FLAGS = ['--dataroot', 'images', '--nthread', '0']
@@ -68,7 +69,7 @@ def test_what_cannot_be_predicted_is_refused(flags, message):
 def test_default_length_follows_the_size_of_the_set(capsys):
     def epochs(n, *flags):
         opt = finetune.parse(['--source', 'x', *flags])
-        finetune.set_epochs(opt, n)
+        fine_tuning.set_epochs(opt, n)
         return opt.epochs
 
     assert [epochs(n) for n in (42, 5360, 12000)] == [120, 107, 48]

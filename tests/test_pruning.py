@@ -11,7 +11,7 @@ import imagenet
 import nets
 import utils
 from engine import runs
-from methods import channels, gates, pruning
+from methods import channels, gates, pruning, source
 from weights import facts, store
 from weights.architecture import architecture_of
 
@@ -40,7 +40,7 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     whole = store.read('source.pth')
     f, _, params, _ = nets.load_net('logs/a')
     g, classes, cut, _ = nets.load_net('cut.pth')
-    with_head = nets.with_new_head(whole, architecture_of(whole).head, classes)
+    with_head = source.with_new_head(whole, architecture_of(whole).head, classes)
     before = facts.multiply_adds(f, with_head, 40)
     after = facts.multiply_adds(g, cut, 40)
     assert last['multiply_adds_before'] == before and last['multiply_adds'] == after
@@ -104,9 +104,9 @@ def test_frozen_channels_stay():
 def test_the_folder_of_a_run_is_a_net_without_its_masked_channels():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--export', 'cut.pth')
-    for source in ('cut.pth', 'logs/a'):
-        call(f'logs/from_{source[:3]}', *PHASES, '--dtype', 'double', '--prune', 'afs',
-             source=source)
+    for net in ('cut.pth', 'logs/a'):
+        call(f'logs/from_{net[:3]}', *PHASES, '--dtype', 'double', '--prune', 'afs',
+             source=net)
     a, b = student('logs/from_cut'), student('logs/from_log')
     assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
@@ -115,7 +115,7 @@ def test_one_phase_removes_before_training():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--phases', 1)
     f = nets.load_net('source.pth')[0]
-    whole = nets.with_new_head(store.read('source.pth'), 'fc', 10)
+    whole = source.with_new_head(store.read('source.pth'), 'fc', 10)
     keep = channels.to_target(f, whole, channels.by_magnitude(whole), 40, PART)
     assert torch.equal(on_off(channels.masked(whole, keep)), on_off(student('logs/a')))
 

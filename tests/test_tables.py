@@ -23,6 +23,7 @@ import finetune
 import imagenet
 import tables
 from engine import plots, runs, script
+from methods import fine_tuning
 from papers import catalogue, pages, results
 from papers.commands import command
 from papers.rows import choice, error_of, row
@@ -885,5 +886,5 @@ def test_tables_of_fine_tuning_have_the_epochs_that_their_commands_make():
         for words in tables.commands(name, 'r', 1):
             if words[0] == 'finetune.py' and '--evaluate' not in words:
                 opt = finetune.parse(words[1:])
-                finetune.set_epochs(opt, 1)
+                fine_tuning.set_epochs(opt, 1)
                 assert opt.epochs == catalogue.TABLES[name]['epochs'], words

@@ -1,0 +1,38 @@
+"""Testing a net from a file: what is printed of it, and logged."""
+import pathlib
+import time
+
+import utils
+from engine import runs, step
+from system import processes
+from system.downloads import sha256_of
+from utils import InputError
+from weights import facts, folding, store
+
+
+def report_test(opt, device, path, f, tested, params, test, classes, size, pixels):
+    """Test the net (f, params) of the file `path` and print errors, size and speed, with the logits
+    of the function `tested`, which chooses or averages those of f, for so many classes; with --save
+    log them too; write the net to --export, if that is given. InputError, if --save holds a run."""
+    if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
+        raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')
+    facts.count_groups(f, params, size, opt.evaluate)
+    folded, start = folding.fold(params), time.perf_counter()
+    top1, top5 = step.test_errors(
+        tested, step.on_device(folded, opt.dtype, device, fixed=True), test, opt.dtype, device)
+    taken = time.perf_counter() - start
+    count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
+    macs = facts.multiply_adds(f, params, size)
+    of_five = f', top-5 error {top5:.2f} %' if classes > 5 else ''
+    print(f'{opt.evaluate}: top-1 error {top1:.2f} %{of_five} of {test.n} images; '
+          f'{test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
+          f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
+    if processes.is_first() and opt.save:
+        found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
+                     train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)
+        runs.write_log(pathlib.Path(opt.save, 'log.txt'), [
+            {**vars(opt), **runs.environment(opt, device), 'sha256': sha256_of(path)},
+            {**vars(opt), **found}])
+    if processes.is_first() and opt.export:
+        store.write(params, opt.export)
+        print(f'wrote {opt.export}')

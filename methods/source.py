@@ -1,0 +1,82 @@
+"""What fine-tuning makes of its source: a net with a new head and frozen parts; which of its layers
+the methods look at."""
+import torch
+
+import utils
+from methods.losses import METHODS
+from utils import InputError
+from weights import facts, folding
+from weights.architecture import architecture_of
+
+# ---- the head, and what is frozen ---------------------------------------------------------------
+
+def with_new_head(params, head, classes, bottleneck=0, dropout=0.):
+    """Replace the head of a net: random weights of deviation 0.01 and zero biases for so many
+    classes, behind a `bottleneck` of so many channels with `dropout`, if those are above zero."""
+    def layer(ni, no):
+        return {'weight': torch.randn(no, ni) * .01, 'bias': torch.zeros(no)}
+
+    old = params.get(head + '.bottleneck.weight', params[head + '.weight'])
+    ni, new = old.shape[1], {}
+    if bottleneck:
+        new[head + '.bottleneck'], ni = utils.linear_params(ni, bottleneck), bottleneck
+    if bottleneck and dropout:
+        new[head + '.bottleneck.dropout'] = torch.tensor(dropout)
+    new[head] = layer(ni, classes)
+    body = {k: v for k, v in params.items() if not k.startswith(head + '.')}
+    return {**body, **utils.flatten(new)}
+
+
+def bottleneck_of(opt, params):
+    """The channels of the layer before the last one; 0 for none."""
+    if opt.bottleneck is None:
+        wanted = opt.method == 'ddc' or opt.dropout or opt.method == 'dan' and (
+            opt.mmd_layers == 'bottleneck' or architecture_of(params).arch != 'alexnet')
+        return 256 if wanted else 0
+    return opt.bottleneck
+
+
+FROZEN = ('first_group', 'bn', 'bn_statistics', 'body')
+
+
+def freeze(f, params, what, head):
+    """Return the net with `requires_grad` set for training, but not for the parts `what`, a list of
+    names in FROZEN."""
+    norms = [b for b in folding.normalisations(f, params) if b + '.running_mean' in params]
+    of_norms = {f'{b}.{k}' for b in norms for k in ('weight', 'bias')}
+    frozen = set(facts.first_group(f, params)) if 'first_group' in what else set()
+    frozen |= of_norms if 'bn' in what else set()
+    frozen |= {k for k in params if not k.startswith(head + '.')} if 'body' in what else set()
+    fixed = [b for b in norms if f'{b}.weight' in frozen or {'bn', 'bn_statistics'} & set(what)]
+    params = utils.fix_statistics(params, fixed)
+    utils.set_requires_grad_except_bn_(params)
+    for k in frozen & set(params):
+        params[k].requires_grad_(False)
+    return params
+
+
+# ---- the layers that are looked at --------------------------------------------------------------
+
+def tapped(opt, params):
+    """The names of the layers that a method looks at in a net, as `taps` has them."""
+    needs = METHODS[opt.method].needs
+    if needs == 'target':
+        alone = opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'
+        return [architecture_of(params).head + '.input'] if alone else last_layers(params)
+    return stages(params) if needs == 'features' else []
+
+
+def stages(params):
+    """Return the name of the last convolution of each stage. InputError for nets without stages."""
+    found = architecture_of(params).stages
+    if not found:
+        raise InputError('of this net no layers are known that could be compared; those of '
+                         'residual nets, MobileNetV2 and AlexNet are')
+    return list(found)
+
+
+def last_layers(params):
+    """Return the names of a net's linear layers, in order; the head's is the last."""
+    found = architecture_of(params)
+    wide = [found.head + '.bottleneck'] if found.head + '.bottleneck.weight' in params else []
+    return [*found.hidden, *wide, found.head]
