@@ -76,6 +76,7 @@ class Way(NamedTuple):
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
+    """Return the options that the words `argv` name. InputError for what means nothing."""
     parser = flags.make_parser(__doc__)
     parser.add_argument('loop', choices=BATCHES, help='which loop')
     m = parser.add_argument_group('measurement')
@@ -409,6 +410,7 @@ def print_row(row):
 
 
 def main(argv=None):
+    """Do what the command line `argv` says; None is that of the process."""
     bench = parse(argv)
     size, cases_of = {'cifar': (SIZE, cases_of_cifar), 'imagenet': (CROP, cases_of_imagenet),
                       'finetune': (bench.size, cases_of_finetune)}[bench.loop]

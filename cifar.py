@@ -31,6 +31,7 @@ USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': '
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
+    """Return the options that the words `argv` name. InputError for what means nothing."""
     parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--model', default='resnet', choices=NETS,
@@ -68,6 +69,7 @@ def parse(argv):
 
 
 def check_flags(opt):
+    """Refuse, with an InputError, values and combinations that mean nothing."""
     flags.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
     teaching.check_flags(opt, 'teacher_id', groups=3)
     if opt.model != 'nin' and (opt.no_bn or opt.no_pool_relu):
@@ -297,10 +299,12 @@ def images_on(device, name, root, validate, pad):
 
 
 def prepare(opt, device):
+    """Return the function of (checkpoint, lines) that makes the training."""
     return functools.partial(make_training, opt, device)
 
 
 def make_training(opt, device, checkpoint, lines):
+    """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
     teacher = None
     if opt.teacher_id:
         f_t, outputs, params_t, _ = teaching.load_net(opt.teacher_id, FUNCTIONS)
@@ -319,6 +323,7 @@ def make_training(opt, device, checkpoint, lines):
 
 
 def main(argv=None):
+    """Do what the command line `argv` says; None is that of the process."""
     script.main(argv, __file__, parse, prepare)
 
 

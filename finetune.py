@@ -60,6 +60,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
+    """Return the options that the words `argv` name. InputError for what means nothing."""
     parser = flags.make_parser(__doc__)
     add_data_flags(parser)
     fine_tuning.add_schedule_flags(parser)
@@ -125,6 +126,7 @@ def add_data_flags(parser):
 
 
 def check_flags(opt):
+    """Refuse, with an InputError, values and combinations that mean nothing."""
     flags.check_flags(opt)
     flags.check_numbers(opt, zero_or_more=(
         'iterations', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
@@ -414,6 +416,7 @@ def fetch(opt):
 
 
 def check_data(opt, device):
+    """Print what there is of the data set, and open all of its images."""
     fetch(opt)
     return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift,
                                  opt.nthread)
@@ -426,6 +429,7 @@ def instead(opt):
 
 
 def main(argv=None):
+    """Do what the command line `argv` says; None is that of the process."""
     script.main(argv, __file__, parse, prepare, instead,
                 lambda opt, params: gates.pruned(params) if opt.prune else params, report_run)
 

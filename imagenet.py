@@ -39,6 +39,7 @@ USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay':
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
+    """Return the options that the words `argv` name. InputError for what means nothing."""
     parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', choices=['', *ARCHS],
@@ -83,6 +84,7 @@ def parse(argv):
 
 
 def check_flags(opt):
+    """Refuse, with an InputError, values and combinations that mean nothing."""
     flags.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
     teaching.check_flags(opt, 'teacher_params', groups=4)
     opt.arch = opt.arch or f'resnet{opt.depth}'
@@ -398,10 +400,12 @@ def evaluate(opt, device):
 
 
 def prepare(opt, device):
+    """Return the function of (checkpoint, lines) that makes the training."""
     return functools.partial(make_training, opt, device)
 
 
 def make_training(opt, device, checkpoint, lines):
+    """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
     teacher, made = None, {}
     if opt.teacher_params:
         f_t, outputs, params_t, path = teaching.load_net(opt.teacher_params, FUNCTIONS)
@@ -440,6 +444,7 @@ def instead(opt):
 
 
 def main(argv=None):
+    """Do what the command line `argv` says; None is that of the process."""
     script.main(argv, __file__, parse, prepare, instead)
 
 

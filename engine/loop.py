@@ -18,9 +18,8 @@ from collections.abc import Callable
 import torch
 from torchnet.engine import Engine
 from torchnet.meter import AverageValueMeter
-from tqdm import tqdm
 
-from engine import graphs, runs, step
+from engine import graphs, progress, runs, step
 from system import interrupts, processes
 from system.threads import Pace
 from utils import InputError, RunError
@@ -282,34 +281,6 @@ def test(active, samples, take):
     return {t: {**z, 'test_time': seconds[t]} for t, z in found.items()}
 
 
-def progress(trainings, device):
-    """Make a progress bar for all epochs of all runs, quiet when stderr is no terminal -> functions
-    to call at the start of an epoch and after a step, and the bar.
-
-    What it shows was copied off the device some steps ago, so that nothing waits for the device.
-    """
-    host = torch.zeros(3, dtype=torch.float64, pin_memory=device.type == 'cuda')
-    bar = tqdm(total=sum(t.train.n * (t.opt.epochs - t.epoch) for t in trainings), unit=' images',
-               leave=False, dynamic_ncols=True, smoothing=.05,
-               disable=None if processes.is_first() else True)
-
-    def start(active):
-        host.zero_()
-        t, several = active[0], f'{len(active)} runs, ' if len(active) > 1 else ''
-        bar.set_description(f'{several}epoch {t.epoch + 1}/{t.opt.epochs}', refresh=False)
-
-    def advance(sample):
-        bar.update(sum(batch[0] for _, batch in sample) * processes.world())
-        t = sample[0][0]
-        if not bar.disable and t.steps % 10 == 0:
-            n, loss, right = host.tolist()
-            if n:
-                bar.set_postfix(loss=f'{loss / n:.3f}', error=f'{100 - 100 * right / n:.1f}%')
-            host.copy_(t.state.sums[:3], non_blocking=True)
-
-    return start, advance, bar
-
-
 def check_draws(trainings, device):
     """Refuse, with an InputError, runs side by side that would draw from one GPU's random
     numbers."""
@@ -358,7 +329,7 @@ def fit(trainings, device):
     if reason and device.type == 'cuda':
         print(f'steps are not captured as CUDA graphs: {reason}')
     samples, take = (in_turn if reason else together), graphs.eager
-    bar_start, bar_advance, bar = progress(trainings, device)
+    bar_start, bar_advance, bar = progress.make_bar(trainings, device)
     engine = Engine()
 
     def on_start(state):

@@ -14,7 +14,7 @@ from helpers import process, same_run
 
 import cifar
 from data import arrays, cifar_sets
-from engine import loop, runs, script, step
+from engine import loop, progress, runs, script, step
 from utils import RunError
 from weights import store
 
@@ -348,16 +348,16 @@ def test_bars_are_quiet_without_a_terminal(tmp_path):
 
 def test_progress_bar_shows_loss_error_and_speed(monkeypatch, capsys):
     """On a terminal; the numbers are those of some steps before."""
-    class Bar(loop.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, **how):
             super().__init__(**{**how, 'disable': False, 'ncols': 120, 'mininterval': 0})
 
-    monkeypatch.setattr(loop, 'tqdm', Bar)
+    monkeypatch.setattr(progress, 'tqdm', Bar)
     sums = torch.zeros(8, dtype=torch.double)
     t = types.SimpleNamespace(opt=types.SimpleNamespace(epochs=2), epoch=0, steps=0,
                               train=types.SimpleNamespace(n=400),
                               state=types.SimpleNamespace(sums=sums))
-    start, advance, bar = loop.progress([t, t], torch.device('cpu'))
+    start, advance, bar = progress.make_bar([t, t], torch.device('cpu'))
     start([t, t])
     for t.steps in range(1, 41):
         sums[:3] = t.steps * torch.tensor([10, 20, 7])
