@@ -6,6 +6,7 @@ from papers import (
     amazon10,
     attention_transfer,
     cifar100,
+    cifar_weights,
     demo,
     fine_tuning,
     imagenette,
@@ -14,6 +15,6 @@ from papers import (
     transfer,
 )
 
-TABLES = {name: table for module in (demo, attention_transfer, cifar100, imagenette, fine_tuning,
-                                     pruning, office31, amazon10, transfer)
+TABLES = {name: table for module in (demo, attention_transfer, cifar100, cifar_weights, imagenette,
+                                     fine_tuning, pruning, office31, amazon10, transfer)
           for name, table in module.TABLES.items()}

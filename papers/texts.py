@@ -38,6 +38,8 @@ STATUS = {
     },
     'Small experiments in their place': {
         'demo': ('AT: shapes, drawn by the program', ['at'], 'see make demo'),
+        'cifar10-weights': ("others' ResNets for CIFAR-10, tested", ['resnet56'],
+                            'needs a download'),
         'imagenette': ('AT: ten classes of ImageNet, 96x96, top-1', ['at'],
                        'needs the images'),
         'imagenette-mobilenet': ('batch normalisation restored: the same, top-1', ['restored'],

@@ -1,0 +1,18 @@
+"""The nets of others for CIFAR-10, tested: whether ours compute what theirs do.
+
+  He et al., 'Deep Residual Learning for Image Recognition', https://arxiv.org/abs/1512.03385;
+  trained by Y. Idelbayev, https://github.com/akamaster/pytorch_resnet_cifar10
+"""
+from papers.rows import row
+
+README = 'the README of akamaster/pytorch_resnet_cifar10'
+
+TABLES = {
+    'cifar10-weights': dict(    # no epochs: the nets are given
+        title="Others' ResNets for CIFAR-10: published weights, tested on all 10,000 test images",
+        script='finetune.py', epochs=0, medians=False,
+        common='--dataset CIFAR10 --pixels torchvision --dtype float',
+        rows={f'resnet{depth}': row(f'ResNet-{depth}', error, README,
+                                    f'--evaluate cifar10_resnet{depth}', seeds=1)
+              for depth, error in ((20, '8.27'), (32, '7.37'), (44, '6.90'), (56, '6.61'))}),
+}
