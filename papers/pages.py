@@ -98,6 +98,8 @@ def read_logs(root):
 def length_of(name, row, logs):
     """Say how long the runs of a row were trained, or are to be."""
     flags = flags_of(command(name, row, 0, ''))
+    if '--evaluate' in flags:
+        return 'tested'
     for z in (lines[-1] for lines in logs.values()):
         if 'iterations' in z:
             return plural(z['epochs'] * z['steps'], 'step')
@@ -105,7 +107,7 @@ def length_of(name, row, logs):
         return f'{split(name)[1]} of {schedule_of(name)}'
     if '--iterations' in flags:
         return plural(int(flags['--iterations'][0]), 'step')
-    return 'tested' if '--evaluate' in flags else schedule_of(name)
+    return schedule_of(name)
 
 
 def result_of(name, row, logs, wants):

@@ -182,6 +182,13 @@ ResNet-34, **0.005** for ResNet-18.
 {IMAGENETTE}
 {CORES}""",
 
+    'cifar10-weights': """\
+Y. Idelbayev trained ResNets for CIFAR-10 as He et al. describe and [published their
+weights](https://github.com/akamaster/pytorch_resnet_cifar10) with their errors. Read and tested
+here they give the same errors, to the last digit: our nets compute what his do. They are tested
+with the normalisation that they were trained with, ImageNet's mean and deviation. A fifth file,
+ResNet-110, was not at hand.
+""",
     'imagenette-mobilenet': f"""\
 A MobileNetV2 whose batch normalisation is folded into its convolutions, tested on the 500 test
 images of [imagenette](../imagenette/README.md) before and after `--restore_bn` restored it (see
