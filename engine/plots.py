@@ -1,7 +1,10 @@
 """Pictures of runs: learning curves, error against cost."""
 import contextlib
 import io
+import itertools
 import textwrap
+
+import matplotlib
 
 from engine import runs
 from system import files
@@ -12,7 +15,6 @@ from utils import printable
 def figure(path, **labels):
     """Give axes to draw on, with a legend beside them, which are then saved as the picture
     `path`."""
-    import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
     figure, axes = plt.subplots(figsize=(6, 4))
@@ -32,13 +34,16 @@ def figure(path, **labels):
 
 def plot_curves(logs, path):
     """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
+    palette = 'tab10' if len(logs) <= 10 else 'tab20'
     with figure(path, xlabel='epoch', ylabel='error, % (dashed: on the training images)',
                 ylim=(0, None)) as axes:
-        for i, (label, log) in enumerate(logs.items()):
+        colours = itertools.cycle(matplotlib.colormaps[palette].colors)
+        for (label, log), colour in zip(logs.items(), colours, strict=False):
             lines = runs.read_log(log)[1:]
             epochs = [z['epoch'] for z in lines]
-            axes.plot(epochs, [100 - z['train_acc'] for z in lines], f'C{i}--', lw=1, alpha=.6)
-            axes.plot(epochs, [100 - z['test_acc'] for z in lines], f'C{i}', label=label)
+            axes.plot(epochs, [100 - z['train_acc'] for z in lines], '--', color=colour, lw=1,
+                      alpha=.6)
+            axes.plot(epochs, [100 - z['test_acc'] for z in lines], color=colour, label=label)
 
 
 def plot_points(series, path, **labels):
