@@ -65,7 +65,7 @@ def add_run_flags(parser, **defaults):
     r.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='between '
                    'checkpoints, which are written at the end of an epoch, of the first one in any '
                    'case; 0: of each one. The same command continues a run from its last one')
-    r.add_argument('--resume', default='', metavar='FILE', help="checkpoint of another run to "
+    r.add_argument('--resume', default='', metavar='RUN', help='another run, or its checkpoint, to '
                    'start from, its epochs included')
     r.add_argument('--export', default='', metavar='FILE', help='write the trained net alone to '
                    'this file at the end: .pth or .hkl')

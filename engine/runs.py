@@ -173,9 +173,9 @@ def previous(opt):
             raise InputError(f'{folder} holds a log of {last["epoch"]} epochs but no checkpoint to '
                              f'go on from; give another --save')
         lines = []      # cut off before its first checkpoint: it begins anew
-    path = model if model.exists() else opt.resume
-    if not path:
+    if not (model.exists() or opt.resume):
         return None, []
+    path = model if model.exists() else store.locate(opt.resume)
     state = store.checkpoint(path)
     if path is not model and state['epoch'] >= opt.epochs:
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')

@@ -125,7 +125,7 @@ def test_longer_epochs_continue(cifar_run):
 def test_resume_from_a_file(cifar_run):
     cifar_run('logs/whole', '--epochs', 2)
     cifar_run('logs/a', '--epochs', 1)
-    lines = cifar_run('logs/b', '--epochs', 2, '--resume', 'logs/a/model.pt7')
+    lines = cifar_run('logs/b', '--epochs', 2, '--resume', 'logs/a')
     assert [z.get('epoch') for z in lines] == [None, 2]
     x, y = (torch.load(f'logs/{p}/model.pt7', weights_only=True)['params'] for p in ('whole', 'b'))
     assert all(torch.equal(x[k], y[k]) for k in x)
