@@ -284,6 +284,10 @@ def reference(opt, f, start, head, layers, pixels):
 
 def prepare(opt, device):
     """Read the data, on which the number of epochs depends -> what makes the training."""
+    if not pathlib.Path(opt.save, 'log.txt').exists():      # before data are fetched in vain
+        with processes.first_alone():
+            for name in filter(None, (opt.source, opt.teacher)):
+                store.locate(name)
     sets, names = read_sets(opt)
     steps = fine_tuning.set_epochs(opt, len(sets['train'][1]))
     return functools.partial(make_training, opt, device, sets, names, steps)

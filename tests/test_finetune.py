@@ -590,6 +590,7 @@ def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, ca
     (['--source', 'nothing.pth'], 'nothing.pth'),
     (['--source', 'source.pth', '--arch', 'resnet50'], 'is resnet18, not --arch resnet50'),
     (['--source', 'nonsense.pth'], 'no net of this script'),
+    (['--source', 'absent.pth', '--dataset', 'dogs'], 'no net absent.pth'),
     (['--arch', 'resnet19'], 'resnet19'),
     (['--arch', 'wrn-11-1'], '6n+4'),
     (['--arch', 'resnet18', '--method', 'l2_sp'], '--source'),
