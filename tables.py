@@ -1,18 +1,18 @@
-"""The tables of the papers (papers/): their commands, and the numbers that the logs hold.
+"""The papers' tables (papers/): print their commands, run them, show the results.
 
-    python tables.py commands TABLE ... the shell lines, teachers first
+    python tables.py commands TABLE ... print the shell commands, teachers first
     python tables.py run TABLE ...      run what is not finished, then show
-    python tables.py show TABLE ...     the table, and its learning curves as curves.png (for
-                                        pruning, error against multiply-adds as tradeoff.png)
-    python tables.py report             README.md's status table, and for each table that has runs
-                                        results/TABLE/README.md, from the logs alone
+    python tables.py show TABLE ...     print the table; plot its learning curves as curves.png and,
+                                        with pruning, error against multiply-adds as tradeoff.png
+    python tables.py report             write README.md's status table and, for each table that has
+                                        runs, results/TABLE/README.md, all from the logs
 
-With --epochs N a table is run in a schedule of N epochs, into a folder of its own, TABLE-Nepochs.
-With --at_once K up to K runs are trained together: on a GPU by one process, in which the runs of a
-command line stand side by side with a + between; on a CPU by K processes of one thread each.
-Several `run`s side by side share the work: each run is done by one of them.
+With --epochs N a table is run with a schedule of N epochs, in its own folder, TABLE-Nepochs. With
+--at_once K up to K runs are trained at a time: on a GPU in one process, whose command line has the
+runs with a + between them; on a CPU in K processes with one thread each. Several `run` commands
+started at the same time share the work.
 
-A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/results.py.
+The numbers come from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/results.py.
 """
 import contextlib
 import importlib
@@ -27,31 +27,30 @@ import time
 
 import torch
 
-from engine import flags, runs, script
+from engine import flags, loop, runs, script
 from papers import pages
 from papers.catalogue import TABLES
 from papers.commands import commands, flags_of, save_of, split
-from papers.results import is_finished, show
+from papers.results import is_finished, print_table
 from utils import InputError, RunError
 
 HOME = pathlib.Path(__file__).parent
-WAIT = 5            # seconds until `run` looks again at what other processes are running
-PATIENCE = 10       # seconds in which a process that Ctrl-C has reached ends by itself
+WAIT = 5            # seconds between looks at what other processes are running
+PATIENCE = 10       # seconds that a process has to end by itself after Ctrl-C
 
 
 # ---- which runs are next ------------------------------------------------------------------------
-# The functions of this part only decide. `states` is {folder of a run: what has become of it}:
-# 'waiting', 'running', 'finished', 'failed'. Commands stand after those of their teachers.
+# These functions only decide. `states` is {folder of a run: state}, where a state is 'waiting',
+# 'running', 'finished' or 'failed'. A command comes after those of its teachers.
 
-# Flags whose values runs in one process share, as the scripts demand.
+# flags whose values all runs in a process share, as the scripts require
 SHARED = {f'--{name}' for name in script.SHARED}
-# Flags of runs that are never put into one process with others: what is not trained, and what draws
-# from the random numbers of the GPU.
+# flags of runs that need a process of their own: they do not train, or use the GPU's random numbers
 ALONE = {'--evaluate', '--dropout'}
 
 
 def waiting(states):
-    """Return the folders of the runs that have not begun here."""
+    """Return the folders of the runs that have not been started here."""
     return [folder for folder, state in states.items() if state == 'waiting']
 
 
@@ -61,8 +60,8 @@ def teachers(words, states):
 
 
 def in_common(words, alone):
-    """Return what is equal for commands that one process can run; unique for a run that goes
-    alone."""
+    """Return a value that is equal for commands that one process can run, and unique for a run that
+    needs a process of its own; `alone` are the folders of further runs that do."""
     flags = flags_of(words)
     if ALONE & set(flags) or save_of(words) in alone:
         return save_of(words)
@@ -70,8 +69,8 @@ def in_common(words, alone):
 
 
 def side_by_side(commands, places, size, alone=()):
-    """Choose the commands to start first: a list for each process, of which there are `places`, of
-    up to `size` runs. alone: the folders of runs that turned out to go with no other."""
+    """Choose the commands to start next: a list of up to `size` runs for each of up to `places`
+    processes. alone: the folders of runs that turned out to need a process of their own."""
     groups, rest = [], list(commands)
     while rest and len(groups) < places:
         first = in_common(rest[0], alone)
@@ -81,12 +80,12 @@ def side_by_side(commands, places, size, alone=()):
 
 
 def teacher_failed(words, states):
-    """Whether a run that a command learns from has failed."""
+    """Return whether a run that a command learns from has failed."""
     return any(states[folder] == 'failed' for folder in teachers(words, states))
 
 
 def with_failed_students(commands, states):
-    """Return the states, in which runs whose teacher has failed have failed too."""
+    """Return the states with the students of failed runs marked as failed, too."""
     states = dict(states)
     for words in commands:
         if teacher_failed(words, states):
@@ -95,7 +94,7 @@ def with_failed_students(commands, states):
 
 
 def failures(commands, states):
-    """Return what is said of the runs that failed."""
+    """Describe the runs that failed, as a list."""
     return ['(its teacher failed) ' * teacher_failed(words, states) + shlex.join(words)
             for words in commands if states[save_of(words)] == 'failed']
 
@@ -103,9 +102,9 @@ def failures(commands, states):
 # ---- what the folders say -----------------------------------------------------------------------
 
 def locked(folder):
-    """Whether a process is at work on the folder of a run."""
+    """Return whether a process is at work on the folder of a run."""
     if not pathlib.Path(folder, 'lock').exists():
-        return False    # and make no folder to find that out
+        return False    # taking the lock would make the folder
     try:
         with runs.lock(folder):
             return False
@@ -114,13 +113,13 @@ def locked(folder):
 
 
 def options_of(words):
-    """Parse a command's options as its script does. InputError, if it refuses them."""
+    """Parse a command's options with its script's parser, which may raise an InputError."""
     return importlib.import_module(pathlib.Path(words[0]).stem).parse(words[1:])
 
 
 def has_finished(words):
-    """Whether the log in a command's folder is that of a finished run of its options. Of other
-    cases its process says what is to be said."""
+    """Return whether the log in a command's folder is that of a finished run with its options. Bad
+    options and logs are not: the command's own process reports them."""
     try:
         lines = runs.read_log(pathlib.Path(save_of(words), 'log.txt'))
         return is_finished(lines) and not runs.differences(options_of(words), lines[-1])
@@ -129,8 +128,8 @@ def has_finished(words):
 
 
 def ready(commands, states):
-    """Return the commands that can be started: nobody is at work on them, and their teachers are
-    finished. Notes, in place, which of them are finished themselves."""
+    """Return the commands that can be started: no process is at work on them, and their teachers
+    are finished. Updates the states in place where a run turns out to be finished itself."""
     found = []
     for words in commands:
         folder = save_of(words)
@@ -148,7 +147,7 @@ def ready(commands, states):
 # ---- the processes ------------------------------------------------------------------------------
 
 def start_process(group, one_thread, stop_at):
-    """Start the process of some commands, which ends early at the time `stop_at`."""
+    """Start a process for some commands, which ends early at the time `stop_at`."""
     words = group[0] + [word for others in group[1:] for word in ('+', *others[1:])]
     print('$ python', shlex.join(words), flush=True)
     more = {'STOP_AT': str(stop_at), script.QUIET: '1'}
@@ -158,14 +157,14 @@ def start_process(group, one_thread, stop_at):
 
 
 def wait_for_news(processes):
-    """Wait until one of some processes has ended, or until there may be news of others."""
+    """Wait until one of the processes ends, at most WAIT seconds."""
     until = time.monotonic() + WAIT
     while all(p.poll() is None for p in processes) and time.monotonic() < until:
         time.sleep(.1)
 
 
 def end_processes(processes):
-    """Leave no process running: those that Ctrl-C has reached end by themselves."""
+    """Leave no process running: give each time to end by itself, as after Ctrl-C, then end it."""
     until = time.monotonic() + PATIENCE
     try:
         for p in processes:
@@ -178,25 +177,25 @@ def end_processes(processes):
 
 
 def note_end(group, status, states, alone, late):
-    """Note what has become of the runs of a process that has ended, in place. late: the time was
-    up, which stops runs before their ends."""
+    """Update `states` and `alone` in place after the process of some runs has ended. late: the time
+    was up, which stops runs early."""
     if status in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     over = [words for words in group if status == 0 and not late or has_finished(words)]
     states |= dict.fromkeys(map(save_of, over), 'finished')
     rest = [save_of(words) for words in group if words not in over]
-    # another process was faster; the clock stopped them
+    # another process took the lock first, or the time was up
     again = status == 2 and any(map(locked, rest)) or late and (status == 0 or len(group) > 1)
     states |= dict.fromkeys(rest, 'waiting' if again or len(group) > 1 else 'failed')
     if len(group) > 1 and not again:
-        alone.update(rest)      # each by itself, to say what is wrong with it or to go on
+        alone.update(rest)      # to find out which of them fails, and to finish the others
 
 
 def run_all(commands, places, size, stop_at):
-    """Run commands in up to `places` processes of up to `size` runs -> the states in the end. No
-    run is started after the time `stop_at`."""
+    """Run commands in up to `places` processes with up to `size` runs each, and return the states
+    at the end. No run is started after the time `stop_at`."""
     states, alone = dict.fromkeys(map(save_of, commands), 'waiting'), set()
-    running, said = {}, []      # {process: its commands}; the folders that were waited for
+    running, said = {}, []      # {process: its commands}; the folders last said to be waited for
     try:
         while running or waiting(states) and time.time() < stop_at:
             if len(running) < places and time.time() < stop_at:
@@ -222,26 +221,26 @@ def run_all(commands, places, size, stop_at):
 
 
 def raise_interrupt(signum, frame):
-    """Handle a signal as Ctrl-C."""
+    """Treat a signal like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def all_commands(names, *rest):
-    """Return the commands of several tables, which may share rows: each once."""
-    found = [words for name in names for words in commands(name, *rest)]
-    return list({save_of(words): words for words in found}.values())
+    """Return the commands of several tables, each once, since tables may share rows."""
+    return list({save_of(words): words for name in names for words in commands(name, *rest)
+                 }.values())
 
 
 def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
-    """Run what is not finished of some tables, up to `at_once` runs together; what another process
-    is running is waited for. A failed run stops no other, but for its students; a RunError names
-    all in the end. After so many minutes nothing is started any more, and what runs ends early."""
-    # the time may be limited from outside, too
-    stop_at = min(float(os.environ.get('STOP_AT', 'inf')), time.time() + 60 * (minutes or math.inf))
+    """Run what is not finished in some tables, up to `at_once` runs at a time, and wait for what
+    other processes are running. A failed run stops only its students; a RunError at the end names
+    all that failed. After so many minutes no run is started, and those in progress end early."""
+    stop_at = min(loop.time_to_stop(), time.time() + 60 * (minutes or math.inf))
     commands = all_commands(names, root, seeds, only)
     cuda = torch.cuda.is_available()
     places, size = (1, at_once) if cuda else (min(at_once, os.cpu_count() or 1), 1)
-    before = signal.signal(signal.SIGTERM, raise_interrupt)     # it would leave processes running
+    # by default SIGTERM would leave the processes running
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         states = run_all(commands, places, size, stop_at)
     except KeyboardInterrupt:
@@ -258,33 +257,33 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
 # ---- the command line ---------------------------------------------------------------------------
 
 def show_tables(names, root):
-    """Print tables, with a blank line between, and draw their pictures."""
+    """Print tables with a blank line between them, and write their plots."""
     for i, name in enumerate(names):
         if i:
             print()
-        show(name, root)
+        print_table(name, root)
 
 
 def parse(argv):
+    """Parse the command line; InputError for words and values that mean nothing."""
     parser = flags.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
-    parser.add_argument('table', nargs='*', help=f'{", ".join(TABLES)}; all but report need one or '
-                        'more; docs/experiments.md says what they hold')
-    parser.add_argument('--root', default='results',
-                        help='folder of the runs; report always takes results')
-    parser.add_argument('--epochs', type=int, metavar='N', help="the tables in a schedule of N "
-                        "epochs instead of the paper's")
+    parser.add_argument('table', nargs='*', help=f'one or more of {", ".join(TABLES)}; none for '
+                        'report; docs/experiments.md describes them')
+    parser.add_argument('--root', default='results', help='folder of the runs')
+    parser.add_argument('--epochs', type=int, metavar='N', help="a schedule of N epochs instead of "
+                        "the paper's")
     parser.add_argument('--seeds', type=int, metavar='N',
-                        help="run seeds 0 to N-1 (default: each row's)")
+                        help="seeds 0 to N-1 (default: each row's own number)")
     parser.add_argument('--only', default='', metavar='ROW',
-                        help='run this row alone, with the teachers that it needs')
+                        help='only this row and the teachers that it needs')
     parser.add_argument('--at_once', default=1, type=int, metavar='K', help='run: train up to K '
-                        'runs together. On a GPU one process trains those of the same images, '
-                        'batch size and number of epochs; on a CPU each has a process of one '
-                        'thread, and there are no more of them than cores')
+                        'runs at a time: on a GPU in one process, if they share images, batch size '
+                        'and number of epochs; on a CPU each in a process with one thread, and at '
+                        'most as many as there are cores')
     parser.add_argument('--minutes', type=float, metavar='M', help='run: after M minutes start no '
-                        'run, and stop those that are being trained after the epoch that they are '
-                        'in; the same command continues')
+                        'more runs, and stop the current ones after their epoch; the same command '
+                        'continues')
     opt = parser.parse_intermixed_args(argv)     # `run --root logs TABLE`, too
     flags.check_numbers(opt, above_zero=[
         k for k in ('epochs', 'seeds', 'at_once', 'minutes') if getattr(opt, k) is not None])
@@ -292,19 +291,20 @@ def parse(argv):
 
 
 def main(argv=None):
+    """Print, run or show tables, or write their pages, as the command line says."""
     opt = parse(argv)
     if opt.what == 'report':
         if opt != parse(['report']):
             raise InputError('report takes no table and no options: it writes README.md\'s status '
                              'table and the pages of all tables, from results/')
-        return pages.write(HOME)
+        return pages.write_all(HOME)
     if not opt.table:
         raise InputError(f'name a table: {", ".join(TABLES)}')
     if opt.what == 'show' and (opt.seeds or opt.only):
-        raise InputError('show prints whole tables: leave --seeds and --only out')
+        raise InputError('show prints whole tables: leave out --seeds and --only')
     names = [f'{table}-{opt.epochs}epochs' if opt.epochs else table for table in opt.table]
     for name in names:
-        split(name)     # an unknown table is said before anything is done
+        split(name)     # refuse an unknown table before anything is done
     if opt.what == 'commands':
         for words in all_commands(names, opt.root, opt.seeds, opt.only):
             print('python', shlex.join(words))

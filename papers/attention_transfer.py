@@ -1,20 +1,18 @@
-"""The tables of 'Paying More Attention to Attention', arXiv:1612.03928, and its choices."""
-from papers.rows import choice, row
+"""The tables of 'Paying More Attention to Attention', arXiv:1612.03928, and the choices for them.
+"""
+from papers.rows import choice, choices, row, table
 
 PAPER = 'arXiv:1612.03928'
-# What others' runs of 200 epochs of the same nets gave: Micaelli & Storkey (arXiv:1905.09768),
-# Ferles, Pereira, chris4540, CMI, trailmet. The best of them chose the epoch on the test images and
-# have Nesterov's momentum.
+# Errors that others reached in 200 epochs with the same nets: Micaelli & Storkey
+# (arXiv:1905.09768), Ferles, Pereira, chris4540, CMI, trailmet. The best of them chose the epoch on
+# the test images and used Nesterov momentum.
 OTHERS = {'WRN-16-1': '8.4 to 9.0', 'WRN-16-2': '5.8 to 6.3', 'WRN-40-1': '6.1 to 6.8',
           'WRN-40-2': '4.8 to 5.4', 'WRN-16-1, AT': '7.96'}
-# What the attention transfer paper does not give: chosen in the table cifar10-choices.
-F_ACTT_BETA = 10.
-GRAD_AT_BETA = .1
-MIN_L2_BETA = .1
-SYMMETRY_BETA = .1
-GRADIENTS_LR = .01      # of the nets without batch normalisation
+# Not given in the paper, chosen in the table cifar10-choices: β, the learning rate without BN.
+F_ACTT = '--method f_actt --beta 10'
+GRAD_AT, MIN_L2, SYMMETRY = (f'--method {k} --beta 0.1' for k in ('grad_at', 'min_l2', 'symmetry'))
+NO_BN = '--no_bn --lr 0.01'
 
-NO_BN = f'--no_bn --lr {GRADIENTS_LR:g}'
 BY_16_2 = '--teacher_id @cifar10/teacher --beta 1e+3'
 TABLE_3 = '--model nin --no_pool_relu --randomcrop_pad 0 --weight_decay 0 --deterministic'
 ONE_EPOCH = f'{TABLE_3} --epochs 1 --epoch_step []'
@@ -24,26 +22,18 @@ GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
 
 
 def transfers(student, suffix, options, plain, teacher, label, papers):
-    """The rows AT, F-ActT, KD and AT+KD of a pair of table 1; `papers`: the error of each."""
-    given = f'{options} --teacher_id @{teacher}'
-    methods = {'at': ('AT', '--beta 1e+3'),
-               'f_actt': ('F-ActT', f'--method f_actt --beta {F_ACTT_BETA:g}'),
-               'kd': ('KD', '--alpha 0.9'), 'at_kd': ('AT+KD', '--beta 1e+3 --alpha 0.9')}
-    found = {}
-    for (name, (method, flags)), error in zip(methods.items(), papers, strict=True):
-        text = f'{student}, {method}{label}'
-        found[name + suffix] = row(text, error, PAPER, f'{given} {flags}', plain,
-                                   others=OTHERS.get(text, ''))
-    return found
-
-
-def gradients(label, paper, options, student='--width 0.5', plain='nin_thin'):
-    """A row of table 3."""
-    return row(label, paper, PAPER, f'{student} {options}', plain, seeds=3)
+    """Make the rows AT, F-ActT, KD and AT+KD of a pair of nets in table 1; `papers`: their errors.
+    """
+    methods = (('at', 'AT', '--beta 1e+3'), ('f_actt', 'F-ActT', F_ACTT),
+               ('kd', 'KD', '--alpha 0.9'), ('at_kd', 'AT+KD', '--beta 1e+3 --alpha 0.9'))
+    return {name + suffix: row(text := f'{student}, {method}{label}', error, PAPER,
+                               f'{options} --teacher_id @{teacher} {flags}', plain,
+                               others=OTHERS.get(text, ''))
+            for (name, method, flags), error in zip(methods, papers, strict=True)}
 
 
 def fine_tuned(name, label, options, papers):
-    """The rows of a data set of table 4; `papers`: the errors of teacher, student, KD and AT."""
+    """Make the rows of a data set in table 4; `papers`: the errors of teacher, student, KD, AT."""
     student = f'{options} --source resnet18'
     taught = f'{student} --teacher @{name}_teacher'
     rows = {'teacher': ('ResNet-34, the teacher', f'{options} --source resnet34', ''),
@@ -54,16 +44,10 @@ def fine_tuned(name, label, options, papers):
             for (k, (of, words, plain)), error in zip(rows.items(), papers, strict=True)}
 
 
-def taught_by_resnet34(label, flags, paper='', others=''):
-    """A row of table 5."""
-    return row(f'ResNet-18 from ResNet-34, {label}', paper, PAPER,
-               f'--depth 18 --teacher_params resnet34 {flags}', 'student', 1, others)
-
-
 TABLES = {
-    'cifar10': dict(
-        title='CIFAR-10, table 1 of the attention transfer paper',
-        epochs=200, medians=True, common='',
+    'cifar10': table(
+        'CIFAR-10, table 1 of the attention transfer paper',
+        epochs=200, medians=True,
         rows={
             'teacher': row('WRN-16-2, the teacher', '6.31', PAPER, '--depth 16 --width 2',
                            others=OTHERS['WRN-16-2']),
@@ -89,9 +73,9 @@ TABLES = {
             **transfers('NIN-thin', '_nin', '--model nin --width 0.5', 'nin_thin', 'nin_wide', '',
                         ('8.93', '9.05', '8.55', '8.33')),
         }),
-    'cifar10-maps': dict(
-        title='CIFAR-10, table 2: attention maps, WRN-16-2 -> WRN-16-1',
-        epochs=200, medians=True, common='',
+    'cifar10-maps': table(
+        'CIFAR-10, table 2: attention maps, WRN-16-2 -> WRN-16-1',
+        epochs=200, medians=True,
         rows={
             'cifar10/teacher': row('WRN-16-2, the teacher', '6.31', PAPER),
             'cifar10/student': row('no attention transfer', '8.77', PAPER),
@@ -100,9 +84,9 @@ TABLES = {
             'sum4': row('F⁴_sum', '8.09', PAPER, f'{BY_16_2} --at_map sum4', 'cifar10/student'),
             'max': row('F¹_max', '8.08', PAPER, f'{BY_16_2} --at_map max', 'cifar10/student'),
         }),
-    'cifar10-groups': dict(     # the paper counts the groups from 1, --at_groups from 0
-        title='CIFAR-10, attention transfer in one group of WRN-16-2 -> WRN-16-1',
-        epochs=200, medians=True, common='',
+    'cifar10-groups': table(     # the paper counts the groups from 1, --at_groups from 0
+        'CIFAR-10, attention transfer in one group of WRN-16-2 -> WRN-16-1',
+        epochs=200, medians=True,
         rows={
             'cifar10/teacher': row('WRN-16-2, the teacher', '6.31', PAPER),
             'cifar10/student': row('no attention transfer', '8.77', PAPER),
@@ -111,77 +95,76 @@ TABLES = {
                for i, paper in enumerate(('8.11', '7.96', '7.97'))},
             'cifar10/at': row('all three', '7.93', PAPER, plain='cifar10/student'),
         }),
-    'cifar10-choices': dict(
-        title='CIFAR-10: what the paper leaves open, chosen on held-out training images',
-        measure='held-out error, %', epochs=1, medians=False, common='',
+    'cifar10-choices': table(
+        'CIFAR-10: settings that the paper does not give, chosen on held-out training images',
+        measure='held-out error, %', epochs=1,
         rows={
-            **{f'lr_{v:g}': choice(f'NIN-thin without BN, learning rate {v:g}', f'{ONE_EPOCH} '
-                                   f'--width 0.5 --no_bn --lr {v:g} --validate 5000')
-               for v in (.1, .03, .01, .003)},
+            **choices('lr', 'NIN-thin without BN, learning rate', f'{ONE_EPOCH} --width 0.5 '
+                      '--no_bn --validate 5000 --lr', (.1, .03, .01, .003)),
             'teacher': choice('WRN-16-2, the teacher', f'--width 2 {THREE_EPOCHS}'),
             'student': choice('WRN-16-1 alone', THREE_EPOCHS),
-            **{f'f_actt_{v:g}': choice(f'WRN-16-1, F-ActT, β = {v:g}', '--teacher_id @teacher '
-                                       f'--method f_actt --beta {v:g} {THREE_EPOCHS}', 'student')
-               for v in (.1, 1, 10, 100)},
+            **choices('f_actt', 'WRN-16-1, F-ActT, β =', f'{THREE_EPOCHS} --teacher_id @teacher '
+                      '--method f_actt --beta', (.1, 1, 10, 100), 'student'),
             'nin_wide': choice('NIN-wide without BN, the teacher', GRADIENTS_GRID),
             'nin_thin': choice('NIN-thin without BN alone', f'{GRADIENTS_GRID} --width 0.5'),
-            **{f'{method}_{v:g}': choice(f'NIN-thin, {label}, β = {v:g}', f'{GRADIENTS_GRID} '
-                                         f'--width 0.5 --method {method} --beta {v:g}{teacher}',
-                                         'nin_thin')
-               for method, label, teacher in (('min_l2', 'min-l2', ''),
-                                              ('grad_at', 'gradient AT', ' --teacher_id @nin_wide'),
-                                              ('symmetry', 'symmetry norm', ''))
-               for v in (.1, 1, 10)},
+            **{k: r for method, label, teacher in (
+                   ('min_l2', 'min-l2', ''),
+                   ('grad_at', 'gradient AT', '--teacher_id @nin_wide'),
+                   ('symmetry', 'symmetry norm', ''))
+               for k, r in choices(method, f'NIN-thin, {label}, β =', f'{GRADIENTS_GRID} --width '
+                                   f'0.5 {teacher} --method {method} --beta', (.1, 1, 10),
+                                   'nin_thin').items()},
             'teacher_5': choice('WRN-16-2, the teacher of AT+KD', f'--width 2 {FIVE_EPOCHS}'),
             **{f'at_kd_{v}': choice(f'WRN-16-1, AT+KD, β {v}', '--teacher_id @teacher_5 --alpha '
                                     f'0.9 --beta 1e+3 --beta_decay {v} {FIVE_EPOCHS}',
                                     '' if v == 'constant' else 'at_kd_constant')
                for v in ('constant', 'linear', 'cosine', 'step')},
         }),
-    'cifar10-gradients': dict(  # single runs in the paper
-        title='CIFAR-10, table 3: gradient attention, NIN-wide -> NIN-thin without BN, flips only',
-        epochs=200, medians=False, common=TABLE_3,
+    'cifar10-gradients': table(  # single runs in the paper
+        'CIFAR-10, table 3: gradient attention, NIN-wide -> NIN-thin without BN, flips only',
+        epochs=200, common=TABLE_3,
         rows={
-            'nin_wide': gradients('NIN-wide, teacher of gradient AT and KD', '', NO_BN, '', ''),
-            'nin_wide_bn': gradients('NIN-wide with BN, teacher of activation AT', '', '', '', ''),
-            'nin_thin': gradients('NIN-thin alone', '13.5', NO_BN, plain=''),
-            'min_l2': gradients('min-l2', '12.5',
-                                f'{NO_BN} --method min_l2 --beta {MIN_L2_BETA:g}'),
-            'grad_at': gradients('gradient AT', '12.1', f'{NO_BN} --teacher_id @nin_wide --method '
-                                 f'grad_at --beta {GRAD_AT_BETA:g}'),
-            'kd': gradients('KD', '12.1', f'{NO_BN} --teacher_id @nin_wide --alpha 0.9'),
-            'symmetry': gradients('symmetry norm', '11.8',
-                                  f'{NO_BN} --method symmetry --beta {SYMMETRY_BETA:g}'),
-            'at': gradients('activation AT', '11.2',
-                            f'{NO_BN} --teacher_id @nin_wide_bn --beta 1e+3'),
+            'nin_wide': row('NIN-wide, teacher of gradient AT and KD', options=NO_BN, seeds=3),
+            'nin_wide_bn': row('NIN-wide with BN, teacher of activation AT', seeds=3),
+            'nin_thin': row('NIN-thin alone', '13.5', PAPER, f'--width 0.5 {NO_BN}', seeds=3),
+            **{k: row(label, paper, PAPER, f'--width 0.5 {NO_BN} {flags}', 'nin_thin', 3)
+               for k, label, paper, flags in (
+                   ('min_l2', 'min-l2', '12.5', MIN_L2),
+                   ('grad_at', 'gradient AT', '12.1', f'--teacher_id @nin_wide {GRAD_AT}'),
+                   ('kd', 'KD', '12.1', '--teacher_id @nin_wide --alpha 0.9'),
+                   ('symmetry', 'symmetry norm', '11.8', SYMMETRY),
+                   ('at', 'activation AT', '11.2', '--teacher_id @nin_wide_bn --beta 1e+3'))},
         }),
-    # the paper gives no rates, epochs and β; of KD and AT its text says the reverse of this table
-    'cub-scenes': dict(
-        title='CUB and MIT Scenes, table 4 of the attention transfer paper',
-        script='finetune.py', epochs=None, medians=False,
-        common='--resize keep --freeze first_group bn',
+    # The paper gives neither learning rates, epochs nor β; its text ranks KD and AT the other way
+    # round.
+    'cub-scenes': table(
+        'CUB and MIT Scenes, table 4 of the attention transfer paper',
+        script='finetune.py', epochs=None, common='--resize keep --freeze first_group bn',
         rows={**fine_tuned('cub', 'CUB', '--dataset cub --dataroot ~/cub --box',
                            ('26.5', '28.5', '27', '27')),
               **fine_tuned('scenes', 'Scenes', '--dataset mit67 --dataroot ~/mit67',
                            ('26', '28.2', '28.1', '27.1'))}),
-    # The paper's teacher was a given one; resnet34 is torchvision's. The paper adds the losses at
-    # epoch 60 of 100; torchdistill's AT has them from the first one, and its KD is CE / 2 + KL / 2.
-    'imagenet': dict(
-        title='ImageNet, table 5 of the attention transfer paper',
+    # The paper took a pretrained teacher; resnet34 is torchvision's. The paper adds the losses at
+    # epoch 60 of 100; torchdistill's AT has them from the start, and its KD is CE / 2 + KL / 2.
+    'imagenet': table(
+        'ImageNet, table 5 of the attention transfer paper',
         measure='top-1, top-5 error, %', top5=True, script='imagenet.py', epochs=100,
-        medians=False, common='--imagenetpath ~/ILSVRC2012',
+        common='--imagenetpath ~/ILSVRC2012',
         rows={
             'teacher': row('ResNet-34', '26.1, 8.3', PAPER, '--depth 34', seeds=1),
             'student': row('ResNet-18 alone', '30.4, 10.8', PAPER, '--depth 18', seeds=1,
                            others='30.24 (torchvision)'),
-            'at_from_60': taught_by_resnet34('AT from epoch 60 of 100 on', '--beta 1e+3 '
-                                             '--transfer_from 0.6', '29.3, 10.0'),
-            'at': taught_by_resnet34('AT', '--beta 1e+3', others='29.10 (torchdistill)'),
-            'at_all': taught_by_resnet34('AT in all four groups, as in the published code',
-                                         '--beta 1e+3 --at_groups [0,1,2,3]'),
-            'kd': taught_by_resnet34('KD', '--alpha 0.9'),
-            'kd_torchdistill': taught_by_resnet34("torchdistill's KD", '--alpha 0.5 --temperature '
-                                                  '1', others='28.63 (torchdistill)'),
-            'at_kd': taught_by_resnet34('AT+KD', '--alpha 0.9 --beta 1e+3'),
+            **{k: row(f'ResNet-18 from ResNet-34, {label}', paper, PAPER, f'--depth 18 '
+                      f'--teacher_params resnet34 {flags}', 'student', 1, others)
+               for k, label, flags, paper, others in (
+                   ('at_from_60', 'AT from epoch 60 of 100', '--beta 1e+3 --transfer_from 0.6',
+                    '29.3, 10.0', ''),
+                   ('at', 'AT', '--beta 1e+3', '', '29.10 (torchdistill)'),
+                   ('at_all', 'AT in all four groups, as in the published code',
+                    '--beta 1e+3 --at_groups [0,1,2,3]', '', ''),
+                   ('kd', 'KD', '--alpha 0.9', '', ''),
+                   ('kd_torchdistill', "torchdistill's KD", '--alpha 0.5 --temperature 1', '',
+                    '28.63 (torchdistill)'),
+                   ('at_kd', 'AT+KD', '--alpha 0.9 --beta 1e+3', '', ''))},
         }),
 }

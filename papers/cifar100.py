@@ -1,16 +1,16 @@
-"""CIFAR-100 in the recipe of RepDistiller, whose table others compare their methods with.
+"""CIFAR-100 with the recipe of RepDistiller, whose table is a common benchmark.
 
   Tian, Krishnan & Isola, 'Contrastive Representation Distillation',
   https://arxiv.org/abs/1910.10699; https://github.com/HobbitLong/RepDistiller
 
-Its flags there: KD `-r 0.1 -a 0.9`, AT `-a 0 -b 1000`; it gives no AT+KD. docs/deviations.md has
-what differs here.
+Its flags are `-r 0.1 -a 0.9` for KD and `-a 0 -b 1000` for AT; it has no numbers for AT+KD. See
+docs/deviations.md for what differs here.
 """
-from papers.rows import error_of, row
+from papers.rows import error_of, row, table
 
 REPDISTILLER = 'the README of HobbitLong/RepDistiller'
 RESNET = '--model cifar_resnet --shortcut B'
-# name: label, options, accuracy when trained alone
+# name: (label, options, accuracy without a teacher)
 NETS = {
     'wrn_40_2': ('WRN-40-2', '--depth 40 --width 2', '75.61'),
     'wrn_16_2': ('WRN-16-2', '--depth 16 --width 2', '73.26'),
@@ -22,7 +22,7 @@ NETS = {
     'resnet32x4': ('ResNet-32x4', f'{RESNET} --depth 32 --width 4', '79.42'),
     'resnet8x4': ('ResNet-8x4', f'{RESNET} --depth 8 --width 4', '72.50'),
 }
-# teacher, student: the student's accuracy with KD and with AT
+# (teacher, student): the student's accuracies with KD and with AT
 PAIRS = {
     ('wrn_40_2', 'wrn_16_2'): ('74.92', '74.08'),
     ('wrn_40_2', 'wrn_40_1'): ('73.54', '72.77'),
@@ -31,12 +31,12 @@ PAIRS = {
     ('resnet110', 'resnet32'): ('73.08', '72.31'),
     ('resnet32x4', 'resnet8x4'): ('73.33', '73.44'),
 }
-# its issue 62, of 2025: a newer GPU and torch
+# RepDistiller's issue 62 (2025): newer GPU and torch
 OTHERS = {'resnet20_kd_resnet56': '28.46 (RepDistiller, 2025)'}
 
 
 def taught(teacher, student, kd, at):
-    """The rows of a pair; `kd`, `at`: the accuracies."""
+    """Make the rows of a pair of nets; `kd`, `at`: the student's accuracies."""
     label, options, _ = NETS[student]
     methods = {'kd': ('KD', '--alpha 0.9', error_of(kd)), 'at': ('AT', '--beta 1e+3', error_of(at)),
                'at_kd': ('AT+KD', '--alpha 0.9 --beta 1e+3 --beta_decay constant', '')}
@@ -47,9 +47,8 @@ def taught(teacher, student, kd, at):
 
 
 TABLES = {
-    'cifar100': dict(
-        title="CIFAR-100 in RepDistiller's recipe: WRNs and CIFAR's ResNets",
-        epochs=240, medians=False,
+    'cifar100': table(
+        "CIFAR-100 with RepDistiller's recipe: WRNs and CIFAR's ResNets", epochs=240,
         common='--dataset CIFAR100 --batch_size 64 --lr 0.05 --epochs 240 '
                '--epoch_step [150,180,210] --lr_decay_ratio 0.1',
         rows={

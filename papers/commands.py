@@ -1,6 +1,6 @@
-"""The commands of the tables' runs: which rows a table has, in which folder a run lies.
+"""The commands of the tables' runs, and the folders that the runs are in.
 
-A table in a short schedule is called TABLE-Nepochs, and so is the folder of its runs.
+A table with a short schedule is called TABLE-Nepochs, and so is the folder of its runs.
 """
 import pathlib
 import re
@@ -9,14 +9,14 @@ import shlex
 from papers import catalogue
 from utils import InputError
 
-SHORT_SEEDS = 3     # at most, in a short schedule
+SHORT_SEEDS = 3     # at most, with a short schedule
 
 
 # ---- the tables ---------------------------------------------------------------------------------
 
 def split(name):
-    """'cifar10-10epochs' -> 'cifar10', 10; 'cifar10' -> 'cifar10', None. InputError, if there is no
-    such table."""
+    """Split a name into table and epochs: 'cifar10-10epochs' -> 'cifar10', 10; 'cifar10' ->
+    'cifar10', None. Raises InputError if there is no such table."""
     table, epochs = re.fullmatch(r'(.+?)(?:-([1-9]\d*)epochs)?', name, re.S).groups()
     if table not in catalogue.TABLES:
         raise InputError(f'there is no table {name}; name one of {", ".join(catalogue.TABLES)}')
@@ -24,7 +24,7 @@ def split(name):
 
 
 def table_of(name):
-    """Return the table, as data, that `name` is, in whichever schedule."""
+    """Return a table as data (see `rows.table`), whatever the schedule in its name."""
     return catalogue.TABLES[split(name)[0]]
 
 
@@ -34,7 +34,7 @@ def rows_of(name):
 
 
 def owner(name, row):
-    """Find the table that has the runs of a row of the table `name`, and the row's name there:
+    """Return the table that a row's runs belong to and the row's name there:
     'cifar10-maps-10epochs', 'cifar10/at' -> 'cifar10-10epochs', 'at'."""
     if '/' not in row:
         return name, row
@@ -44,18 +44,18 @@ def owner(name, row):
 
 
 def plural(number, noun):
-    """Join a number and a noun: 1 epoch, 2 epochs."""
+    """Return a number with its noun: 1 epoch, 2 epochs."""
     return f'{number:,} {noun}' + 's' * (number != 1)
 
 
 def schedule_of(name):
-    """Return the schedule that the paper has for a table, in words."""
+    """Return the paper's schedule for a table, in words."""
     epochs = table_of(name)['epochs']
     return 'as published' if epochs is None else plural(epochs, 'epoch')
 
 
 def title(name):
-    """Return the heading of a table, which says so if the schedule is a short one."""
+    """Return the heading of a table; it mentions a short schedule."""
     table, epochs = table_of(name), split(name)[1]
     if not epochs:
         return table['title']
@@ -71,8 +71,7 @@ def folder_of(name, row, seed, root):
 
 
 def flags_of(words):
-    """Parse a command line into flags and their values, {flag: [value, ...]}; of a flag that stands
-    there twice, the last values."""
+    """Parse a command line into {flag: [value, ...]}; the last values of a repeated flag count."""
     found = {}
     for word in words:
         if word.startswith('--'):
@@ -90,15 +89,16 @@ def command(name, row, seed, root):
     own, common = (flags_of(shlex.split(s)) for s in (table['rows'][row]['options'],
                                                       table['common']))
     short = {'--epochs': [str(epochs)], '--epoch_step': ['[0.3,0.6,0.8]']} if epochs else {}
-    flags = {**own, **common, **own, **short}       # a row's own stand first, and win
+    flags = {**own, **common, **own, **short}       # a row's own come first, and win
     words = [word for flag, values in flags.items() for word in (flag, *values)]
-    return [table.get('script', 'cifar.py'), '--save', save,
+    return [table['script'], '--save', save,
             *(folder_of(name, word[1:], seed, root) if word.startswith('@') else word
               for word in words), '--seed', str(seed)]
 
 
 def with_teachers(name, row):
-    """Yield the rows that a row's options name, and then the row, as (table, row)."""
+    """Yield the rows that a row depends on, teachers first, then the row itself, as (table, row).
+    """
     name, row = owner(name, row)
     for teacher in re.findall(r'@(\S+)', rows_of(name)[row]['options']):
         yield from with_teachers(name, teacher)
@@ -106,8 +106,8 @@ def with_teachers(name, row):
 
 
 def commands(name, root, seeds=None, only=''):
-    """Yield the command line of each run of a table, or of one row, with the teachers that it
-    needs, as lists of words: seed by seed, teachers first. InputError, if there is no such row."""
+    """Yield the command line of each run of a table, or of one row and its teachers, as a list of
+    words: seed by seed, teachers first. Raises InputError if there is no such row."""
     rows, short, known = rows_of(name), split(name)[1], set()
     if only and only not in rows:
         raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows)}')

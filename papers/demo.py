@@ -1,12 +1,12 @@
-"""The table of `make demo`: teacher, student, AT, KD and both, on images that are drawn."""
-from papers.rows import row
+"""The table of `make demo`: teacher, student, AT, KD and both on synthetic images."""
+from papers.rows import row, table
 
-# a map of unit norm has a quarter of the positions here, so that its mean difference is fourfold
+# A quarter of the paper's 1e+3: maps of unit norm have a quarter of the positions here, so that the
+# mean squared difference is four times as large.
 BETA = '--beta 250'
 TABLES = {
-    'demo': dict(
-        title='shapes, drawn by the program: 3,000 training and 2,000 test images of 16x16',
-        epochs=16, medians=False,
+    'demo': table(
+        'shapes, synthetic images: 3,000 for training and 2,000 for testing, 16x16', epochs=16,
         common="--depth 10 --dataset shapes --randomcrop_pad 2 --batch_size 32 --lr 0.05 "
                "--epochs 16 --epoch_step '[0.5,0.75,0.9]'",
         rows={

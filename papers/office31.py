@@ -1,12 +1,13 @@
 """The tables of DDC (arXiv:1412.3474) and DAN (arXiv:1502.02791) on Office-31, and smaller ones.
 
-Of ResNet-50 two families of numbers are published: that of MADA's paper (AAAI 2018), in which all
-of the net was fine-tuned, and that of JAN's (arXiv:1605.06636); both have the same source-only row.
+There are two families of published numbers for ResNet-50: those of MADA's paper (AAAI 2018), which
+fine-tuned the whole net, and those of JAN's (arXiv:1605.06636); both have the same source-only row.
 """
-from papers.rows import choice, error_of, row
+from papers.rows import choices, error_of, row, table
 
-# accuracies of amazon -> webcam, dslr -> webcam, webcam -> dslr, amazon -> dslr, dslr -> amazon,
-# webcam -> amazon
+# pairs of domains, in the order of the accuracies below
+PAIRS = [('amazon', 'webcam'), ('dslr', 'webcam'), ('webcam', 'dslr'), ('amazon', 'dslr'),
+         ('dslr', 'amazon'), ('webcam', 'amazon')]
 ALEXNET = {
     'source': '61.6±0.5 95.4±0.3 99.0±0.2 63.8±0.5 51.1±0.6 49.8±0.4',
     'ddc': '61.8±0.4 95.0±0.5 98.5±0.4 64.4±0.3 52.1±0.8 52.2±0.4',
@@ -17,8 +18,7 @@ MADA = {
     'ddc': '75.8±0.2 95.0±0.2 98.2±0.1 77.5±0.3 67.4±0.4 64.0±0.5',
     'dan': '83.8±0.4 96.8±0.2 99.5±0.1 78.4±0.2 66.7±0.3 62.7±0.2',
 }
-# by others; all but JAN's and transferlearning's last epochs are those of the best epoch on the
-# test images
+# by others, at the best epoch on the test images except for JAN's and transferlearning's last epoch
 RESNET50 = {
     'source': {'TLlib': '75.8 95.5 99.0 79.3 63.6 63.8',
                'DeepDA': '80.63 97.61 100.0 82.73 66.17 65.07'},
@@ -29,42 +29,38 @@ RESNET50 = {
             'DeepDA': '85.79 97.48 100.0 84.34 68.16 66.56'},
     'dan_tllib': {'TLlib': '84.2 98.4 100.0 87.3 66.9 65.2'},
 }
-OFFICE31 = [(a, b) for a in ('amazon', 'dslr', 'webcam') for b in ('amazon', 'dslr', 'webcam')
-            if a != b]
-# DAN's recipe in Caffe, except for the weight decay: the rate falls step by step, the head's is ten
-# times that of the rest
+# DAN's Caffe recipe, except for the weight decay: the learning rate decays in every step, and the
+# head's is ten times that of the other layers
 OFFICE_RECIPE = ('--dataset office31 --dataroot office31 --schedule inv --lr_gamma 1e-3 '
                  '--lr_power 0.75 --head_lr_mult 10')
-GIVEN = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --batch_size 32 '
-         '--iterations 300 --nthread 1')
+PRETRAINED = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 --batch_size 32 '
+              '--iterations 300 --nthread 1')
 OFFICE_LR = .0003         # chosen in the table office31-choices
 
 
+def error_in(accuracies, k):
+    """Return the error of pair k, '' if there are no accuracies."""
+    return error_of(accuracies.split()[k]) if accuracies else ''
+
+
 def domains(methods, papers=None, source='', others=None):
-    """Rows of Office-31: for each pair of domains, each of `methods` ({name: (label, options)}).
-    `papers`: {name: accuracies}, from `source`; `others`: {name: {who: accuracies}}."""
-    order = ['amazon webcam', 'dslr webcam', 'webcam dslr', 'amazon dslr', 'dslr amazon',
-             'webcam amazon']
+    """Make the rows of Office-31: for each pair of domains, each of `methods`, {name: (label,
+    options)}. `papers`: {name: accuracies}, from `source`; `others`: {name: {who: accuracies}}."""
+    def of_pair(k, a, b, name, label, options):
+        by = (others or {}).get(name, {})
+        theirs = '; '.join(f'{error_in(accuracies, k)} ({who})' for who, accuracies in by.items())
+        plain = '' if label.endswith('source-only') else f'{a}_{b}_source'
+        return row(f'{a} → {b}, {label}', error_in((papers or {}).get(name), k), source,
+                   f'--domain {a} --target {b} {options}', plain, 1, theirs)
 
-    def found(accuracies, pair):
-        return error_of(accuracies.split()[order.index(pair)]) if accuracies else ''
-
-    def theirs(method, pair):
-        by = (others or {}).get(method, {})
-        return '; '.join(f'{found(accuracies, pair)} ({who})' for who, accuracies in by.items())
-
-    return {f'{a}_{b}_{method}': row(f'{a} → {b}, {label}',
-                                     found((papers or {}).get(method), f'{a} {b}'), source,
-                                     f'--domain {a} --target {b} {options}',
-                                     '' if label.endswith('source-only') else f'{a}_{b}_source',
-                                     1, theirs(method, f'{a} {b}'))
-            for a, b in OFFICE31 for method, (label, options) in methods.items()}
+    return {f'{a}_{b}_{name}': of_pair(PAIRS.index((a, b)), a, b, name, *method)
+            for a, b in sorted(PAIRS) for name, method in methods.items()}
 
 
 TABLES = {
-    'office31-alexnet': dict(
-        title="Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
-        script='finetune.py', epochs=20, medians=False, against='vs. source-only',
+    'office31-alexnet': table(
+        "Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
+        script='finetune.py', epochs=20, against='vs. source-only',
         common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 --epoch_steps 1000',
         rows=domains({
             'source': ("Caffe's AlexNet, source-only",
@@ -74,9 +70,9 @@ TABLES = {
             'ddc': ("Caffe's AlexNet, DDC", '--source bvlc_reference_caffenet.pth --method ddc'),
             'dan': ("Caffe's AlexNet, DAN", '--source bvlc_reference_caffenet.pth --method dan'),
         }, ALEXNET, 'arXiv:1502.02791')),
-    'office31-resnet50': dict(
-        title="Office-31 with ResNet-50, beside the numbers of MADA's paper",
-        script='finetune.py', epochs=20, medians=False, against='vs. source-only',
+    'office31-resnet50': table(
+        "Office-31 with ResNet-50, beside the numbers of MADA's paper",
+        script='finetune.py', epochs=20, against='vs. source-only',
         common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
                '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
                '--batch_size 32 --iterations 10000 --epoch_steps 500 --weight_decay 5e-4 '
@@ -87,34 +83,31 @@ TABLES = {
             'dan_tllib': ("Transfer-Learning-Library's DAN", '--method dan --mmd linear '
                           '--mmd_layers bottleneck --dropout 0.5 --nesterov'),
         }, MADA, "MADA's paper, as easezyc/deep-transfer-learning quotes it", RESNET50)),
-    'office31-choices': dict(
-        title='Office-31: the learning rate, chosen on 500 held-out images of 2,817 of amazon',
+    'office31-choices': table(
+        "Office-31: the learning rate, chosen on 500 held-out images of amazon's 2,817",
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=1,
-        medians=False, common=f'{OFFICE_RECIPE} {GIVEN} --epoch_steps 300 --bottleneck 256 '
-                              '--domain amazon --target webcam --validate 500',
-        rows={f'lr_{lr:g}': choice(f'amazon, source-only, learning rate {lr:g}', f'--lr {lr:g}')
-              for lr in (.03, .01, .003, .001, .0003, .0001)}),
-    'office31-mobilenet': dict(
-        title='Office-31: a given MobileNetV2, 300 steps of 32 images at 96x96',
-        script='finetune.py', epochs=3, medians=False, against='vs. source-only',
-        common=f'{OFFICE_RECIPE} {GIVEN} --lr {OFFICE_LR:g} --epoch_steps 100 --bottleneck 256 '
-               '--validate 100',
+        common=f'{OFFICE_RECIPE} {PRETRAINED} --epoch_steps 300 --bottleneck 256 --domain amazon '
+               '--target webcam --validate 500',
+        rows=choices('lr', 'amazon, source-only, learning rate', '--lr',
+                     (.03, .01, .003, .001, .0003, .0001))),
+    'office31-mobilenet': table(
+        'Office-31: a pretrained MobileNetV2, 300 steps of 32 images at 96x96',
+        script='finetune.py', epochs=3, against='vs. source-only',
+        common=f'{OFFICE_RECIPE} {PRETRAINED} --lr {OFFICE_LR:g} --epoch_steps 100 '
+               '--bottleneck 256 --validate 100',
         rows=domains({'source': ('source-only', ''), 'dan': ('DAN', '--method dan')})),
-    'office31-parts': dict(
-        title='amazon → webcam, source-only: what each part of the recipe contributes',
-        script='finetune.py', epochs=3, medians=False, against='vs. the recipe',
-        common=f'--dataset office31 --dataroot office31 --domain amazon --target webcam {GIVEN} '
-               f'--lr {OFFICE_LR:g} --epoch_steps 100 --validate 100',
+    'office31-parts': table(
+        'amazon → webcam, source-only: what each part of the recipe contributes',
+        script='finetune.py', epochs=3, against='vs. the recipe',
+        common='--dataset office31 --dataroot office31 --domain amazon --target webcam '
+               f'--schedule inv {PRETRAINED} --lr {OFFICE_LR:g} --epoch_steps 100 --validate 100',
         rows={
-            'recipe': row('the recipe: head at ten times the learning rate, inverse decay, crops '
-                          'from any place', seeds=1, options='--head_lr_mult 10 --schedule inv'),
-            'area': row('crops of any area', seeds=1, plain='recipe',
-                        options='--head_lr_mult 10 --schedule inv --crop area'),
-            'centre': row('no augmentation', seeds=1, plain='recipe',
-                          options='--head_lr_mult 10 --schedule inv --crop centre'),
-            'head': row('head at the same rate as the rest', seeds=1, plain='recipe',
-                        options='--schedule inv'),
-            'constant': row('no learning-rate decay', seeds=1, plain='recipe', options='--schedule '
-                            'inv --lr_gamma 0 --head_lr_mult 10'),
+            'recipe': row('the recipe: ten times the learning rate for the head, inverse decay, '
+                          'crops at random positions', options='--head_lr_mult 10', seeds=1),
+            **{k: row(label, options=options, plain='recipe', seeds=1) for k, label, options in (
+                ('area', 'crops of random area', '--head_lr_mult 10 --crop area'),
+                ('centre', 'no augmentation', '--head_lr_mult 10 --crop centre'),
+                ('head', 'the same learning rate for the head', ''),
+                ('constant', 'no learning-rate decay', '--head_lr_mult 10 --lr_gamma 0'))},
         }),
 }

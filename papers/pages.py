@@ -1,6 +1,6 @@
-"""What `tables.py report` writes: a page for each table that has runs, the README's status table.
+"""What `tables.py report` writes: a page for each table with runs, and the README's status table.
 
-A page is results/TABLE/README.md: the table, its pictures, and what papers/texts.py says of it.
+A page is results/TABLE/README.md: the table, its plots, and its text from papers/texts.py.
 """
 import math
 import re
@@ -8,7 +8,6 @@ import re
 from papers import catalogue
 from papers.commands import command, flags_of, plural, rows_of, schedule_of, split, table_of, title
 from papers.results import (
-    AGAINST,
     cells,
     curves_of,
     grid,
@@ -18,59 +17,53 @@ from papers.results import (
     without_empty,
     write_pictures,
 )
-from papers.texts import STATUS, TEXTS
+from papers.texts import NEEDS, STATUS, TEXTS
 from system import files
 
 # ---- the pages ----------------------------------------------------------------------------------
 
 WRITTEN = '<!-- `python tables.py report` writes this file; its text is in papers/texts.py -->'
-# How a column is to be read.
+# what a column holds
 LEGEND = {
     'ours': '*ours*: {measure}, mean ± standard deviation over n seeds',
-    'others': "*others*: what other people's runs gave, by name, or the range of them (whose best "
-              'ends chose the epoch on the test images)',
+    'others': '*others*: results of other people, by name or as a range (the best of a range chose '
+              'the epoch on the test images)',
     'median': '*median*: the median over the seeds, as in the paper',
     'against': '*{against}*: the difference between runs with the same seed, mean ± standard error',
     'MACs, %': '*MACs*: the multiply-adds of the pruned net',
-    'MACs per image, %': '*MACs per image*: the multiply-adds that its gates leave',
+    'MACs per image, %': '*MACs per image*: the multiply-adds that remain if channels whose gates '
+                         'are zero for an image are skipped',
     'seconds per run': '*seconds per run*: the median epoch times the number of epochs'}
-LOGS = ('each row links to its logs; the first line of a log has the command, revision, versions, '
+LOGS = ('row names link to the logs; the first line of a log has the command, revision, versions, '
         'machine, precision and seed')
-SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: do not compare the two "
-         'columns; what can be compared is the order of our rows.')
-
-
-def measure_of(name, logs):
-    """Say what is tabulated, in words."""
-    measure = table_of(name).get('measure', 'test error, %').removesuffix(', %')
-    trained = any(z[-1]['epochs'] for by_seed in logs.values() for z in by_seed.values())
-    return measure + ' after the **last** epoch' * trained
+SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: they cannot be compared, "
+         'but the order of the rows can.')
 
 
 def legend(name, logs):
-    """Say how the columns of a table are to be read, as a Markdown list."""
+    """Explain the columns of a table, as a Markdown list."""
     head, *_ = grid(name, logs)
     columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
-    against = table_of(name).get('against', AGAINST)
-    words = dict(measure=measure_of(name, logs), against=against)
-    said = [text.format(**words) for column, text in LEGEND.items()
+    against, measure = table_of(name)['against'], table_of(name)['measure'].removesuffix(', %')
+    if any(z[-1]['epochs'] for by_seed in logs.values() for z in by_seed.values()):
+        measure += ' after the **last** epoch'
+    said = [text.format(measure=measure, against=against) for column, text in LEGEND.items()
             if (against if column == 'against' else column) in columns]
     return '\n'.join(f'* {text}' for text in [*said, LOGS])
 
 
 def warning(name, logs):
-    """Return the warning of a table in a short schedule that has the paper's numbers, too; '' for
-    others."""
+    """Return the warning on a table that has our numbers for a short schedule beside the paper's;
+    '' for other tables."""
     epochs, paper = split(name)[1], any(text.startswith('paper') for text in grid(name, logs)[0])
     return SHORT.format(paper=schedule_of(name), ours=epochs) if epochs and paper else ''
 
 
 def pictures(name, root, logs):
-    """Return the links to a table's pictures, as a list."""
+    """Return the links to a table's plots, as a list."""
     curves = '![Learning curves of the first seed of each row](curves.png)'
     tradeoff = '![Error against multiply-adds](tradeoff.png)'
-    pruned = table_of(name).get('pruned')
-    return [curves] * bool(curves_of(name, root, logs)) + [tradeoff] * bool(pruned)
+    return [curves] * bool(curves_of(name, root, logs)) + [tradeoff] * table_of(name)['pruned']
 
 
 def page(name, root, logs):
@@ -82,21 +75,17 @@ def page(name, root, logs):
 
 # ---- the status ---------------------------------------------------------------------------------
 
-def has_runs(logs):
-    """Whether a table has finished runs that are no other table's."""
-    return any(z for row, z in logs.items() if '/' not in row)
-
-
 def read_logs(root):
-    """Read the logs of the tables that have finished runs of their own below ROOT, by name."""
+    """Read the logs in ROOT of the tables that have finished runs of their own, by name."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
     found = {name: logs_of(name, root) for name in names
              if re.sub(r'-[1-9]\d*epochs$', '', name) in catalogue.TABLES}
-    return {name: logs for name, logs in found.items() if has_runs(logs)}
+    return {name: logs for name, logs in found.items()
+            if any(z for row, z in logs.items() if '/' not in row)}
 
 
 def length_of(name, row, logs):
-    """Say how long the runs of a row were trained, or are to be."""
+    """Return how long the runs of a row were trained, or will be, in words."""
     flags = flags_of(command(name, row, 0, ''))
     if '--evaluate' in flags:
         return 'tested'
@@ -110,38 +99,39 @@ def length_of(name, row, logs):
     return schedule_of(name)
 
 
-def result_of(name, row, logs, wants):
-    """Return our number with its difference from the plain run, or say why there is none."""
-    z, against = cells(name, row, logs), table_of(name).get('against', AGAINST)
+def result_of(name, row, logs):
+    """Return our number with its difference from the plain run, or why there is none."""
     if not logs[row]:
-        return f'not run: {wants}'
+        table = split(name)[0]
+        return 'not run' + (f': needs {NEEDS[table]}' if table in NEEDS else '')
+    z, against = cells(name, row, logs), table_of(name)['against']
     return z['ours'] + (f' ({z[against]} {against})' if z[against] else '')
 
 
 def name_shown(table, found):
-    """Choose the name of a table in the paper's schedule, if that was run, else in the longest one
-    that was."""
+    """Choose the schedule of a table to show: the paper's, if it was run, else the longest one that
+    was. Returns the table's name."""
     names = [name for name in found if split(name)[0] == table]
     return max(names, key=lambda name: split(name)[1] or math.inf, default=table)
 
 
-def status_row(table, of, rows, wants, found):
-    """Make the row {column: text} of a table in the status table; `rows` are those that it may
-    show, the first that has runs; `wants` is why it has none."""
+def status_row(table, of, rows, found):
+    """Make a table's row {column: text} in the status table; it shows the first of `rows` that has
+    runs."""
     name = name_shown(table, found)
     logs = dict.fromkeys(rows_of(name), {}) | found.get(name, {})
     row = next((k for k in rows if logs[k]), rows[0])
     r, epochs = rows_of(name)[row], split(name)[1]
-    script = catalogue.TABLES[table].get('script', 'cifar.py')
+    script = table_of(name)['script']
     line = f'python tables.py run {table}' + (f' --epochs {epochs}' if epochs else '')
     return {'table': of, 'row': r['label'], 'paper': r['paper'],
-            'ours': result_of(name, row, logs, wants), 'schedule': length_of(name, row, logs[row]),
+            'ours': result_of(name, row, logs), 'schedule': length_of(name, row, logs[row]),
             'n': str(len(logs[row]) or ''), 'logs': f'[{name}](results/{name})' * (name in found),
             'command': f'`{line}` ([{script}]({script}))'}
 
 
 def status(found):
-    """Make the lines of the status table: a table for each part of STATUS."""
+    """Make the lines of the README's status: a table for each part of STATUS."""
     lines = []
     for heading, tables in STATUS.items():
         rows = [status_row(table, *said, found) for table, said in tables.items()]
@@ -151,8 +141,9 @@ def status(found):
 
 # ---- what is written ----------------------------------------------------------------------------
 
-def texts(home, found):
-    """Make the files that `report` writes into the repository `home`, {path: text}."""
+def files_to_write(home, found):
+    """Make the files that `report` writes into the repository `home`, {path: text}, but for plots.
+    """
     lines = ['<!-- status -->', *status(found), '<!-- end of status -->']
     readme = re.sub(r'(?s)<!-- status -->.*?<!-- end of status -->', lambda _: '\n'.join(lines),
                     (home / 'README.md').read_text())
@@ -161,11 +152,10 @@ def texts(home, found):
                for name, logs in found.items()}}
 
 
-def write(home):
-    """Write the README's status table, the tables' pages and their pictures, from the logs
-    alone."""
+def write_all(home):
+    """Write the README's status table, the tables' pages and their plots, all from the logs."""
     found = read_logs(home / 'results')
     for name, logs in found.items():
         write_pictures(name, home / 'results', logs)
-    for path, text in texts(home, found).items():
+    for path, text in files_to_write(home, found).items():
         files.write(path, text.encode())

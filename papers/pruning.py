@@ -1,57 +1,56 @@
-"""Pruning by AFDS and what it is compared with: its paper's data sets, and few images of amazon."""
+"""Pruning with AFDS and what it is compared with: its paper's data sets, and few images of amazon.
+"""
+from papers import fine_tuning
 from papers.amazon10 import AMAZON10
-from papers.office31 import GIVEN
-from papers.rows import choice, part_of_table, row
+from papers.rows import choices, part_of_table, row, table
 
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
 PRUNED_ALPHA = .001
-# what is left of the multiply-adds, and how: AFDS is AFD and AFS
+# the part of the multiply-adds that is left
 REDUCTIONS = {'2x': .5, '4x': .25, '10x': .1}
 
 
-def amazon10_pruned(steps):
-    """The options of pruning a given net in six epochs."""
-    given = GIVEN.replace('--iterations 300', f'--iterations {steps}')
-    return f"{AMAZON10} {given} --epoch_steps {steps // 6} --epoch_step '[0.84]'"
+def amazon10_options(steps):
+    """Return the options of pruning the pretrained net in six epochs."""
+    return (f"{AMAZON10} --iterations {steps} --epoch_steps {steps // 6} --epoch_step '[0.84]' "
+            f'--lr {PRUNED_LR:g}')
 
 
-def pruned(afs, afd, seeds):
-    """The rows {name: row} of pruning by four methods, `seeds` of each; `afs` and `afd` are the
-    options of those."""
-    methods = {'magnitude': ('magnitude', '--prune magnitude'), 'random': ('random', '--prune '
-               'random'), 'afs': ('AFS', afs), 'afds': ('AFDS', f'{afs} {afd}')}
-    whole = {'l2': row('L2, 1x', seeds=seeds),
-             'afd': row('AFD, 1x', options=afd, plain='l2', seeds=seeds)}
-    gates = {f'{k}_1x': row(f'{methods[k][0]}, 1x', options=methods[k][1], plain='l2',
-                            seeds=seeds) for k in ('afs', 'afds')}
-    return {**whole, **gates, **{
-        f'{k}_{x}': row(f'{label}, {x}', options=f'{options} --macs_target {part}',
-                        plain='' if k == 'magnitude' else f'magnitude_{x}', seeds=seeds)
-        for x, part in REDUCTIONS.items() for k, (label, options) in methods.items()}}
+def pruning_rows(afs, afd, seeds):
+    """Make the rows {name: row} of a net pruned with four methods, and of the unpruned net, with
+    `seeds` seeds each; `afs` and `afd` are the options of those two methods, and AFDS is both."""
+    methods = {'magnitude': ('magnitude', '--prune magnitude'),
+               'random': ('random', '--prune random'),
+               'afs': ('AFS', afs), 'afds': ('AFDS', f'{afs} {afd}')}
+    unpruned = {'afd': ('AFD', afd), 'afs_1x': methods['afs'], 'afds_1x': methods['afds']}
+    return {
+        'l2': row('L2, 1x', seeds=seeds),
+        **{k: row(f'{label}, 1x', options=options, plain='l2', seeds=seeds)
+           for k, (label, options) in unpruned.items()},
+        **{f'{k}_{x}': row(f'{label}, {x}', options=f'{options} --macs_target {part}',
+                           plain='' if k == 'magnitude' else f'magnitude_{x}', seeds=seeds)
+           for x, part in REDUCTIONS.items() for k, (label, options) in methods.items()}}
 
 
 def amazon10_table(title, steps, seeds):
-    """A table of pruning a given net in so many steps."""
-    return dict(title=title, script='finetune.py', epochs=6, medians=False, pruned=True,
-                against='vs. L2 or magnitude',
-                common=f'{amazon10_pruned(steps)} --lr {PRUNED_LR:g}',
-                rows=pruned('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}', seeds))
+    """Make a table of pruning the pretrained net in so many steps."""
+    return table(title, script='finetune.py', epochs=6, pruned=True, against='vs. L2 or magnitude',
+                 common=amazon10_options(steps),
+                 rows=pruning_rows('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}', seeds))
 
 
-# a net that has learnt shapes goes on to learn them
+# a net trained on shapes is trained on while it is pruned
 SHAPES = "--dataset shapes --size 16 --batch_size 32 --dtype float"
 LESS = ("--source @source --keep_head --lr 0.01 --epochs 9 --epoch_steps 40 --epoch_step '[0.84]' "
         "--macs_target 0.35 --prune")
 
 TABLES = {
-    'shapes-pruned': dict(
-        title='Pruning a CIFAR ResNet-14 to 35 % of its multiply-adds on shapes, drawn by the '
-              'program',
-        script='finetune.py', epochs=24, medians=False, pruned=True, against='vs. magnitude',
-        common=SHAPES,
+    'shapes-pruned': table(
+        'Pruning a CIFAR ResNet-14 to 35 % of its multiply-adds on shapes, synthetic images',
+        script='finetune.py', epochs=24, pruned=True, against='vs. magnitude', common=SHAPES,
         rows={
-            'source': row('the whole net', seeds=2, options='--arch cifar_resnet-14-1 --lr 0.05 '
+            'source': row('the unpruned net', seeds=2, options='--arch cifar_resnet-14-1 --lr 0.05 '
                           "--epochs 24 --epoch_step '[0.5,0.8]'"),
             'magnitude': row('magnitude', seeds=2, options=f'{LESS} magnitude'),
             **{name: row(label, seeds=2, plain='magnitude', options=f'{LESS} {flags}')
@@ -62,39 +61,29 @@ TABLES = {
                    ('afs_gradual_density', 'AFS, nine phases, density 0.5',
                     'afs --phases 9 --density 0.5'))},
         }),
-    'afds': dict(           # the paper's numbers were not at hand
-        title='AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
-        script='finetune.py', epochs=18, medians=False, against='vs. L2 or magnitude',
-        pruned=True, common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
-        rows={k: r for name, label, root in (
-                  ('dogs', 'Stanford Dogs', 'dogs'), ('cub', 'CUB-200-2011', 'cub'),
-                  ('mit67', 'MIT Indoor 67', 'mit67'),
-                  ('caltech256-30', 'Caltech-256-30', 'caltech256'),
-                  ('caltech256-60', 'Caltech-256-60', 'caltech256'),
-                  ('food101', 'Food-101', 'food101'))
-              for k, r in part_of_table(
-                  name, label, f'--dataset {name} --dataroot ~/{root}',
-                  pruned('--prune afs --density 0.9', '--method afd', 3)).items()}),
-    'amazon10-pruned-choices': dict(
-        title='Pruning on ten images of each class of amazon: settings, chosen on 100 held-out '
-              'images of 310, at half of the multiply-adds',
+    'afds': table(          # the paper's numbers were not available
+        'AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
+        script='finetune.py', epochs=18, against='vs. L2 or magnitude', pruned=True,
+        common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
+        rows={k: r for name, label in fine_tuning.DATA.items() for k, r in part_of_table(
+                  name, label, fine_tuning.on(name),
+                  pruning_rows('--prune afs --density 0.9', '--method afd', 3)).items()}),
+    'amazon10-pruned-choices': table(
+        'Pruning on ten images per class of amazon: settings, chosen on 100 held-out images of '
+        '310, at half of the multiply-adds',
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=6,
-        medians=False, common=amazon10_pruned(600) + ' --macs_target 0.5 --validate 100',
-        rows={
-            **{f'magnitude_{lr:g}': choice(f'magnitude, learning rate {lr:g}',
-                                           f'--prune magnitude --lr {lr:g}')
-               for lr in (.003, .001)},
-            **{f'afs_{d:g}_{v:g}': choice(f'AFS, density {d:g}, δ_s = {v:g}', f'--prune afs '
-                                          f'--density {d:g} --delta_s {v:g} --lr {PRUNED_LR:g}')
-               for d, v in ((1, .5), (1, 0), (.8, 0))},
-            **{f'afds_{a:g}': choice(f'AFDS, α = {a:g}', f'--prune afs --method afd --alpha {a:g} '
-                                     f'--lr {PRUNED_LR:g}')
-               for a in (.01, .001)},
-        }),
+        common=amazon10_options(600) + ' --macs_target 0.5 --validate 100',
+        rows={**choices('magnitude', 'magnitude, learning rate', '--prune magnitude --lr',
+                        (.003, .001)),
+              **choices('afs_1', 'AFS, density 1, δ_s =', '--prune afs --density 1 --delta_s',
+                        (.5, 0)),
+              **choices('afs_0.8', 'AFS, density 0.8, δ_s =', '--prune afs --density 0.8 '
+                        '--delta_s', (0,)),
+              **choices('afds', 'AFDS, α =', '--prune afs --method afd --alpha', (.01, .001))}),
     'amazon10-pruned': amazon10_table(
-        'Pruning on ten images of each class of amazon: a given MobileNetV2, 600 steps, pruned '
+        'Pruning a pretrained MobileNetV2 on ten images per class of amazon: 600 steps, pruned '
         'after 200 and 400', 600, 3),
     'amazon10-pruned-long': amazon10_table(
-        'Pruning on ten images of each class of amazon: a given MobileNetV2, 2,400 steps, pruned '
+        'Pruning a pretrained MobileNetV2 on ten images per class of amazon: 2,400 steps, pruned '
         'after 800 and 1,600, with the settings chosen for 600 steps', 2400, 1),
 }

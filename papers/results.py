@@ -1,9 +1,9 @@
-"""What the logs of the tables' runs say, as tables and pictures.
+"""The results of the tables' runs, from their logs, as tables and pictures.
 
-A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the last epoch's test
-error, mean ± standard deviation over seeds (and the median, where the paper has that), and its
-difference from the plain student's, mean ± standard error over the seeds that both have. Seconds
-are those of the median epoch times the number of epochs.
+A number comes from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt: the test error after the
+last epoch, mean ± standard deviation over seeds (and the median, if that is what the paper has),
+and its difference from the plain student's, mean ± standard error over the seeds that both have.
+Seconds per run are those of the median epoch times the number of epochs.
 """
 import collections
 import os
@@ -24,26 +24,25 @@ from papers.commands import (
     title,
 )
 
-AGAINST = 'vs. the plain student'     # heading of a difference, where a table names no other
 DECAYS = {'inv': 'inverse decay of the learning rate',
           'exp': 'exponential decay of the learning rate'}
 
 # ---- the numbers --------------------------------------------------------------------------------
 
 def is_finished(lines):
-    """Whether a log ends with the last epoch of its run."""
+    """Return whether a log ends with the last epoch of its run."""
     return len(lines) > 1 and lines[-1]['epoch'] == lines[-1]['epochs']
 
 
 def finished_runs(folder):
-    """Read the logs of the finished runs below a row's folder, by seed."""
+    """Read the logs of the finished runs in a row's folder, {seed: lines}."""
     logs = {int(path.parent.name[4:]): runs.read_log(path)
             for path in folder.glob('seed*/log.txt') if path.parent.name[4:].isdecimal()}
     return {seed: logs[seed] for seed in sorted(logs) if is_finished(logs[seed])}
 
 
 def epochs_of(name, row):
-    """Return the number of epochs that a row's runs have: 0 of tests, None if it depends on the
+    """Return the number of epochs of a row's runs: 0 if they only test, None if it depends on the
     data."""
     flags = flags_of(command(name, row, 0, ''))
     if '--evaluate' in flags:
@@ -52,9 +51,9 @@ def epochs_of(name, row):
 
 
 def logs_of(name, root):
-    """Read the logs of a table that are finished, and of its schedule (of any, where it depends on
-    the data set how many epochs it has), {row: {seed: lines}}; in a short schedule, in which the
-    whole of a table is seldom run, only of the rows that have any."""
+    """Read the logs of a table's finished runs, {row: {seed: lines}}. Runs of another schedule are
+    left out, unless the number of epochs depends on the data set; in a short schedule, which is
+    seldom run for a whole table, so are rows without runs."""
     found = {}
     for row in rows_of(name):
         wanted = epochs_of(name, row)
@@ -64,34 +63,36 @@ def logs_of(name, root):
 
 
 def errors_of(logs, value='test_acc'):
-    """Return the last error of each run in percent, {seed: error}, from the accuracy `value`."""
+    """Return each run's error after its last epoch in percent, {seed: error}; `value` is the name
+    of the accuracy in the log."""
     return {seed: 100 - z[-1][value] for seed, z in logs.items()}
 
 
 def mean_and_spread(values, sign='', divisor=1):
-    """Format the mean of values ± their standard deviation, divided by `divisor`, if there are
-    two."""
+    """Format values as mean ± standard deviation / divisor; a single value has no ±."""
     text = f'{statistics.mean(values):{sign}.2f}'
     return text + (f' ± {statistics.stdev(values) / divisor:.2f}' if len(values) > 1 else '')
 
 
 def difference(errors, plain):
     """Format the difference of a row's errors from the plain student's, both {seed: error}, over
-    the seeds that both have, whose number is given if it is not the row's."""
+    the seeds that both have. It states their number, if the row has more."""
     common = [error - plain[seed] for seed, error in errors.items() if seed in plain]
-    text = mean_and_spread(common, '+', len(common) ** .5) if common else ''
-    return text + (f' (n = {len(common)})' if 0 < len(common) < len(errors) else '')
+    if not common:
+        return ''
+    text = mean_and_spread(common, '+', len(common) ** .5)
+    return text + (f' (n = {len(common)})' if len(common) < len(errors) else '')
 
 
 def seconds_per_run(logs):
-    """Return the mean over runs of their number of epochs times the median seconds of an epoch."""
+    """Return the seconds of a run, the mean over runs: number of epochs times the median epoch."""
     return statistics.mean(len(z[1:]) * statistics.median(e['train_time'] + e['test_time']
                                                           for e in z[1:]) for z in logs)
 
 
 def macs_kept(logs, what='multiply_adds'):
-    """Return the part of the multiply-adds that pruning has kept, the mean over a row's runs; 1
-    where nothing was pruned. `what` is another number of the log."""
+    """Return the part of the multiply-adds that is left after pruning, the mean over a row's runs;
+    1 without pruning. `what` is the name of their number in the log."""
     return statistics.mean(z[-1].get(what, 1) / z[-1].get('multiply_adds_before', 1)
                            for z in logs.values())
 
@@ -103,18 +104,17 @@ def cells(name, row, logs):
     table, short = table_of(name), split(name)[1]
     r = table['rows'][row]
     of_paper = f', {schedule_of(name)}' * bool(short)
-    against = table.get('against', AGAINST)
-    z = {table.get('measure', 'test error, %'): r['label'], f'paper{of_paper}': r['paper'],
-         f'others{of_paper}': r['others'], 'ours': '', 'median': '', against: '', 'MACs, %': '',
-         'MACs per image, %': '', 'n': str(len(logs[row])), 'seconds per run': ''}
+    z = {table['measure']: r['label'], f'paper{of_paper}': r['paper'],
+         f'others{of_paper}': r['others'], 'ours': '', 'median': '', table['against']: '',
+         'MACs, %': '', 'MACs per image, %': '', 'n': str(len(logs[row])), 'seconds per run': ''}
     if logs[row]:
-        value = table.get('value', 'test_acc')
-        errors, plain = (errors_of(v, value) for v in (logs[row], logs.get(r['plain'], {})))
-        top5 = [100 - z[-1]['test_acc5'] for z in logs[row].values()] if table.get('top5') else []
-        z |= {'ours': ', '.join(mean_and_spread(v) for v in (list(errors.values()), top5) if v),
-              against: difference(errors, plain),
+        errors, plain = (errors_of(v, table['value'])
+                         for v in (logs[row], logs.get(r['plain'], {})))
+        tops = [errors, errors_of(logs[row], 'test_acc5')] if table['top5'] else [errors]
+        z |= {'ours': ', '.join(mean_and_spread(v.values()) for v in tops),
+              table['against']: difference(errors, plain),
               'seconds per run': f'{seconds_per_run(logs[row].values()):.0f}'}
-        if table.get('pruned'):
+        if table['pruned']:
             z |= {'MACs, %': f'{100 * macs_kept(logs[row]):.1f}',
                   'MACs per image, %': f'{100 * macs_kept(logs[row], "multiply_adds_dynamic"):.1f}'}
         if table['medians'] and not short:
@@ -123,7 +123,7 @@ def cells(name, row, logs):
 
 
 def without_empty(rows):
-    """Turn rows {column: text} into lists, the head first, without the columns that are empty."""
+    """Turn rows {column: text} into lists, the head first, and drop empty columns."""
     columns = [k for k in (rows[0] if rows else []) if any(z[k] for z in rows)]
     return [columns, *([z[k] for k in columns] for z in rows)]
 
@@ -134,7 +134,7 @@ def grid(name, logs):
 
 
 def drops(epochs):
-    """Say where the learning rate drops: [3, 6, 6] -> '... at epochs 3, 6 (twice)'."""
+    """Say at which epochs the learning rate drops: [3, 6, 6] -> '... at epochs 3, 6 (twice)'."""
     times = {1: '', 2: ' (twice)'}
     at = [f'{k}{times.get(n, f" ({n} times)")}' for k, n in collections.Counter(epochs).items()]
     return f'learning rate drops at epoch{"s" * (len(at) > 1)} {", ".join(at)}' if at else \
@@ -142,7 +142,7 @@ def drops(epochs):
 
 
 def schedule_run(z):
-    """Say what the schedule of a run was, by the last line of its log."""
+    """Describe the schedule of a run from the last line of its log."""
     if not z['epochs']:
         return 'Tested, not trained'
     epochs = plural(z['epochs'], 'epoch')
@@ -154,17 +154,17 @@ def schedule_run(z):
 
 
 def threads(z):
-    """Say with how many threads most steps of the epochs of a log were computed."""
+    """Say how many threads the epochs of a log used: '2', or '1 to 2'."""
     numbers = sorted({e.get('threads', z[0]['threads']) for e in z[1:]})
     return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
 
 
 def caption(name, logs):
-    """Say what the rows share: schedules, machines, precisions; with numbers of runs where they
+    """Describe the runs of a table: schedule, machine, precision; with numbers of runs, where these
     differ."""
     lines = [z for by_seed in logs.values() for z in by_seed.values()]
     if not lines:
-        return 'No run is finished yet.'
+        return 'No run has finished yet.'
     texts = [(schedule_run(z[-1]),
               f'{z[0]["device"]}, torch {z[0]["torch"]}',
               f'{z[0]["dtype"]}, threads: {threads(z)}') for z in lines]
@@ -177,7 +177,7 @@ def caption(name, logs):
         said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
     missing = len(rows_of(name)) - len(logs)
     if missing:
-        said.append(f'Rows without a finished run, which are not shown: {missing}')
+        said.append(f'Rows without a finished run, not shown: {missing}')
     return '. '.join(said) + '.'
 
 
@@ -187,7 +187,8 @@ def markdown(head, *rows):
 
 
 def table_lines(name, logs):
-    """Make the lines of a page's table, whose rows link to their folders, and its caption."""
+    """Make the lines of a page's table, with links from the rows to their folders, and its caption.
+    """
     head, *rows = grid(name, logs)
     for row, texts in zip(logs, rows, strict=True):
         if logs[row]:
@@ -199,14 +200,14 @@ def table_lines(name, logs):
 # ---- pictures -----------------------------------------------------------------------------------
 
 def curves_of(name, root, logs):
-    """Return {label: the log of the first seed} of the rows that were trained."""
+    """Return the logs of the first seeds of the rows that were trained, {label: path}."""
     return {rows_of(name)[row]['label']:
             pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
             for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
 
 
 def write_curves(name, root, logs):
-    """Draw the first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
+    """Plot the first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
     if curves := curves_of(name, root, logs):
         path = pathlib.Path(root, name, 'curves.png')
         plots.plot_curves(curves, path)
@@ -214,8 +215,8 @@ def write_curves(name, root, logs):
 
 
 def write_tradeoff(name, root, logs):
-    """Draw error against multiply-adds, of a table of pruning, as ROOT/TABLE/tradeoff.png: a curve
-    for each method, which is what a row's label says before its comma."""
+    """Plot error against multiply-adds as ROOT/TABLE/tradeoff.png: a curve for each method, which
+    is the part of a row's label before its comma."""
     lines = collections.defaultdict(list)
     for row, z in logs.items():
         if z:
@@ -230,14 +231,14 @@ def write_tradeoff(name, root, logs):
 
 
 def write_pictures(name, root, logs):
-    """Draw the pictures of a table."""
+    """Write the plots of a table."""
     write_curves(name, root, logs)
-    if table_of(name).get('pruned'):
+    if table_of(name)['pruned']:
         write_tradeoff(name, root, logs)
 
 
-def show(name, root):
-    """Print a table with aligned columns; draw its learning curves."""
+def print_table(name, root):
+    """Print a table with aligned columns, and write its plots."""
     logs = logs_of(name, root)
     rows = grid(name, logs)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,38 +1,45 @@
-"""A row of a table, as data. The tables are in the modules beside this; `catalogue` joins them.
+"""Tables and their rows, as data. The modules beside this one hold the tables; `catalogue` joins
+them.
 
-A table is a dict:
-    title, epochs (of the paper's schedule; None: they depend on the data set),
-    medians     whether the paper's numbers are medians of five runs,
-    common      options of all rows,
-    rows        the rows by name, teachers first; TABLE/ROW is that row of another table, under
-                another label;
-and, where they are not the usual ones:
-    script      if it is not cifar.py,
-    measure     what is tabulated, in words, and value, its name in a log: if not the test error,
-    top5        whether the top-5 error stands beside it,
-    against     heading of the differences to rows `plain`, if those are no plain students,
-    pruned      whether multiply-adds are tabulated.
-Numbers are errors in %, each with its source.
+All numbers are errors in %, each with its source.
 """
 import re
 
 
+def table(title, rows, *, epochs, common='', script='cifar.py', medians=False,
+          measure='test error, %', value='test_acc', top5=False, against='vs. the plain student',
+          pruned=False):
+    """Make a table, a dict of these entries:
+
+    rows: {name: row}, teachers first; TABLE/ROW is a row of another table under another label.
+    epochs: of the paper's schedule; None if they depend on the data set. common: options that all
+    rows have. medians: whether the paper's numbers are medians of five runs. measure: what is
+    tabulated, in words; value: the accuracy in the log that it comes from. top5: whether to add
+    the top-5 error. against: heading of the differences from the rows `plain`. pruned: whether to
+    tabulate multiply-adds."""
+    return locals()
+
+
 def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
-    """A row: the paper's error in % and its source; the options of the script, in which @ROW stands
-    for the run of that row with the same seed; the row of the plain student; the number of seeds;
-    the errors that others reached, a range or by name."""
-    return dict(label=label, paper=paper, source=source, options=options, plain=plain, seeds=seeds,
-                others=others)
+    """Make a row: the paper's error in % and its source; the script's options, in which @ROW stands
+    for the run of that row with the same seed; the row to compare it with; the number of seeds; the
+    errors that others reached, as a range or by name."""
+    return locals()
 
 
 def choice(label, options, plain=''):
-    """A row of a grid of settings: one seed, and no number of a paper's."""
+    """Make a row of a grid of settings: one seed, no published number."""
     return row(label, options=options, plain=plain, seeds=1)
 
 
+def choices(name, label, options, values, plain=''):
+    """Make the rows {name: row} of a grid: each value ends the row's name, label and options."""
+    return {f'{name}_{v:g}': choice(f'{label} {v:g}', f'{options} {v:g}', plain) for v in values}
+
+
 def part_of_table(name, label, options, rows):
-    """The rows {name: row} as a part of a larger table, such as those of a data set: `name` comes
-    before their names, `label` before their labels, `options` before their own."""
+    """Make the rows {name: row} a part of a larger table, such as those of one data set: `name` is
+    put before their names, `label` before their labels, `options` before their options."""
     def placed(r):
         own = re.sub(r'@(\S+)', lambda m: f'@{name}_{m[1]}' if m[1] in rows else m[0], r['options'])
         return dict(r, label=f'{label}: {r["label"]}', options=f'{options} {own}',

@@ -1,14 +1,14 @@
-"""Fine-tuning without ImageNet: from CIFAR-100 to few images of each class of CIFAR-10.
+"""Fine-tuning without ImageNet: from CIFAR-100 to a few images per class of CIFAR-10.
 
-No paper has these tables. They compare the methods of L2-SP, DELTA, AFD, AFDS and AFA, whose own
-tables need ImageNet's weights and large images, where everybody can rerun them. Each seed has a
-source of its own, a net of the table cifar100, and tests are on all 10,000 images. transfer-shapes
-is the same on images that the program draws, small enough for a CPU.
+These tables are in no paper. L2-SP, DELTA, AFD, AFDS and AFA were published with ImageNet weights
+and large images; here they are compared in a setting that anyone can rerun. Each seed has its own
+source, a net of the table cifar100, and is tested on all 10,000 test images. transfer-shapes does
+the same with synthetic images and is small enough for a CPU.
 """
-from papers.pruning import pruned
-from papers.rows import choice, part_of_table, row
+from papers.pruning import pruning_rows
+from papers.rows import choice, choices, part_of_table, row, table
 
-# To be chosen in transfer-choices, which has no runs yet: the published values until then.
+# the published values, until transfer-choices has been run
 LR = .01
 SCRATCH_LR = .1
 ALPHA = {'l2_sp': .1, 'feature_map': .64, 'delta': .64, 'afd': .01, 'ast': .1, 'act': .15,
@@ -24,16 +24,16 @@ WRN, SCRATCH = SOURCES['wrn'][1], '--arch wrn-40-2'
 AS_CIFAR = '--weight_decay 5e-4 --beta 5e-4'        # cifar.py's decay
 
 
-def steps_of(steps, epochs=12):
-    """The options of so many steps in so many epochs."""
+def iterations(steps, epochs=12):
+    """Return the options of training for so many steps in so many epochs."""
     return f'--iterations {steps} --epoch_steps {steps // epochs}'
 
 
-HALF = steps_of(STEPS // 2)
+HALF = iterations(STEPS // 2)
 
 
 def by(method, alpha, source, teacher='', half=HALF):
-    """The options of a method. The stages of AFA have half of the steps each; the second one has a
+    """Return the options of a method. Each stage of AFA has half of the steps; the second one has a
     tenth of the learning rate, as published."""
     more = {'delta': '--channel_weights compute', 'ast': half,
             'act': f'--keep_head --lr {LR / 10:g} {half}', 'kd': f'--teacher @{teacher}',
@@ -42,8 +42,8 @@ def by(method, alpha, source, teacher='', half=HALF):
 
 
 def methods(source, teacher, half=HALF, alphas=ALPHA):
-    """The rows of one net on one set of images, {name: row}; those of AT and KD, if there is a row
-    `teacher` for them to learn from."""
+    """Make the rows {name: row} of one net on one set of images; AT and KD are among them if there
+    is a row `teacher` to learn from."""
     rows = {'l2': row('L2', options=source, seeds=3)}
     for k, label in LABELS.items():
         if teacher or k not in ('at', 'kd'):
@@ -54,83 +54,82 @@ def methods(source, teacher, half=HALF, alphas=ALPHA):
 
 
 def of_images(net, n):
-    """The rows of a net of SOURCES, fine-tuned on n images of each class. A WRN learns by AT and KD
-    from the better net, fine-tuned on the same images."""
+    """Make the rows of a net of SOURCES, fine-tuned on n images per class. For the WRN the teacher
+    of AT and KD is the better net, fine-tuned on the same images."""
     label, source = SOURCES[net]
     teacher = f'resnet_{n}_l2' if net == 'wrn' else ''
     rows = methods(source, teacher)
     if net == 'wrn':
         scratch = row('from scratch', options=f'{SCRATCH} --lr {SCRATCH_LR:g} {AS_CIFAR}', seeds=3)
         rows = {'scratch': scratch, **rows}
-    return part_of_table(f'{net}_{n}', f'{label}, {n} a class', f'--per_class {n}', rows)
+    return part_of_table(f'{net}_{n}', f'{label}, {n} per class', f'--per_class {n}', rows)
 
 
 def holding_out(n):
-    """Options that train on n images of each class, on average, and hold 5,000 others out."""
+    """Return the options of training on n images per class, on average, and holding 5,000 out."""
     return f'--per_class {n + 500} --validate 5000'
 
 
-def alphas_of(method, values, label, source=WRN, teacher=''):
-    return {f'{method}_{v:g}': choice(f'{label}, α = {v:g}', by(method, v, source, teacher))
-            for v in values}
+def alphas_of(method, values, source=WRN):
+    """Make the rows of a grid of a method's α; AT and KD learn from the row resnet."""
+    return {f'{method}_{v:g}': choice(f'{LABELS[method]}, α = {v:g}',
+                                      by(method, v, source, 'resnet')) for v in values}
 
 
 CHOICES = {
-    **{f'l2_{v:g}': choice(f'L2, learning rate {v:g}', f'{WRN} --lr {v:g}')
-       for v in (.1, .03, .01, .003, .001)},
-    **{f'scratch_{v:g}': choice(f'from scratch, learning rate {v:g}', f'{SCRATCH} {AS_CIFAR} --lr '
-                                f'{v:g}') for v in (.1, .03, .01)},
-    **{f'l2_{n}_{k}': choice(f'L2, {n} a class, {k:,} steps',
-                             f'{WRN} {holding_out(n)} {steps_of(k)}')
+    **choices('l2', 'L2, learning rate', f'{WRN} --lr', (.1, .03, .01, .003, .001)),
+    **choices('scratch', 'from scratch, learning rate', f'{SCRATCH} {AS_CIFAR} --lr',
+              (.1, .03, .01)),
+    **{f'l2_{n}_{k}': choice(f'L2, {n} per class, {k:,} steps',
+                             f'{WRN} {holding_out(n)} {iterations(k)}')
        for n in PER_CLASS for k in (STEPS // 2, STEPS, 2 * STEPS)},
-    'resnet': choice('L2 of ResNet-32x4, the teacher', SOURCES['resnet'][1]),
+    'resnet': choice('ResNet-32x4, L2, the teacher', SOURCES['resnet'][1]),
     **{name: r for method, values in {
         'l2_sp': (1, .1, .01, .001), 'feature_map': (6.4, .64, .064, .0064),
         'delta': (6.4, .64, .064, .0064), 'afd': (.1, .01, .001, .0001),
         'ast': (1, .1, .01, .001), 'at': (100, 1000, 10000), 'kd': (.5, .9)}.items()
-       for name, r in alphas_of(method, values, LABELS[method], teacher='resnet').items()},
-    **alphas_of('act', (1.5, .15, .015, .0015), LABELS['act'],
-           f'--source @ast_{ALPHA["ast"]:g}'),
+       for name, r in alphas_of(method, values).items()},
+    **alphas_of('act', (1.5, .15, .015, .0015), f'--source @ast_{ALPHA["ast"]:g}'),
     **{f'{kind}_{k}': choice(f'{label} to 1/4 of the multiply-adds, {k:,} steps',
-                             f'{WRN} --prune {kind} --macs_target 0.25 {steps_of(k)}')
+                             f'{WRN} --prune {kind} --macs_target 0.25 {iterations(k)}')
        for kind, label in (('magnitude', 'pruned by magnitude'), ('afs', 'AFS'))
        for k in (PRUNED_STEPS // 2, PRUNED_STEPS, 2 * PRUNED_STEPS)},
-    **{f'afs_density_{v:g}': choice(f'AFS to 1/4, {PRUNED_STEPS:,} steps, density {v:g}',
-                                    f'{WRN} --prune afs --macs_target 0.25 --density {v:g} '
-                                    f'{steps_of(PRUNED_STEPS)}') for v in (.9, .8)},
+    **choices('afs_density', f'AFS to 1/4, {PRUNED_STEPS:,} steps, density', f'{WRN} --prune afs '
+              f'--macs_target 0.25 {iterations(PRUNED_STEPS)} --density', (.9, .8)),
 }
-# on a CPU: 300 steps of WRN-10-2, from shapes to noisy ones of less contrast
+# on a CPU: 300 steps of WRN-10-2, from shapes to shapes with more noise and less contrast
 SHAPES = '--source @demo/teacher'
-SHAPES_ALPHA = {**ALPHA, 'at': 250.}        # as in the demo, for maps of a quarter of the positions
+SHAPES_ALPHA = {**ALPHA, 'at': 250.}        # as in the demo, for a quarter of the positions
 
 TABLES = {
-    'transfer': dict(
-        title='From CIFAR-100 to 10, 50 and 500 images of each class of CIFAR-10',
-        script='finetune.py', epochs=12, medians=False, against='vs. L2',
-        common=f'--dataset CIFAR10 --lr {LR:g} {steps_of(STEPS)}',
+    'transfer': table(
+        'From CIFAR-100 to 10, 50 and 500 images per class of CIFAR-10',
+        script='finetune.py', epochs=12, against='vs. L2',
+        common=f'--dataset CIFAR10 --lr {LR:g} {iterations(STEPS)}',
         rows={name: r for n in PER_CLASS for net in ('resnet', 'wrn')
               for name, r in of_images(net, n).items()}),
-    'transfer-pruned': dict(
-        title='The same, with channels pruned: WRN-40-2',
-        script='finetune.py', epochs=12, medians=False, against='vs. L2 or magnitude', pruned=True,
-        common=f"--dataset CIFAR10 {WRN} --lr {LR:g} {steps_of(PRUNED_STEPS)} --epoch_step [0.84]",
+    'transfer-pruned': table(
+        'From CIFAR-100 to CIFAR-10, with pruning: WRN-40-2',
+        script='finetune.py', epochs=12, against='vs. L2 or magnitude', pruned=True,
+        common=f'--dataset CIFAR10 {WRN} --lr {LR:g} {iterations(PRUNED_STEPS)} '
+               '--epoch_step [0.84]',
         rows={name: r for n in PER_CLASS for name, r in part_of_table(
-            f'wrn_{n}', f'{n} a class', f'--per_class {n}',
-            pruned('--prune afs', f'--method afd --alpha {ALPHA["afd"]:g}', 3)).items()}),
-    'transfer-choices': dict(
-        title='From CIFAR-100 to CIFAR-10: settings, chosen on 5,000 held-out images; WRN-40-2, 50 '
-              'images of each class unless said',
+            f'wrn_{n}', f'{n} per class', f'--per_class {n}',
+            pruning_rows('--prune afs', f'--method afd --alpha {ALPHA["afd"]:g}', 3)).items()}),
+    'transfer-choices': table(
+        'From CIFAR-100 to CIFAR-10: settings, chosen on 5,000 held-out images; WRN-40-2 and 50 '
+        'images per class, unless stated otherwise',
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=12,
-        medians=False, common=f'--dataset CIFAR10 {holding_out(50)} --lr {LR:g} {steps_of(STEPS)}',
+        common=f'--dataset CIFAR10 {holding_out(50)} --lr {LR:g} {iterations(STEPS)}',
         rows=CHOICES),
-    'transfer-shapes': dict(
-        title='The same in the small: from shapes to ten noisy ones of each class, WRN-10-2',
-        script='finetune.py', epochs=6, medians=False, against='vs. L2 or magnitude', pruned=True,
+    'transfer-shapes': table(
+        'From shapes to ten noisier shapes per class: WRN-10-2',
+        script='finetune.py', epochs=6, against='vs. L2 or magnitude', pruned=True,
         common=f'--dataset shapes --domain shifted --shift 0.3 --per_class 10 --batch_size 32 --lr '
-               f'{LR:g} {steps_of(300, 6)}',
+               f'{LR:g} {iterations(300, 6)}',
         rows={'scratch': row('from scratch', options=f'--arch wrn-10-2 --lr 0.05 {AS_CIFAR}',
                              seeds=3),
-              **methods(SHAPES, 'l2', steps_of(150, 6), SHAPES_ALPHA),
-              **{k: dict(r, options=f'{SHAPES} {r["options"]}') for k, r in pruned(
+              **methods(SHAPES, 'l2', iterations(150, 6), SHAPES_ALPHA),
+              **{k: dict(r, options=f'{SHAPES} {r["options"]}') for k, r in pruning_rows(
                   '--prune afs', f'--method afd --alpha {ALPHA["afd"]:g}', 3).items()}}),
 }

@@ -6,12 +6,14 @@ import threading
 
 import pytest
 import torch
-from helpers import QUICK, SMALL, SMALL_IMAGENET
+from helpers import QUICK, SMALL, SMALL_IMAGENET, small_table
 
 import cifar
 import imagenet
 from data import shapes
 from engine import runs, script
+from papers import catalogue
+from papers.rows import row
 
 torch.set_num_threads(1)    # the nets are so small that a second one costs more than it gives
 
@@ -85,3 +87,14 @@ def fails(capsys):
     return call
 
 
+
+@pytest.fixture
+def two_tables(monkeypatch):
+    """`t` of three rows, `u` with two of those and one of its own."""
+    t = {'teacher': row('WRN-10-1', seeds=2), 'student': row('alone', seeds=2),
+         'at': row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
+               'student', 2)}
+    u = {'t/student': row('none', '9.00', seeds=2),
+         'own': row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
+    monkeypatch.setattr(catalogue, 'TABLES',
+                        {'t': small_table(t), 'u': small_table(u, medians=True)})

@@ -1,4 +1,5 @@
 """What several test files use: small nets and data, runs in process and in one of their own."""
+import json
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import cifar
 import finetune
 import imagenet
 import nets
+import papers.rows
+import tables
 import utils
 from engine import runs
 from methods import source
@@ -135,3 +138,39 @@ def process(*flags, before=''):
             f'script.run(lambda: cifar.main({[*QUICK, *map(str, flags)]!r}))')
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
+
+
+# ---- tables and their runs ----------------------------------------------------------------------
+
+ROW_OPTIONS = '--dataset shapes --depth 10 --epochs 1 --batch_size 64'
+
+
+def small_table(rows, common=ROW_OPTIONS, **more):
+    """A table of quick runs."""
+    return papers.rows.table('A table', rows, **{'epochs': 1, 'common': common} | more)
+
+
+def write_run(folder, errors, epochs=None, seconds=2., torch='2', options=None, **more):
+    """Write a log with the given test errors, one per epoch; `more` stands in each of its lines."""
+    options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float') | (options or {})
+    lines = [options | dict(device='a processor', threads=2, torch=torch)]
+    lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
+                             test_time=1., **more) for k, e in enumerate(errors)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'log.txt').write_text(''.join(f'json_stats: {json.dumps(z)}\n' for z in lines))
+
+
+def finish(words):
+    """Write the log that a command would leave -> the exit status."""
+    write_run(pathlib.Path(words[2]), [1.], options=vars(tables.options_of(words)))
+    return 0
+
+
+def run_of(folder, *options):
+    """A command line, as a list of words."""
+    return ['cifar.py', '--save', folder, *options]
+
+
+def saves(commands):
+    """The folders of command lines."""
+    return [words[2] for words in commands]
