@@ -175,12 +175,13 @@ The learning rates of [imagenette](../imagenette/README.md) were chosen once, fr
 {CORES}""",
 
     'cifar10-weights': """\
-Y. Idelbayev trained ResNets for CIFAR-10 as He et al. describe and [published their
-weights](https://github.com/akamaster/pytorch_resnet_cifar10) with their errors. Read and tested
-here they give the same errors, to the last digit: our nets compute what his do. They are tested
-with the normalisation that they were trained with, ImageNet's mean and deviation. A fifth file,
-ResNet-110, was not at hand.
+Y. Idelbayev trained CIFAR-10 ResNets as described by He et al. and [published their
+weights](https://github.com/akamaster/pytorch_resnet_cifar10) and errors. Tested here, they give the
+same errors to the last digit, so our nets compute what his do. They are tested with the
+normalisation that they were trained with, ImageNet's mean and standard deviation. The weights of a
+fifth net, ResNet-110, were not available.
 """,
+
     'imagenette-mobilenet': f"""\
 A MobileNetV2 whose batch normalisation is folded into its convolutions, tested on the 500 test
 images of [imagenette](../imagenette/README.md) before and after `--restore_bn` restored it (see
