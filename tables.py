@@ -150,10 +150,9 @@ def start_process(group, one_thread, stop_at):
     """Start a process for some commands, which ends early at the time `stop_at`."""
     words = group[0] + [word for others in group[1:] for word in ('+', *others[1:])]
     print('$ python', shlex.join(words), flush=True)
-    more = {'STOP_AT': str(stop_at), script.QUIET: '1'}
-    more |= {'OMP_NUM_THREADS': '1'} if one_thread else {}
-    return subprocess.Popen([sys.executable, HOME / words[0], *words[1:]],
-                            env=os.environ | more)
+    threads = {'OMP_NUM_THREADS': '1'} if one_thread else {}
+    env = os.environ | threads | {'STOP_AT': str(stop_at), script.QUIET: '1'}
+    return subprocess.Popen([sys.executable, HOME / words[0], *words[1:]], env=env)
 
 
 def wait_for_news(processes):
@@ -220,11 +219,6 @@ def run_all(commands, places, size, stop_at):
     return states
 
 
-def raise_interrupt(signum, frame):
-    """Treat a signal like Ctrl-C."""
-    raise KeyboardInterrupt
-
-
 def all_commands(names, *rest):
     """Return the commands of several tables, each once, since tables may share rows."""
     return list({save_of(words): words for name in names for words in commands(name, *rest)
@@ -239,8 +233,8 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
     commands = all_commands(names, root, seeds, only)
     cuda = torch.cuda.is_available()
     places, size = (1, at_once) if cuda else (min(at_once, os.cpu_count() or 1), 1)
-    # by default SIGTERM would leave the processes running
-    before = signal.signal(signal.SIGTERM, raise_interrupt)
+    # as Ctrl-C, since by default SIGTERM would leave the processes running
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         states = run_all(commands, places, size, stop_at)
     except KeyboardInterrupt:

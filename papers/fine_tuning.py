@@ -13,8 +13,9 @@ RELEASED = 'the README of xiezheng-cs/AFA'
 DATA = {'dogs': 'Stanford Dogs', 'cub': 'CUB-200-2011', 'mit67': 'MIT Indoor 67',
         'caltech256-30': 'Caltech-256-30', 'caltech256-60': 'Caltech-256-60',
         'food101': 'Food-101'}
-# net: (label, α of AST, α of ACT)
-NETS = {'resnet101': ('ResNet-101', .1, .15), 'mobilenet_v2': ('MobileNetV2', .09, .04)}
+# net: (label, α of each stage of AFA)
+NETS = {'resnet101': ('ResNet-101', {'ast': .1, 'act': .15}),
+        'mobilenet_v2': ('MobileNetV2', {'ast': .09, 'act': .04})}
 # accuracies in table 3: L2, L2-FE, L2-SP, DELTA, AFA
 TABLE_3 = {
     'resnet101': {
@@ -69,8 +70,7 @@ def compared(data):
 
 def stage(net, method):
     """Return the options of a stage of AFA."""
-    _, ast, act = NETS[net]
-    return f'--method {method} --alpha {ast if method == "ast" else act}'
+    return f'--method {method} --alpha {NETS[net][1][method]}'
 
 
 def of_resnet101(data):
@@ -115,9 +115,10 @@ def ablations(net, data):
         'ast': row(f'{label}, AST only', error_of(ast), AFA, f'{start} {stage(net, "ast")}', plain),
         'act': row(f'{label}, ACT only', error_of(act), AFA, f'{start} {stage(net, "act")}', plain)}
     if net == 'resnet101':
-        features = row(f'{label}, DFA: features without attention', error_of(dfa), AFA,
-                       f'{start} --method feature_map --positions sum --alpha {NETS[net][1]}')
-        rows = {'dfa': features, **rows,
+        alpha = NETS[net][1]['ast']
+        rows = {'dfa': row(f'{label}, DFA: features without attention', error_of(dfa), AFA,
+                           f'{start} --method feature_map --positions sum --alpha {alpha}'),
+                **rows,
                 'act_first': row(f'{label}, reverse order: ACT',
                                  options=f'{start} {stage(net, "act")} {HALF}'),
                 'ast_second': row(f'{label}, reverse order: ACT, then AST', error_of(reverse), AFA,

@@ -185,7 +185,9 @@ def test_status_has_a_row_for_each_table(home):
                          'tables.py run u` ([cifar.py](cifar.py)) |')
 
 
-def test_tables_have_a_status_or_are_grids_of_choices():
+def test_tables_are_described_and_have_a_status_or_are_grids_of_choices():
+    described = (ROOT / 'docs/experiments.md').read_text()
+    assert not [name for name in catalogue.TABLES if f'`{name}`' not in described]
     status = [name for part in pages.STATUS.values() for name in part]
     assert set(status) == {name for name in catalogue.TABLES if 'choices' not in name}
     assert set(pages.NEEDS) <= set(status)
