@@ -41,7 +41,8 @@ SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: they can
 
 
 def legend(name, logs):
-    """Explain the columns of a table, as a Markdown list."""
+    """Explain the columns of a table in Markdown, with a warning if the table has our numbers for a
+    short schedule beside the paper's."""
     head, *_ = grid(name, logs)
     columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
     against, measure = table_of(name)['against'], table_of(name)['measure'].removesuffix(', %')
@@ -49,14 +50,11 @@ def legend(name, logs):
         measure += ' after the **last** epoch'
     said = [text.format(measure=measure, against=against) for column, text in LEGEND.items()
             if (against if column == 'against' else column) in columns]
-    return '\n'.join(f'* {text}' for text in [*said, LOGS])
-
-
-def warning(name, logs):
-    """Return the warning on a table that has our numbers for a short schedule beside the paper's;
-    '' for other tables."""
-    epochs, paper = split(name)[1], any(text.startswith('paper') for text in grid(name, logs)[0])
-    return SHORT.format(paper=schedule_of(name), ours=epochs) if epochs and paper else ''
+    lines = [f'* {text}' for text in [*said, LOGS]]
+    epochs = split(name)[1]
+    if epochs and 'paper' in columns:
+        lines += ['', SHORT.format(paper=schedule_of(name), ours=epochs)]
+    return '\n'.join(lines)
 
 
 def pictures(name, root, logs):
@@ -69,7 +67,7 @@ def pictures(name, root, logs):
 def page(name, root, logs):
     """Make the text of ROOT/TABLE/README.md."""
     parts = [WRITTEN, f'# {title(name)}', '\n'.join(table_lines(name, logs)), legend(name, logs),
-             warning(name, logs), TEXTS.get(name, '').strip(), *pictures(name, root, logs)]
+             TEXTS.get(name, '').strip(), *pictures(name, root, logs)]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 

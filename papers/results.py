@@ -206,14 +206,6 @@ def curves_of(name, root, logs):
             for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
 
 
-def write_curves(name, root, logs):
-    """Plot the first seeds' learning curves as ROOT/TABLE/curves.png, if there are any."""
-    if curves := curves_of(name, root, logs):
-        path = pathlib.Path(root, name, 'curves.png')
-        plots.plot_curves(curves, path)
-        print(f'curves: {path}')
-
-
 def write_tradeoff(name, root, logs):
     """Plot error against multiply-adds as ROOT/TABLE/tradeoff.png: a curve for each method, which
     is the part of a row's label before its comma."""
@@ -231,8 +223,12 @@ def write_tradeoff(name, root, logs):
 
 
 def write_pictures(name, root, logs):
-    """Write the plots of a table."""
-    write_curves(name, root, logs)
+    """Plot the learning curves of a table's first seeds as ROOT/TABLE/curves.png, if there are any,
+    and, with pruning, error against multiply-adds."""
+    if curves := curves_of(name, root, logs):
+        path = pathlib.Path(root, name, 'curves.png')
+        plots.plot_curves(curves, path)
+        print(f'curves: {path}')
     if table_of(name)['pruned']:
         write_tradeoff(name, root, logs)
 
