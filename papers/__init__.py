@@ -1,1 +1,1 @@
-"""The papers' tables: as data, as command lines, and as what the logs say of them."""
+"""The papers' tables as data, the commands of their runs, and the results in the runs' logs."""

@@ -1,7 +1,4 @@
-"""All tables, by name: the command line of each cell, and the paper's number; see `papers.rows`.
-
-`python tables.py commands|run|show TABLE` works on them.
-"""
+"""All tables, {name: table}; see `papers.rows`. `tables.py` prints, runs and shows them."""
 from papers import (
     amazon10,
     attention_transfer,
