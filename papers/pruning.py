@@ -7,14 +7,9 @@ from papers.rows import choices, part_of_table, row, table
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
 PRUNED_ALPHA = .001
+AMAZON10_PRUNED = f"{AMAZON10} --iterations 600 --epoch_steps 100 --epoch_step '[0.84]'"
 # the part of the multiply-adds that is left
 REDUCTIONS = {'2x': .5, '4x': .25, '10x': .1}
-
-
-def amazon10_options(steps):
-    """Return the options of pruning the pretrained net in six epochs."""
-    return (f"{AMAZON10} --iterations {steps} --epoch_steps {steps // 6} --epoch_step '[0.84]' "
-            f'--lr {PRUNED_LR:g}')
 
 
 def pruning_rows(afs, afd, seeds):
@@ -31,13 +26,6 @@ def pruning_rows(afs, afd, seeds):
         **{f'{k}_{x}': row(f'{label}, {x}', options=f'{options} --macs_target {part}',
                            plain='' if k == 'magnitude' else f'magnitude_{x}', seeds=seeds)
            for x, part in REDUCTIONS.items() for k, (label, options) in methods.items()}}
-
-
-def amazon10_table(title, steps, seeds):
-    """Make a table of pruning the pretrained net in so many steps."""
-    return table(title, script='finetune.py', epochs=6, pruned=True, against='vs. L2 or magnitude',
-                 common=amazon10_options(steps),
-                 rows=pruning_rows('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}', seeds))
 
 
 # a net trained on shapes is trained on while it is pruned
@@ -72,7 +60,7 @@ TABLES = {
         'Pruning on ten images per class of amazon: settings, chosen on 100 held-out images of '
         '310, at half of the multiply-adds',
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=6,
-        common=amazon10_options(600) + ' --macs_target 0.5 --validate 100',
+        common=f'{AMAZON10_PRUNED} --lr {PRUNED_LR:g} --macs_target 0.5 --validate 100',
         rows={**choices('magnitude', 'magnitude, learning rate', '--prune magnitude --lr',
                         (.003, .001)),
               **choices('afs_1', 'AFS, density 1, δ_s =', '--prune afs --density 1 --delta_s',
@@ -80,10 +68,9 @@ TABLES = {
               **choices('afs_0.8', 'AFS, density 0.8, δ_s =', '--prune afs --density 0.8 '
                         '--delta_s', (0,)),
               **choices('afds', 'AFDS, α =', '--prune afs --method afd --alpha', (.01, .001))}),
-    'amazon10-pruned': amazon10_table(
+    'amazon10-pruned': table(
         'Pruning a pretrained MobileNetV2 on ten images per class of amazon: 600 steps, pruned '
-        'after 200 and 400', 600, 3),
-    'amazon10-pruned-long': amazon10_table(
-        'Pruning a pretrained MobileNetV2 on ten images per class of amazon: 2,400 steps, pruned '
-        'after 800 and 1,600, with the settings chosen for 600 steps', 2400, 1),
+        'after 200 and 400', script='finetune.py', epochs=6, pruned=True,
+        against='vs. L2 or magnitude', common=f'{AMAZON10_PRUNED} --lr {PRUNED_LR:g}',
+        rows=pruning_rows('--prune afs', f'--method afd --alpha {PRUNED_ALPHA:g}', 3)),
 }

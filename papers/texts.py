@@ -36,7 +36,6 @@ STATUS = {
         'shapes-pruned': ('AFS: shapes, synthetic images', ['afs']),
         'amazon10': ('L2-SP, DELTA, AFD, AFA: 310 images of amazon', ['delta']),
         'amazon10-pruned': ('AFDS: 310 images of amazon', ['afds_4x']),
-        'amazon10-pruned-long': ('AFDS: four times the steps', ['afds_4x']),
         'office31-mobilenet': ('DAN: Office-31', ['amazon_webcam_dan']),
         'office31-parts': ('parts of a recipe for Office-31', ['head']),
     },
@@ -278,17 +277,9 @@ Pruning is costly here, whatever chooses the channels. At half of the multiply-a
 are as good a choice as those of the smallest magnitude, and AFS and AFDS are 2.6 and 1.8 points
 worse than magnitude. At a quarter the order reverses: the error of AFDS is 3.0 ± 0.8 points below
 that of magnitude, that of AFS 0.8 ± 1.4 below, that of random choice 2.7 ± 1.6 above; three seeds
-are not enough to tell all of these apart. [Four times the
-steps](../amazon10-pruned-long/README.md), with one seed, give the same reversal and leave the nets
-far from L2's error. At a tenth all but random choice are close to chance (96.8 %). The tenfold
+are not enough to tell all of these apart. At a tenth all but random choice are close to chance (96.8 %). The tenfold
 reduction for which AFDS was published is that of ResNet-101, with far longer training; nothing of
 this was run here.
-
-{CORES}""",
-
-    'amazon10-pruned-long': f"""\
-The same as [amazon10-pruned](../amazon10-pruned/README.md), where these numbers are discussed, with
-four times the steps and one seed. {OLD_RANKING}
 
 {CORES}""",
 
