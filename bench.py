@@ -273,7 +273,7 @@ def cases_of_cifar(bench, folder):
     """Return dicts {case: {name: Way}}, each of which is measured at once: on a GPU one of all
     cases, so that they are compiled at the same time."""
     for net in {net for case in bench.cases for net in nets_of(case)}:
-        store.write(nets.new_net(f'wrn-{net}', CLASSES)[1], f'{folder}/{net}.pth')
+        store.write_params(nets.new_net(f'wrn-{net}', CLASSES)[1], f'{folder}/{net}.pth')
     cases = {case: ways_of_cifar(bench, case, folder, CUDA) for case in bench.cases}
     return [cases] if CUDA else [{case: ways} for case, ways in cases.items()]
 
@@ -319,7 +319,7 @@ def cases_of_imagenet(bench, folder):
         ('PIL, as torchvision', (files, pil)), ('ours', (files,)),
         ('ours, from the cache', (cached,)), ('decoding alone', (files, image_files.read_image)))}}
     classes = len(names)
-    store.write(imagenet.define_student(34, 1, classes)[1], teacher)
+    store.write_params(imagenet.define_student(34, 1, classes)[1], teacher)
     for task, make in (('training', partial(imagenet_step, bench, root, classes)),
                        ('AT', partial(imagenet_step, bench, root, classes, teacher)),
                        ('inference', partial(inference, bench, 'resnet18', CROP))):
@@ -333,8 +333,8 @@ def write_source(folder, net):
     """Write a net of random parameters, and uniform weights of its channels, as files."""
     params = nets.new_net(net, CLASSES)[1]
     # with the statistics of a new net, it would be taken for one whose BN was folded away
-    store.write({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
-                f'{folder}/{net}.pth')
+    store.write_params({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
+                       f'{folder}/{net}.pth')
     counts = [len(params[weight_of(params, k)]) for k in source.stages(params)]
     pathlib.Path(folder, f'{net}.json').write_text(json.dumps([[1.] * n for n in counts]))
 

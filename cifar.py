@@ -293,7 +293,7 @@ def images_on(device, name, root, validate, pad):
     """Load training images, with `pad` pixels around them, and test images onto the device -> both,
     (images, labels), and the number of classes. Runs side by side share them."""
     with processes.first_alone():        # they may have to be downloaded
-        train, test, classes = cifar_sets.load(name, root, validate)
+        train, test, classes = cifar_sets.load_arrays(name, root, validate)
     train = arrays.pad_reflect(train[0], pad), train[1]
     return *([torch.from_numpy(v).to(device) for v in pair] for pair in (train, test)), classes
 

@@ -155,8 +155,8 @@ def read_sets(opt):
     """The sets that the options name -> {'train', 'validation', 'test', 'target': set or None},
     the names of the classes. A set is (files, labels, ...), arrays."""
     fetch(opt)
-    train, test, target, names = image_sets.load(opt.dataset, opt.dataroot, opt.domain, opt.target,
-                                                 opt.shift, opt.skip_broken)
+    train, test, target, names = image_sets.load_sets(
+        opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift, opt.skip_broken)
     if opt.skip_broken:
         once = {id(s): s for s in (train, test, target) if s}   # the target may be the test set
         kept = {k: image_files.without_broken(s, opt.nthread) for k, s in once.items()}
@@ -383,7 +383,7 @@ def predict(opt, device):
     """Print the likeliest classes of images, with their probabilities, by a net from a file: a line
     of each, or, where a folder is named, csv."""
     with contextlib.redirect_stdout(sys.stderr):    # the answers alone go to stdout
-        files = folder_sets.named(opt.predict)
+        files = folder_sets.files_named(opt.predict)
         if opt.skip_broken:
             files, = image_files.without_broken((files,), opt.nthread)
         f, outputs, params, path = nets.load_net(opt.evaluate)
@@ -404,7 +404,7 @@ def report_run(opt, device):
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
     if opt.prune:
-        params = store.read(folder / 'model.pt7')
+        params = store.read_params(folder / 'model.pt7')
         f, _ = nets.net_of(params, folder)
         pruning.report(opt, device, f, params, last)
     if last['epoch'] > 1:
@@ -416,13 +416,13 @@ def fetch(opt):
     """Download the data set, if that is asked for."""
     if opt.download:
         with processes.first_alone():
-            published.download(opt.dataset, opt.dataroot)
+            published.download_set(opt.dataset, opt.dataroot)
 
 
 def check_data(opt, device):
     """Print what there is of the data set, and open all of its images."""
     fetch(opt)
-    return image_sets.check_data(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift,
+    return image_sets.check_sets(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift,
                                  opt.nthread)
 
 

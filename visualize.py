@@ -97,7 +97,7 @@ def panel(axis, picture, size, mask=None, **how):
     return drawn
 
 
-def figure(images, maps, masks=None, titles=None):
+def draw_maps(images, maps, masks=None, titles=None):
     """Draw a figure of images, each once, and below it a row for each of `maps` ({label: list of
     maps}), a column for each map, under `titles` (the groups if None). A map's colours are relative
     to its maximum; the outlines of `masks`, if any, are drawn over images and maps."""
@@ -230,7 +230,7 @@ def main(argv=None):
     maps = {f'{utils.printable(label)}\n{last_error(model)}'.strip(): maps_of_net
             for model, (label, maps_of_net) in zip(models, maps.items(), strict=True)}
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
-    files.write(opt.save, encode(figure(images, maps, masks, titles)))
+    files.write_whole(opt.save, encode(draw_maps(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')
 
 

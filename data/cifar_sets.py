@@ -10,7 +10,7 @@ import pickle
 import numpy as np
 
 from data import shapes
-from system.downloads import download, unpack
+from system.downloads import download_file, unpack
 from utils import InputError
 
 # sha256 of the archives, as Keras and others publish them
@@ -31,7 +31,7 @@ COUNTS = {'train': 50000, 'test': 10000}
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
-def load(name, root='.', validate=0):
+def load_arrays(name, root='.', validate=0):
     """The data set `name` below the folder `root` -> (train, test), each (images, labels), and
     the number of classes.
 
@@ -87,7 +87,7 @@ def cifar_folder(name, root, make=False):
         raise InputError(f'there is no folder {root}: --dataroot is the one that holds '
                          f'{spec["folder"]}, or into which it is to be downloaded')
     if not folder.exists():
-        archive = download(spec['url'], root, spec['sha256'])
+        archive = download_file(spec['url'], root, spec['sha256'])
         unpack(archive, root)
     return folder
 

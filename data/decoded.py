@@ -205,7 +205,7 @@ def write_small(home, short, names):
                                   [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     else:
         encoded = np.fromfile(source, np.uint8)
-    files.write(path, encoded.tobytes(), home / f'{platform.node()}.{os.getpid()}.tmp')
+    files.write_whole(path, encoded.tobytes(), home / f'{platform.node()}.{os.getpid()}.tmp')
 
 
 def write_cache(images, labels, cache, size, nthread):
@@ -241,6 +241,6 @@ def belongs_to(home, root):
     except (OSError, ValueError) as e:
         raise InputError(f'cannot read {note}: {e}') from None
     if not found:       # it is empty where an older revision was killed
-        files.write(note, text.encode())
+        files.write_whole(note, text.encode())
     elif found != text:
         raise InputError(f'{home} holds the images of {found.strip()}: give another --cache')

@@ -20,7 +20,7 @@ ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 def image_folders(root, validate=0):
     """Read ImageNet's layout, root/{train,val}/<class>/<image> -> (train, val), each names of files
     and labels as `class_folders` gives them, and the number of classes. `validate` as in
-    `cifar_sets.load`. InputError, if that is not what is there."""
+    `cifar_sets.load_arrays`. InputError, if that is not what is there."""
     *train, names = class_folders(root, 'train')
     if validate:
         return *cifar_sets.held_out(train, validate), len(names)
@@ -39,7 +39,7 @@ def class_folders(root, part=''):
         raise InputError(f'there is no folder {folder}: it should hold a folder per class')
     if (folder / ANNOTATIONS).is_file():
         return annotated(folder)
-    names = lists.in_order(d.name for d in entries(folder) if d.is_dir())
+    names = lists.in_order(d.name for d in list_folder(folder) if d.is_dir())
     if not names:
         raise InputError(f'{folder} holds no class folders' + (
             f". If these are ImageNet's images, sort them: (cd {shlex.quote(str(folder))} && wget "
@@ -68,7 +68,7 @@ def annotated(folder):
             np.array([label[name] for _, name in pairs], np.int64), names)
 
 
-def entries(folder):
+def list_folder(folder):
     """List what a folder holds, without what is hidden or stray. InputError, if it cannot be
     read."""
     try:
@@ -81,7 +81,7 @@ def images_below(folder):
     """List the paths of the image files in a folder and in those below it, sorted, and those of all
     other files. Links to folders are not followed: they might lead back."""
     found, others = [], []
-    for entry in entries(folder):
+    for entry in list_folder(folder):
         if entry.is_dir(follow_symlinks=False):
             for paths, deeper in zip((found, others), images_below(entry.path), strict=True):
                 paths += deeper
@@ -92,7 +92,7 @@ def images_below(folder):
     return sorted(found), others
 
 
-def named(paths):
+def files_named(paths):
     """List the image files that the paths of files and folders name, bytes (N,). InputError for a
     folder without images."""
     files = []
@@ -126,7 +126,7 @@ def folders(root):
         *tested, others = class_folders(test)
         lists.same_classes(names, others, train, test)
         return tuple(learnt), tuple(tested), names
-    if train.is_dir() and all(e.is_dir() for e in entries(train)):      # else a class, of vehicles
+    if train.is_dir() and all(e.is_dir() for e in list_folder(train)):  # else a class
         raise InputError(f'{root} has train/, but neither test/ nor val/')
     *learnt, names = class_folders(root)
     if len(names) == 1:

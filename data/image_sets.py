@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from data import cifar_sets, folder_sets, image_files, layouts, lists, shapes
-from data.published import EXPECTED, OFFICE, source
+from data.published import EXPECTED, OFFICE, remedy
 from utils import InputError
 
 NAMES = ('dogs', 'cub', 'mit67', 'caltech256-30', 'caltech256-60', 'food101', 'office31', 'folder',
@@ -25,7 +25,7 @@ READERS = {'dogs': layouts.dogs, 'cub': layouts.cub, 'mit67': layouts.mit67,
 DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list': lists.list_of}
 
 
-def load(name, root, domain='', target='', shift=0., missing=False):
+def load_sets(name, root, domain='', target='', shift=0., missing=False):
     """Load the data set `name` below the folder `root` -> (train, test, target_set, class names).
 
     Of a data set with domains, `domain` is for training and `target`, if given, for adaptation
@@ -35,16 +35,16 @@ def load(name, root, domain='', target='', shift=0., missing=False):
     InputError if files are missing; images may be, if that is `missing`.
     """
     check_choice(name, domain, target, shift)
-    *sets, names = read(name, pathlib.Path(root).expanduser(), domain, target, shift)
+    *sets, names = list_sets(name, pathlib.Path(root).expanduser(), domain, target, shift)
     for images in [] if missing else filter(None, sets):
         lists.check_there(images[0], name)
     return *sets, names
 
 
-def read(name, root, domain, target, shift):
-    """Do what `load` does, without looking whether the images are there."""
+def list_sets(name, root, domain, target, shift):
+    """Do what `load_sets` does, without looking whether the images are there."""
     if name not in READERS and name not in DOMAINS:
-        return arrays(name, root, domain, shift)
+        return sets_in_memory(name, root, domain, shift)
     if not domain:
         train, test, names = READERS[name](root)
         return train, test, None, names
@@ -90,9 +90,9 @@ def check_domain(name, domain):
                          f' not a path')
 
 
-def arrays(name, root, domain, shift):
-    """Load a data set that is held in memory, as `read` does."""
-    train, test, classes = cifar_sets.load(name, root)
+def sets_in_memory(name, root, domain, shift):
+    """Load a data set that is held in memory, as `list_sets` does."""
+    train, test, classes = cifar_sets.load_arrays(name, root)
     names = list(shapes.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
     if not shift:
         return train, test, None, names
@@ -101,10 +101,10 @@ def arrays(name, root, domain, shift):
     return (target, test, None, names) if domain else (train, test, target, names)
 
 
-def check_data(name, root, domain='', target='', shift=0., nthread=0):
+def check_sets(name, root, domain='', target='', shift=0., nthread=0):
     """Print how many images and classes there are and, for official data sets, should be, and which
     images are missing or cannot be read; refuse what differs."""
-    train, test, target_set, names = load(name, root, domain, target, shift, missing=True)
+    train, test, target_set, names = load_sets(name, root, domain, target, shift, missing=True)
     if domain and name in DOMAINS:
         parts = {f'{name} {domain}': {'images': train}, f'{name} {target}': {'images': test}}
     else:
@@ -118,7 +118,7 @@ def check_data(name, root, domain='', target='', shift=0., nthread=0):
     said = image_files.list_broken(np.concatenate([s[0] for s in (train, test) if s]), nthread)
     if wrong:
         said = (f'{root} does not hold what {name} should be, but {", ".join(wrong)}: '
-                f'{source(name)}{"; " if said else ""}{said}')
+                f'{remedy(name)}{"; " if said else ""}{said}')
     if said:
         raise InputError(said)
 

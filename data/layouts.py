@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from data import folder_sets, lists
-from data.published import OFFICE_CLASSES, source
+from data.published import OFFICE_CLASSES, remedy
 from utils import InputError
 
 
@@ -26,7 +26,7 @@ def dogs_part(root, file):
     lists.check_labels(labels, path, first=1)
     names = lists.folder_names(images, labels)
     if not names:
-        raise InputError(f'{path}: labels and folders do not go together: {source("dogs")}')
+        raise InputError(f'{path}: labels and folders do not go together: {remedy("dogs")}')
     files = lists.as_bytes(f'{root}/Images/{f}' for f in images)
     return (files, labels), list(names.values()), path
 
@@ -41,10 +41,10 @@ def dogs_list(path):
         images = [str(cell.item()) for cell in found['file_list'].ravel()]
         labels = found['labels'].ravel().astype(np.int64) - 1
     except Exception as e:      # a damaged file raises nearly anything
-        raise InputError(f'cannot read {path}: {type(e).__name__}, {e}: {source("dogs")}') from None
+        raise InputError(f'cannot read {path}: {type(e).__name__}, {e}: {remedy("dogs")}') from None
     if not len(images) == len(labels) > 0:
         raise InputError(f'{path} has {len(images)} images and {len(labels)} labels: '
-                         f'{source("dogs")}')
+                         f'{remedy("dogs")}')
     return images, labels
 
 
@@ -75,11 +75,11 @@ def cub_tables(home):
         differing = sorted(set(table) ^ set(images))
         if differing:
             raise InputError(f'{home / name}.txt and images.txt do not name the same images; the '
-                             f'first that differs is {differing[0]}: {source("cub")}')
+                             f'first that differs is {differing[0]}: {remedy("cub")}')
     unknown = sorted({int(k) for k in others[0].values()} - set(classes))
     if unknown:
         raise InputError(f'{home}/image_class_labels.txt names class {unknown[0]}, which '
-                         f'classes.txt does not: {source("cub")}')
+                         f'classes.txt does not: {remedy("cub")}')
     return classes, images, *others
 
 
@@ -91,7 +91,7 @@ def by_number(path, form):
         found = re.fullmatch(rf'(\d{{1,9}})\s+({form})', line, re.ASCII)
         if not found or int(found[1]) in table:
             raise InputError(f'{path}: the line {line!r} '
-                             f'{"repeats a number" if found else "is damaged"}: {source("cub")}')
+                             f'{"repeats a number" if found else "is damaged"}: {remedy("cub")}')
         table[int(found[1])] = found[2]
     return dict(sorted(table.items()))
 
@@ -113,7 +113,7 @@ def caltech256(root, n):
     images = {d.name: caltech256_images(d.path) for d in inside
               if re.fullmatch(r'\d{3}\..+', d.name) and d.is_dir()}
     if not images:
-        raise InputError(f'there are no class folders such as 001.ak47 in {home}: {source(name)}')
+        raise InputError(f'there are no class folders such as 001.ak47 in {home}: {remedy(name)}')
     return numbered(images, 1, n, name), numbered(images, 61, 80, name), list(images)
 
 
@@ -131,7 +131,7 @@ def numbered(images, low, high, name):
     empty = [c for c, found in files.items() if not found]
     if empty:
         raise InputError(f'{len(empty)} classes, the first one {empty[0]}, have no images of '
-                         f'numbers {low} to {high}: {source(name)}')
+                         f'numbers {low} to {high}: {remedy(name)}')
     labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
     return lists.as_bytes(f for found in files.values() for f in found), labels
 
@@ -156,7 +156,7 @@ def food101_list(base):
         except (ValueError, AttributeError, TypeError):
             images = []
         if not images:
-            raise InputError(f'{path} is no list of images by class: {source("food101")}')
+            raise InputError(f'{path} is no list of images by class: {remedy("food101")}')
     return path, [f'{image}.jpg' for image in images]
 
 
@@ -167,5 +167,5 @@ def office31(root, domain):
     found, names = folder_sets.folders_of(root, domain)
     if len(names) != OFFICE_CLASSES:
         raise InputError(f'{root / domain} has {len(names)} class folders, but Office-31 has '
-                         f'{OFFICE_CLASSES}: {source("office31")}')
+                         f'{OFFICE_CLASSES}: {remedy("office31")}')
     return found, names

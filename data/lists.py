@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from data.published import source
+from data.published import remedy
 from utils import InputError, printable
 
 # ---- text files ---------------------------------------------------------------------------------
@@ -14,7 +14,7 @@ def present(path, name):
     """Return the path, if there is something; else an InputError says where to get data set
     `name`."""
     if not path.exists():
-        raise InputError(f'there is no {path}: {source(name)}')
+        raise InputError(f'there is no {path}: {remedy(name)}')
     return path
 
 
@@ -30,7 +30,7 @@ def read_text(path, name):
     except OSError as e:
         raise InputError(f'cannot read {path}: {e.strerror}') from None
     if '\0' in text:
-        raise InputError(f'{path} is no text: {source(name)}')
+        raise InputError(f'{path} is no text: {remedy(name)}')
     return text
 
 
@@ -39,7 +39,7 @@ def read_lines(path, name):
     InputError, if there are none."""
     lines = [line for line in map(str.strip, read_text(path, name).split('\n')) if line]
     if not lines:
-        raise InputError(f'{path} is empty: {source(name)}')
+        raise InputError(f'{path} is empty: {remedy(name)}')
     return lines
 
 
@@ -64,7 +64,7 @@ def check_there(files, name):
                ] if files.dtype.kind == 'S' else []
     if missing:
         raise InputError(f'{len(missing):,} of {len(files):,} images are missing, the first one '
-                         f'{printable(os.fsdecode(missing[0]))}: {source(name)}')
+                         f'{printable(os.fsdecode(missing[0]))}: {remedy(name)}')
 
 
 def as_bytes(files):
@@ -121,7 +121,7 @@ def from_lists(name, folder, lists):
         (path, in_order({os.path.dirname(f) for f in files})) for path, files in lists.items())
     for path, classes in ((one, names), (other, others)):
         if '' in classes:
-            raise InputError(f'{path}: each line should be class/image: {source(name)}')
+            raise InputError(f'{path}: each line should be class/image: {remedy(name)}')
     same_classes(names, others, one, other)
     label = {c: k for k, c in enumerate(names)}
     train, test = ((as_bytes(f'{folder}/{f}' for f in files),

@@ -59,14 +59,14 @@ DOWNLOADS = {
 }
 
 
-def source(name):
+def remedy(name):
     """Say, for messages, what to do when something of a data set is missing."""
     if name not in PAGES:
         return 'name the folder that holds it with --dataroot'
     return f'get {name} from {PAGES[name]}{" or with --download" if name in DOWNLOADS else ""}'
 
 
-def download(name, root):
+def download_set(name, root):
     """Fetch what is not below the folder `root` yet, and unpack it there. InputError, if the data
     set cannot be downloaded, or the folder's parent, in which it is made, does not exist."""
     root = pathlib.Path(root).expanduser()
@@ -76,7 +76,7 @@ def download(name, root):
     if name in cifar_sets.CIFAR:
         cifar_sets.cifar_folder(name, root, make=True)
     elif name not in DOWNLOADS:
-        raise InputError(f'there is no --download for {name}: {source(name)}')
+        raise InputError(f'there is no --download for {name}: {remedy(name)}')
     for url, sha256, *places in DOWNLOADS.get(name, ()):
         if not any((root / place).exists() for place in places):
-            downloads.unpack(downloads.download(url, root, sha256), root)
+            downloads.unpack(downloads.download_file(url, root, sha256), root)

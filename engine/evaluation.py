@@ -34,5 +34,5 @@ def report_test(opt, device, path, f, tested, params, test, classes, size, pixel
             {**vars(opt), **runs.environment(opt, device), 'sha256': sha256_of(path)},
             {**vars(opt), **found}])
     if processes.is_first() and opt.export:
-        store.write(params, opt.export)
+        store.write_params(params, opt.export)
         print(f'wrote {opt.export}')

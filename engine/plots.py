@@ -29,7 +29,7 @@ def figure(path, **labels):
     data = io.BytesIO()
     figure.savefig(data, dpi=120, bbox_inches='tight')      # as wide as the legend needs it
     plt.close(figure)
-    files.write(path, data.getvalue())
+    files.write_whole(path, data.getvalue())
 
 
 def plot_curves(logs, path):

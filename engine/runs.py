@@ -141,8 +141,8 @@ def check_line(z, path):
 
 
 def write_log(path, lines):
-    files.write(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
-                              for z in lines).encode())
+    files.write_whole(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
+                                    for z in lines).encode())
 
 
 def student_of(params):
@@ -244,7 +244,7 @@ def save_checkpoint(folder, options, line, state, random):
     data = io.BytesIO()
     torch.save(dict(params=on_host(student_of(state.params)), momenta=on_host(state.momenta),
                     epoch=line['epoch'], line=line, random=random, options=options), data)
-    files.write(folder / 'model.pt7', data.getvalue())
+    files.write_whole(folder / 'model.pt7', data.getvalue())
 
 
 def random_state(generator, cuda):

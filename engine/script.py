@@ -161,7 +161,7 @@ def finish(opt, exported):
           f'{loop.tested_on(last)} error {100 - last["test_acc"]:.2f} %')
     plots.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
     if opt.export:
-        store.write(exported(store.read(folder / 'model.pt7')), opt.export)
+        store.write_params(exported(store.read_params(folder / 'model.pt7')), opt.export)
         print(f'wrote {opt.export}')
 
 

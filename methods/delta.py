@@ -134,7 +134,7 @@ def channel_weights(opt, f, params, head, layers, batches, checkpoint):
         found, gain = computed(f, params, head, layers, batches, opt.dtype)
         print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
               f'each channel')
-        files.write(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
+        files.write_whole(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
     return read_weights(path, {k: (len(params[weight_of(params, k)]),) for k in layers})
 
 

@@ -24,7 +24,7 @@ def activations(batch):
                                   batch.teacher.groups[i]) for i in batch.opt.at_groups]
 
 
-def distillation(batch):
+def soft_targets(batch):
     """KD: T² KL - CE, since cross-entropy plus alpha times that is alpha T² KL + (1 - alpha) CE."""
     kd = utils.distillation(batch.student.logits, batch.teacher.logits, batch.labels,
                             batch.opt.temperature, 1.)

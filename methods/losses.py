@@ -70,7 +70,7 @@ METHODS = {
     'ast': of_fine_tuning(from_source.ast, 'features', .1, .01, 0., 'sum'),
     'act': of_fine_tuning(from_source.act, 'features', .15, .01, 0., 'sum'),
     'at': Method(from_teacher.attention, 'teacher', 1e3),
-    'kd': of_fine_tuning(from_teacher.distillation, 'teacher', .9),     # elsewhere by --alpha
+    'kd': of_fine_tuning(from_teacher.soft_targets, 'teacher', .9),     # elsewhere by --alpha
     'ddc': of_fine_tuning(domains.ddc, 'target', .25, 5e-4, 5e-4),
     'dan': of_fine_tuning(domains.dan, 'target', 1., 5e-4, 5e-4),
     'f_actt': of_teaching(from_teacher.activations, 'teacher'),

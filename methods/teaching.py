@@ -144,7 +144,7 @@ def load_net(name, functions, any_head=False):
     its head has one of a single class, of zeros, to be replaced. Raises InputError."""
     with processes.first_alone():        # it may have to be downloaded
         path = store.locate(name)
-    params = store.read(path)
+    params = store.read_params(path)
     if any_head:
         params = store.with_some_head(params, architecture.architecture_of(params).head)
     f, classes = architecture.net_of(functions, params, path)   # before anything relies on shapes

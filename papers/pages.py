@@ -156,4 +156,4 @@ def write_all(home):
     for name, logs in found.items():
         write_pictures(name, home / 'results', logs)
     for path, text in files_to_write(home, found).items():
-        files.write(path, text.encode())
+        files.write_whole(path, text.encode())

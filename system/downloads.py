@@ -23,7 +23,7 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def download(url, root, sha256=''):
+def download_file(url, root, sha256=''):
     """Fetch `url` into the folder `root` with a progress bar, unless it is there -> its path.
     The file appears under its name only when its checksum, of which `sha256` is the beginning, is
     right. InputError, if it is not, or the download fails."""

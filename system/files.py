@@ -9,7 +9,7 @@ from utils import RunError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def write(path, data, temporary=None):
+def write_whole(path, data, temporary=None):
     """Write the bytes whole or not at all, in a folder that is made if need be: a failure, which is
     a RunError, leaves the previous file as it was. `temporary`: where they are written first, on
     the same disk; such a file of a process that was killed is overwritten by the next one."""

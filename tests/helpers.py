@@ -34,8 +34,8 @@ def write_net(name='source.pth', arch='resnet18', classes=13):
     """A net of random parameters in a file."""
     torch.manual_seed(1)
     params = NETS[arch](classes)[1]
-    store.write({k: v + .1 * torch.rand(v.shape) if utils.is_statistic(k) else v
-                 for k, v in params.items()}, name)
+    store.write_params({k: v + .1 * torch.rand(v.shape) if utils.is_statistic(k) else v
+                        for k, v in params.items()}, name)
     return name
 
 

@@ -155,7 +155,7 @@ def test_attention_is_trained_and_is_no_part_of_the_net():
     assert len(z['at_losses']) == 1 and len(z['attention_entropy']) == 4
     assert all(0 < v <= 1 for v in z['attention_entropy'])
     assert any(k.startswith('attention.') for k in student('logs/a'))
-    assert not any(k.startswith('attention.') for k in store.read('out.pth'))
+    assert not any(k.startswith('attention.') for k in store.read_params('out.pth'))
     momenta = torch.load('logs/a/model.pt7', weights_only=True)['momenta']
     assert sum(k.startswith('attention.') and bool(v.any()) for k, v in momenta.items()) == 16
     call('logs/s', '--method', 'afd', '--channel_attention', 'se', '--normalize_features')
@@ -167,10 +167,10 @@ def test_stage_two_starts_from_stage_one():
     normalisation in training."""
     write_net()
     call('logs/ast', '--method', 'ast', '--alpha', .001)
-    one = store.read('logs/ast/model.pt7')
+    one = store.read_params('logs/ast/model.pt7')
     z = call('logs/act', '--method', 'act', '--keep_head', '--lr', 1e-9, '--freeze', 'bn',
              '--dtype', 'float', '--export', 'two.pth', source='logs/ast')[-1]
-    two = store.read('two.pth')
+    two = store.read_params('two.pth')
     assert set(one) == set(two)
     for k, v in one.items():
         torch.testing.assert_close(two[k], v, rtol=1e-5, atol=1e-6)

@@ -235,7 +235,7 @@ def test_regressors_are_trained_and_no_part_of_the_net(cifar_run):
     assert z['beta_now'] == .5 and z['beta_decay'] == 'linear'
     first = store.load('logs/whole/model.pt7')['params']
     assert [k for k in first if k.startswith('regressor.')]
-    assert set(store.read('logs/whole/model.pt7')) == set(cifar.resnet(10, 1, 10)[1])
+    assert set(store.read_params('logs/whole/model.pt7')) == set(cifar.resnet(10, 1, 10)[1])
     assert cifar_run('logs/u', '--teacher_id', 'whole', '--beta', 1)[-1]['epoch'] == 1
 
 
@@ -391,8 +391,8 @@ def test_published_checkpoint_is_a_teacher(cifar_run, prefix, as_zip, tmp_path):
 def test_export_is_the_student_alone(cifar_run, name):
     cifar_run('logs/t', '--width', 2)
     cifar_run('logs/s', '--teacher_id', 't', '--beta', 1, '--export', name)
-    exported = store.read(name)
-    own = store.read('logs/s/model.pt7')
+    exported = store.read_params(name)
+    own = store.read_params('logs/s/model.pt7')
     assert set(exported) == set(own) == set(cifar.resnet(10, 1, 10)[1])
     assert all(torch.equal(exported[k], own[k]) for k in own)
     assert cifar_run('logs/u', '--teacher_id', name, '--beta', 1)[-1]['epoch'] == 1
@@ -402,8 +402,8 @@ def test_export_of_a_finished_run(cifar_run, capsys):
     cifar_run('logs/s')
     cifar_run('logs/s', '--export', 'late.pth')
     assert 'finished' in capsys.readouterr().out
-    own = store.read('logs/s/model.pt7')
-    assert all(torch.equal(v, own[k]) for k, v in store.read('late.pth').items())
+    own = store.read_params('logs/s/model.pt7')
+    assert all(torch.equal(v, own[k]) for k, v in store.read_params('late.pth').items())
 
 
 def test_students_of_one_seed_start_alike(cifar_run):
@@ -412,7 +412,7 @@ def test_students_of_one_seed_start_alike(cifar_run):
     still = ['--lr', 1e-30, '--weight_decay', 0, '--seed', 4, '--dtype', 'float']
     cifar_run('logs/a', *still)
     cifar_run('logs/b', *still, '--teacher_id', 't', '--beta', 1)
-    a, b = (store.read(f'logs/{k}/model.pt7') for k in 'ab')
+    a, b = (store.read_params(f'logs/{k}/model.pt7') for k in 'ab')
     for k in a:     # biases start from zero and moved by some 1e-30
         torch.testing.assert_close(a[k], b[k], rtol=0, atol=1e-20)
 
@@ -443,14 +443,14 @@ def test_random_crop_takes_effect(cifar_run):
 
 
 def test_validation_images_come_from_the_training_set():
-    (x, y), _, _ = cifar_sets.load('shapes')
-    train, held, _ = cifar_sets.load('shapes', validate=50)
+    (x, y), _, _ = cifar_sets.load_arrays('shapes')
+    train, held, _ = cifar_sets.load_arrays('shapes', validate=50)
     assert len(held[1]) == 50 and len(train[1]) == len(y) - 50
     known = {image.tobytes() for image in x}
     parts = [{image.tobytes() for image in part[0]} for part in (train, held)]
     assert parts[0] | parts[1] == known and not parts[0] & parts[1]
-    assert all((a == b).all() for a, b in zip(held, cifar_sets.load('shapes', validate=50)[1],
-                                              strict=True))
+    assert all((a == b).all() for a, b in zip(
+        held, cifar_sets.load_arrays('shapes', validate=50)[1], strict=True))
 
 
 BAD_FLAGS = [
@@ -496,7 +496,7 @@ def test_bad_flags(fails, flags, message, tmp_path):
 
 
 def test_bad_depth_is_said_before_anything_is_downloaded(fails, monkeypatch):
-    monkeypatch.setattr(cifar_sets, 'load', lambda *a: pytest.fail('too late'))
+    monkeypatch.setattr(cifar_sets, 'load_arrays', lambda *a: pytest.fail('too late'))
     assert fails(cifar.main, '--depth', 15)[0] == 2
 
 
@@ -507,7 +507,7 @@ def test_unknown_teacher_lists_those_there_are(fails, cifar_run):
 
 
 def test_teacher_of_another_data_set(fails):
-    store.write(cifar.resnet(10, 1, 100)[1], 'hundred.pth')
+    store.write_params(cifar.resnet(10, 1, 100)[1], 'hundred.pth')
     status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', 'hundred.pth',
                          '--beta', 1)
     assert status == 2 and '100 classes' in said and '10' in said
@@ -515,9 +515,9 @@ def test_teacher_of_another_data_set(fails):
 
 def test_teacher_of_another_architecture(fails):
     params = cifar.resnet(10, 1, 10)[1]
-    store.write({'features.0.weight': torch.ones(3)}, 'other.pth')
-    store.write({k: v for k, v in params.items() if k != 'bn.weight'}, 'broken.pth')
-    store.write(params | {'fc.bias': torch.tensor(1.)}, 'scalar.pth')
+    store.write_params({'features.0.weight': torch.ones(3)}, 'other.pth')
+    store.write_params({k: v for k, v in params.items() if k != 'bn.weight'}, 'broken.pth')
+    store.write_params(params | {'fc.bias': torch.tensor(1.)}, 'scalar.pth')
     for name, key in (('other.pth', 'features.0.weight'), ('broken.pth', 'bn.weight'),
                       ('scalar.pth', 'fc.bias')):
         status, said = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', name,

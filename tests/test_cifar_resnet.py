@@ -146,7 +146,7 @@ def test_a_teacher_from_a_file_a_student_and_a_source(cifar_run, capsys):
     z = cifar_run('logs/a', '--model', 'cifar_resnet', '--depth', 8, '--shortcut', 'B',
                   '--teacher_id', 'resnet8.th', '--alpha', .9, '--beta', 1000)[-1]
     assert z['epoch'] == 1 and all(v > 0 for v in z['at_losses'])
-    assert 'layer2.0.downsample.0.weight' in store.read('logs/a/model.pt7')
+    assert 'layer2.0.downsample.0.weight' in store.read_params('logs/a/model.pt7')
     for net in ('resnet8.th', 'logs/a'):
         finetune.main([*FLAGS, '--size', '32', '--source', net, '--method', 'feature_map',
                        '--prune', 'magnitude', '--macs_target', '.9', '--phases', '1', '--save',

@@ -39,14 +39,14 @@ def write_cifar10(root, change=lambda name, content: content):
 
 def test_cifar10_from_a_folder(tmp_path):
     write_cifar10(tmp_path)
-    (x, y), (x_test, y_test), classes = cifar_sets.load('CIFAR10', tmp_path)
+    (x, y), (x_test, y_test), classes = cifar_sets.load_arrays('CIFAR10', tmp_path)
     assert x.shape == (5 * COUNT, 32, 32, 3) and x_test.shape == (COUNT, 32, 32, 3)
     assert x.dtype == np.uint8 and y.dtype == np.int64 and classes == 10
     first = batch(seed=1)
     assert y[COUNT:2 * COUNT].tolist() == first[b'labels']
     red, green, blue = first[b'data'][3].reshape(3, 32, 32)
     np.testing.assert_array_equal(x[COUNT + 3], np.stack([red, green, blue], axis=2))
-    (same, _), _, _ = cifar_sets.load('CIFAR10', tmp_path / 'cifar-10-batches-py')
+    (same, _), _, _ = cifar_sets.load_arrays('CIFAR10', tmp_path / 'cifar-10-batches-py')
     np.testing.assert_array_equal(same, x)
 
 
@@ -56,7 +56,7 @@ def test_cifar100_takes_the_fine_labels(tmp_path):
     for name, n in (('train', 5 * COUNT), ('test', COUNT)):
         content = batch(n, 100, labels=b'fine_labels') | {b'coarse_labels': [0] * n}
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    train, _, classes = cifar_sets.load('CIFAR100', tmp_path)
+    train, _, classes = cifar_sets.load_arrays('CIFAR100', tmp_path)
     assert classes == 100 and train[1].max() > 20
 
 
@@ -95,10 +95,10 @@ def test_truncated_and_missing_batches(tmp_path):
     content = (folder / 'data_batch_2').read_bytes()
     (folder / 'data_batch_2').write_bytes(content[:500])
     with pytest.raises(InputError, match='data_batch_2'):
-        cifar_sets.load('CIFAR10', tmp_path)
+        cifar_sets.load_arrays('CIFAR10', tmp_path)
     (folder / 'data_batch_2').unlink()
     with pytest.raises(InputError, match='data_batch_2'):
-        cifar_sets.load('CIFAR10', tmp_path)
+        cifar_sets.load_arrays('CIFAR10', tmp_path)
 
 
 def test_batches_as_numpy_1_and_2_and_python_2_write_them(tmp_path):
@@ -131,16 +131,16 @@ def server(tmp_path, monkeypatch, http_server):
 def test_download(server, tmp_path, capsys):
     root = tmp_path / 'folder'
     with pytest.raises(InputError, match='there is no folder .*/folder: --dataroot is the one'):
-        cifar_sets.load('CIFAR10', root)
+        cifar_sets.load_arrays('CIFAR10', root)
     root.mkdir()
-    (x, _), _, _ = cifar_sets.load('CIFAR10', root)
+    (x, _), _, _ = cifar_sets.load_arrays('CIFAR10', root)
     assert len(x) == 5 * COUNT and 'downloading' in capsys.readouterr().out
     server.unlink()
-    cifar_sets.load('CIFAR10', root)      # from the folder
+    cifar_sets.load_arrays('CIFAR10', root)      # from the folder
     for file in (root / 'cifar-10-batches-py').iterdir():
         file.unlink()
     (root / 'cifar-10-batches-py').rmdir()
-    cifar_sets.load('CIFAR10', root)      # from the archive beside it
+    cifar_sets.load_arrays('CIFAR10', root)      # from the archive beside it
 
 
 def test_corrupt_download(server, tmp_path, fails):
@@ -165,7 +165,7 @@ def test_download_that_fails(server, fails):
     server.unlink()
     status, said = fails(cifar.main, '--dataroot', '.', '--epochs', 1)
     assert status == 2 and '404' in said and len(said.splitlines()) == 1
-    status, said = fails(lambda argv: published.download('CIFAR10', 'new'))
+    status, said = fails(lambda argv: published.download_set('CIFAR10', 'new'))
     assert status == 2 and '404' in said and not pathlib.Path('new').exists()
 
 

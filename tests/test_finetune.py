@@ -53,7 +53,7 @@ def test_methods(method, capsys):
 def test_architectures(arch):
     write_net(arch=arch)
     call('logs/a', '--method', 'feature_map', '--arch', arch, '--resize', 'keep', '--crop', 'area')
-    params = store.read('logs/a/model.pt7')
+    params = store.read_params('logs/a/model.pt7')
     assert architecture_of(params).arch == arch
     f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
@@ -249,9 +249,9 @@ def test_what_a_net_is_compared_with_stays(case, arch, monkeypatch):
 @pytest.mark.parametrize('frozen', ['first_group', 'bn', 'bn_statistics', 'body'])
 def test_frozen_parts_do_not_move(frozen):
     write_net()
-    start = store.read('source.pth')
+    start = store.read_params('source.pth')
     call('logs/a', '--freeze', frozen, '--export', 'out.pth', '--lr', .1)
-    end = store.read('out.pth')
+    end = store.read_params('out.pth')
     assert set(end) == set(start)
     moved = {k for k, v in end.items() if v.shape != start[k].shape or not v.equal(start[k])}
     assert 'fc.weight' in moved
@@ -329,10 +329,10 @@ def test_an_epoch_has_as_many_images_as_its_steps():
 def test_a_folded_source_is_given_its_batch_normalisation_back(capsys):
     f, params = NETS['resnet18'](13)
     params = {k: v + .1 if k.endswith('running_mean') else v for k, v in params.items()}
-    store.write(folding.fold(params), 'folded.pth')
+    store.write_params(folding.fold(params), 'folded.pth')
     call('logs/a', '--freeze', 'body', '--dtype', 'double', source='folded.pth')
     assert 'given back' in capsys.readouterr().out
-    got = store.read('logs/a/model.pt7')
+    got = store.read_params('logs/a/model.pt7')
     assert {k for k in got if 'running' in k} == {k for k in params if 'running' in k}
     x, taps = torch.randn(4, 3, 40, 40).double(), [{'fc': None}, {'fc': None}]
     body = {k: v.double() for k, v in params.items()}
@@ -370,7 +370,7 @@ def test_validation_images_are_not_trained_on():
     assert len(names) == 10 and len(sets['validation'][1]) == 40
     train, held = ({x.tobytes() for x in sets[k][0]} for k in ('train', 'validation'))
     assert not train & held and len(sets['train'][1]) + 40 == len(image_sets.subset(
-        cifar_sets.load('shapes')[0], fraction=.4)[0][1])
+        cifar_sets.load_arrays('shapes')[0], fraction=.4)[0][1])
     assert len(sets['test'][1]) == 64
 
 
@@ -563,7 +563,7 @@ def test_features_with_frozen_parts(freeze):
 
 
 def test_a_nin_is_a_source():
-    store.write(cifar.nin(.1, 13)[1], 'source.pth')
+    store.write_params(cifar.nin(.1, 13)[1], 'source.pth')
     assert call('logs/a', '--pixels', 'cifar')[-1]['epoch'] == 2
 
 
@@ -650,7 +650,7 @@ def test_bad_input(flags, said, fails):
     pathlib.Path('other.json').write_text('{"a": [0.5, 0.5]}')
     pathlib.Path('strange.json').write_text('{"a": {}}')
     write_net('wrn.pth', 'wrn-10-1', 10)
-    store.write(cifar.nin(.1, 10)[1], 'nin.pth')
+    store.write_params(cifar.nin(.1, 10)[1], 'nin.pth')
     status, error = fails(finetune.main, *FLAGS, *flags)
     assert status == 2 and said in error and len(error.splitlines()) == 1
     assert not list(pathlib.Path('.').glob('logs/**/log.txt'))
@@ -684,7 +684,7 @@ def test_check_data_says_what_is_missing(fails):
 
 def test_download_comes_before_the_check(monkeypatch, fails):
     fetched = []
-    monkeypatch.setattr(published, 'download', lambda *a: fetched.append(a))
+    monkeypatch.setattr(published, 'download_set', lambda *a: fetched.append(a))
     status, _ = fails(finetune.main, '--dataset', 'cub', '--dataroot', '.', '--check_data',
                       '--download')
     assert status == 2 and fetched == [('cub', '.')]

@@ -43,7 +43,7 @@ def shown(found, root):
 
 def refused(match, name='folder', root='.', **choice):
     with pytest.raises(InputError, match=match) as e:
-        image_sets.load(name, root, **choice)
+        image_sets.load_sets(name, root, **choice)
     assert '\n' not in str(e.value)
     return str(e.value)
 
@@ -69,7 +69,7 @@ def write_dogs(root, lists='.'):
 @pytest.mark.parametrize('lists', ['.', 'lists'])
 def test_dogs(tmp_path, lists):
     write_dogs(tmp_path, lists)
-    train, test, target, names = image_sets.load('dogs', tmp_path)
+    train, test, target, names = image_sets.load_sets('dogs', tmp_path)
     assert names == ['n02085620-Chihuahua', 'n02085782-Japanese_spaniel'] and target is None
     assert shown(train, tmp_path) == [('Images/n02085620-Chihuahua/n02085620_7.jpg', 0),
                                       ('Images/n02085620-Chihuahua/n02085620_3.jpg', 0),
@@ -113,7 +113,7 @@ def write_cub(home):
 @pytest.mark.parametrize('home', ['.', 'CUB_200_2011'])
 def test_cub_joins_by_number(tmp_path, home):
     write_cub(tmp_path / home)
-    train, test, target, names = image_sets.load('cub', tmp_path)
+    train, test, target, names = image_sets.load_sets('cub', tmp_path)
     assert names == ['001.Black_footed_Albatross', '002.Laysan_Albatross'] and target is None
     images = tmp_path / home / 'images'
     assert shown(train, images) == [('001.Black_footed_Albatross/a.jpg', 0),
@@ -158,7 +158,7 @@ def write_mit67(root):
 
 def test_mit67(tmp_path):
     write_mit67(tmp_path)
-    train, test, _, names = image_sets.load('mit67', tmp_path)
+    train, test, _, names = image_sets.load_sets('mit67', tmp_path)
     assert names == ['bar', 'kitchen']
     assert shown(train, 'Images') == [('kitchen/a b.jpg', 1), ('bar/x.jpg', 0)]
     assert shown(test, 'Images') == [('kitchen/c.jpg', 1), ('bar/y.jpg', 0)]
@@ -193,7 +193,7 @@ def write_caltech(home, classes=('001.ak47', '056.dog', '257.clutter')):
 @pytest.mark.parametrize('home, n', [('.', 30), ('256_ObjectCategories', 60)])
 def test_caltech256(tmp_path, home, n):
     write_caltech(tmp_path / home)
-    train, test, _, names = image_sets.load(f'caltech256-{n}', tmp_path)
+    train, test, _, names = image_sets.load_sets(f'caltech256-{n}', tmp_path)
     assert names == ['001.ak47', '056.dog', '257.clutter']
     assert shown(train, tmp_path / home) == [
         (f'{c}/{c[:3]}_{k:04}.jpg', i) for i, c in enumerate(names) for k in range(1, n + 1)]
@@ -223,7 +223,7 @@ def write_food(home, suffix):
 @pytest.mark.parametrize('suffix', ['.txt', '.json'])
 def test_food101(tmp_path, home, suffix):
     write_food(tmp_path / home, suffix)
-    train, test, _, names = image_sets.load('food101', tmp_path)
+    train, test, _, names = image_sets.load_sets('food101', tmp_path)
     assert names == ['apple_pie', 'waffles']
     images = tmp_path / home / 'images'
     assert sorted(shown(train, images)) == [('apple_pie/1005649.jpg', 0), ('waffles/1.jpg', 1)]
@@ -254,11 +254,11 @@ def write_office(root):
 
 def test_office31(tmp_path):
     write_office(tmp_path)
-    train, test, target, names = image_sets.load('office31', tmp_path, 'amazon')
+    train, test, target, names = image_sets.load_sets('office31', tmp_path, 'amazon')
     assert test is None and target is None and names == CLASSES
     assert shown(train, tmp_path) == [(f'amazon/images/{c}/frame_0001.jpg', i)
                                       for i, c in enumerate(CLASSES)]
-    train, test, target, _ = image_sets.load('office31', tmp_path, 'amazon', 'webcam')
+    train, test, target, _ = image_sets.load_sets('office31', tmp_path, 'amazon', 'webcam')
     assert len(shown(train, tmp_path)) == 31 and target is test
     assert shown(test, tmp_path)[:2] == [('webcam/class00/frame_0001.jpg', 0),
                                          ('webcam/class00/frame_0002.jpg', 0)]
@@ -281,7 +281,7 @@ def test_office31_that_is_wrong(tmp_path):
 def test_folders(tmp_path, part):
     touch(tmp_path, 'train/b/1.png', 'train/a/2.jpg', 'train/a/1.jpg', f'{part}/a/1.jpg',
           f'{part}/b/1.gif')
-    train, test, target, names = image_sets.load('folder', tmp_path)
+    train, test, target, names = image_sets.load_sets('folder', tmp_path)
     assert shown(train, 'train') == [('a/1.jpg', 0), ('a/2.jpg', 0), ('b/1.png', 1)]
     assert shown(test, part) == [('a/1.jpg', 0), ('b/1.gif', 1)]
     assert names == ['a', 'b'] and target is None
@@ -291,7 +291,7 @@ def test_folders(tmp_path, part):
 
 def test_folder_without_parts(tmp_path):
     touch(tmp_path, 'cars/1.jpg', 'train/1.jpg')        # the class of trains
-    train, test, _, names = image_sets.load('folder', tmp_path)
+    train, test, _, names = image_sets.load_sets('folder', tmp_path)
     assert shown(train, '.') == [('cars/1.jpg', 0), ('train/1.jpg', 1)] and test is None
     os.remove('train/1.jpg')
     touch('train', 'cars/1.jpg')
@@ -306,7 +306,7 @@ def test_folder_without_parts(tmp_path):
 
 def test_folders_of_numbers_are_ordered_as_numbers(tmp_path):
     touch(tmp_path, *(f'{part}/{k}/a.jpg' for part in ('train', 'val') for k in range(12)))
-    train, _, _, names = image_sets.load('folder', tmp_path)
+    train, _, _, names = image_sets.load_sets('folder', tmp_path)
     assert names == [str(k) for k in range(12)]
     assert shown(train, 'train') == [(f'{k}/a.jpg', k) for k in range(12)]
     for other in ('01', 'n01440764', '1.5', '٣'):
@@ -318,7 +318,7 @@ def test_tiny_imagenet(tmp_path, capsys):
     touch(tmp_path, 'train/n1/images/n1_0.JPEG', 'train/n1/n1_boxes.txt', 'train/n0/images/x.JPEG',
           'test/images/test_0.JPEG', 'val/images/val_0.JPEG', 'val/images/val_1.JPEG')
     write('val/val_annotations.txt', 'val_0.JPEG\tn1\t0\t32\t44\t62', 'val_1.JPEG\tn0\t0\t1\t2\t3')
-    train, test, _, names = image_sets.load('folder', tmp_path)
+    train, test, _, names = image_sets.load_sets('folder', tmp_path)
     assert shown(train, 'train') == [('n0/images/x.JPEG', 0), ('n1/images/n1_0.JPEG', 1)]
     assert shown(test, 'val/images') == [('val_0.JPEG', 1), ('val_1.JPEG', 0)]
     assert names == ['n0', 'n1']
@@ -336,7 +336,7 @@ def test_what_lies_in_folders(tmp_path, capsys):
           'lost+found/1.jpg')
     os.mkfifo('a/pipe.jpg')
     os.symlink('..', 'a/loop')
-    train, _, _, names = image_sets.load('folder', tmp_path)
+    train, _, _, names = image_sets.load_sets('folder', tmp_path)
     assert names == ['a', 'b']
     assert shown(train, '.') == [('a/1.jpg', 0), ('a/x/y/2.JFIF', 0), ('b/3.pgm', 1)]
     assert f'{tmp_path}: 4 files are left out, whose names are' in capsys.readouterr().out
@@ -344,10 +344,10 @@ def test_what_lies_in_folders(tmp_path, capsys):
 
 def test_folders_of_domains(tmp_path):
     touch(tmp_path, 'day/images/a/1.jpg', 'day/images/b/1.jpg', 'night/a/1.jpg', 'night/b/2.jpg')
-    train, test, target, names = image_sets.load('folder', tmp_path, 'day', 'night')
+    train, test, target, names = image_sets.load_sets('folder', tmp_path, 'day', 'night')
     assert shown(train, 'day/images') == [('a/1.jpg', 0), ('b/1.jpg', 1)] and names == ['a', 'b']
     assert shown(test, 'night') == [('a/1.jpg', 0), ('b/2.jpg', 1)] and target is test
-    assert image_sets.load('folder', tmp_path, 'night')[1] is None
+    assert image_sets.load_sets('folder', tmp_path, 'night')[1] is None
     refused('no folder dawn', domain='day', target='dawn')
     touch('night', 'c/1.jpg')
     refused('day has 2 classes, night 3; .* c is in night only', domain='day', target='night')
@@ -360,7 +360,7 @@ def test_lists(tmp_path, place):
     root = tmp_path / 'images'
     write(root / place / 'train.txt', 'big cat/1 2.jpg 0', f'{elsewhere}\t1', '')
     write(root / place / 'test.txt', 'dog/1.jpg   1', 'big cat/1 2.jpg 0')
-    train, test, target, names = image_sets.load('list', root)
+    train, test, target, names = image_sets.load_sets('list', root)
     assert shown(train, root) == [('big cat/1 2.jpg', 0), ('../elsewhere/dog/3.jpg', 1)]
     assert shown(test, root) == [('dog/1.jpg', 1), ('big cat/1 2.jpg', 0)]
     assert names == ['big cat', 'dog'] and target is None
@@ -376,7 +376,7 @@ def test_lists(tmp_path, place):
 def test_names_of_classes_in_lists(tmp_path, lines, names):
     touch(tmp_path, *(line[:-2] for line in lines))
     write('all.txt', *lines)
-    train, test, _, found = image_sets.load('list', tmp_path, 'all')
+    train, test, _, found = image_sets.load_sets('list', tmp_path, 'all')
     assert found == names and test is None and len(train[0]) == len(lines)
 
 
@@ -384,10 +384,10 @@ def test_lists_of_domains(tmp_path):
     touch(tmp_path, 'a/0.jpg', 'a/1.jpg', 'b/cat/1.jpg', 'b/dog/1.jpg')
     write('image_list/a.txt', 'a/1.jpg 1', 'a/0.jpg 0')
     write('b.txt', 'b/dog/1.jpg 1', 'b/cat/1.jpg 0')
-    train, test, target, names = image_sets.load('list', tmp_path, 'a', 'b')
+    train, test, target, names = image_sets.load_sets('list', tmp_path, 'a', 'b')
     assert shown(train, tmp_path) == [('a/1.jpg', 1), ('a/0.jpg', 0)]
     assert shown(test, tmp_path) == [('b/dog/1.jpg', 1), ('b/cat/1.jpg', 0)] and target is test
-    assert names == image_sets.load('list', tmp_path, 'b', 'a')[3] == ['cat', 'dog']
+    assert names == image_sets.load_sets('list', tmp_path, 'b', 'a')[3] == ['cat', 'dog']
 
 
 @pytest.mark.parametrize('lines, match', [
@@ -419,7 +419,7 @@ def test_lists_for_partial_and_open_set_adaptation(tmp_path, capsys, lines, labe
     touch(tmp_path, 'a/cat/1.jpg', 'a/dog/1.jpg', *(line[:-2] for line in lines))
     write('a.txt', 'a/cat/1.jpg 0', 'a/dog/1.jpg 1')
     write('b.txt', *lines)
-    train, test, target, found = image_sets.load('list', tmp_path, 'a', 'b')
+    train, test, target, found = image_sets.load_sets('list', tmp_path, 'a', 'b')
     assert train[1].tolist() == [0, 1] and test[1].tolist() == labels and target is test
     assert found == names
     assert said in capsys.readouterr().out
@@ -453,13 +453,13 @@ def test_choices_that_are_refused(choice, match):
 # ---- arrays -------------------------------------------------------------------------------------
 
 def test_shapes():
-    train, test, target, names = image_sets.load('shapes', '.')
+    train, test, target, names = image_sets.load_sets('shapes', '.')
     assert train[0].shape == (256, 16, 16, 3) and len(test[1]) == 64 and target is None
     assert names[:2] == ['circle', 'triangle']
-    plain, moved, target, _ = image_sets.load('shapes', '.', shift=.5)
+    plain, moved, target, _ = image_sets.load_sets('shapes', '.', shift=.5)
     np.testing.assert_array_equal(plain[0], train[0])
     np.testing.assert_array_equal(target[0], shapes.shifted(train[0], .5))
-    *sets, nothing, _ = image_sets.load('shapes', '.', 'shifted', shift=.5)
+    *sets, nothing, _ = image_sets.load_sets('shapes', '.', 'shifted', shift=.5)
     for one, other in zip(sets, (target, moved), strict=True):
         np.testing.assert_array_equal(one[0], other[0])
     assert nothing is None
@@ -484,15 +484,16 @@ def test_shifted():
 
 def test_cifar(monkeypatch):
     images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
-    monkeypatch.setattr(cifar_sets, 'load', lambda name, root: ((images, labels),) * 2 + (10,))
-    train, test, target, names = image_sets.load('CIFAR10', '.')
+    monkeypatch.setattr(cifar_sets, 'load_arrays',
+                        lambda name, root: ((images, labels),) * 2 + (10,))
+    train, test, target, names = image_sets.load_sets('CIFAR10', '.')
     assert train[0] is images and target is None and names == [str(k) for k in range(10)]
 
 
 # ---- checks and downloads -----------------------------------------------------------------------
 
 def check(fails, *args, **choice):
-    return fails(lambda argv: image_sets.check_data(*args, **choice))
+    return fails(lambda argv: image_sets.check_sets(*args, **choice))
 
 
 def test_check_data_says_what_differs(tmp_path, capsys):
@@ -500,7 +501,7 @@ def test_check_data_says_what_differs(tmp_path, capsys):
     with pytest.raises(InputError, match='3 training images instead of 12,000, 2 test images '
                                          'instead of 8,580, 2 classes instead of 120: get dogs.*'
                                          'download$'):
-        image_sets.check_data('dogs', tmp_path)
+        image_sets.check_sets('dogs', tmp_path)
     assert capsys.readouterr().out == (
         f'dogs in {tmp_path}: 3 training images (12,000 expected), 2 test images (8,580), '
         f'2 classes (120)\n')
@@ -509,19 +510,19 @@ def test_check_data_says_what_differs(tmp_path, capsys):
 def test_check_data_of_domains(tmp_path, capsys, monkeypatch):
     write_office(tmp_path)
     monkeypatch.setitem(published.EXPECTED, 'office31 amazon', (31, 0, 31))
-    image_sets.check_data('office31', '.', 'amazon')
+    image_sets.check_sets('office31', '.', 'amazon')
     assert capsys.readouterr().out == (
         'office31 amazon in .: 31 images (31 expected), 31 classes (31)\n')
     with pytest.raises(InputError, match='but 62 images instead of 795: get office31'):
-        image_sets.check_data('office31', '.', 'amazon', 'webcam')
+        image_sets.check_sets('office31', '.', 'amazon', 'webcam')
     assert capsys.readouterr().out.splitlines()[1] == (
         'office31 webcam in .: 62 images (795 expected), 31 classes (31)')
 
 
 def test_check_data_without_expectations(tmp_path, capsys):
     touch(tmp_path, 'a/1.jpg', 'b/1.jpg')
-    image_sets.check_data('folder', '.')
-    image_sets.check_data('shapes', '.', shift=.5)
+    image_sets.check_sets('folder', '.')
+    image_sets.check_sets('shapes', '.', shift=.5)
     assert capsys.readouterr().out.splitlines() == [
         'folder in .: 2 training images, 2 classes',
         'shapes in .: 256 training images, 256 shifted training images, 64 test images, 10 classes']
@@ -546,7 +547,7 @@ def test_check_data_lists_all_broken_images(tmp_path, capsys):
         pathlib.Path(name).write_bytes(b'no image')
     with pytest.raises(InputError, match='^2 of 5 images are missing or cannot be read, such as '
                                          '.*b/2.jpg: .*--skip_broken'):
-        image_sets.check_data('folder', tmp_path, nthread=1)
+        image_sets.check_sets('folder', tmp_path, nthread=1)
     assert capsys.readouterr().out.splitlines()[1:] == [
         f'cannot be read: {tmp_path}/train/b/2.jpg', f'cannot be read: {tmp_path}/test/a/1.jpg']
 
@@ -579,30 +580,30 @@ def served(tmp_path, monkeypatch, http_server):
 def test_download(served, tmp_path):
     root = tmp_path / 'new/root'
     with pytest.raises(InputError, match='no folder .*/new, in which --dataroot'):
-        published.download('dogs', root)
+        published.download_set('dogs', root)
     root.parent.mkdir()
     for name in ('dogs', 'cub'):
-        published.download(name, root)
-        _, test, _, names = image_sets.load(name, root)
+        published.download_set(name, root)
+        _, test, _, names = image_sets.load_sets(name, root)
         assert len(names) == 2 and len(test[0]) == 2
     for file in [f for ending in ('tar', 'tgz') for f in tmp_path.rglob(f'*.{ending}')]:
         file.unlink()
-    published.download('dogs', root)       # nothing is left to do
-    published.download('cub', root)
+    published.download_set('dogs', root)       # nothing is left to do
+    published.download_set('cub', root)
 
 
 @pytest.mark.parametrize('name, writer', [
     ('cub', write_cub), ('dogs', lambda root: write_dogs(root, 'lists')),
     ('food101', lambda root: write_food(root, '.txt')), ('caltech256-60', write_caltech)])
 def test_no_download_of_what_is_there(name, writer, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, 'download', None)
+    monkeypatch.setattr(downloads, 'download_file', None)
     writer(tmp_path)
-    published.download(name, tmp_path)
+    published.download_set(name, tmp_path)
 
 
 def test_download_of_another_checksum(served, tmp_path, fails):
     archive(served / 'images.tar', 'lists.tar')
-    status, said = fails(lambda argv: published.download('dogs', tmp_path / 'data'))
+    status, said = fails(lambda argv: published.download_set('dogs', tmp_path / 'data'))
     assert status == 2 and 'hash' in said and 'images.tar' in said
     assert not (tmp_path / 'data/Images').exists() and not (tmp_path / 'data/images.tar').exists()
 
@@ -610,10 +611,10 @@ def test_download_of_another_checksum(served, tmp_path, fails):
 def test_what_cannot_be_downloaded(monkeypatch):
     for name, match in (('mit67', 'web.mit.edu'), ('office31', 'faculty'), ('list', '--dataroot')):
         with pytest.raises(InputError, match=f'no --download for {name}: .*{match}'):
-            published.download(name, '.')
+            published.download_set(name, '.')
     asked = []
     monkeypatch.setattr(cifar_sets, 'cifar_folder', lambda *args, make: asked.append(args))
-    published.download('CIFAR10', '.')
+    published.download_set('CIFAR10', '.')
     assert asked == [('CIFAR10', pathlib.Path('.'))]
 
 

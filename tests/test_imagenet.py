@@ -32,7 +32,7 @@ def test_students(imagenet_run, flags, losses):
     """From a teacher, pre-trained, folded, in a file: the paper's losses."""
     if flags:
         teacher = folding.fold(imagenet.define_student(34, .125, 10)[1])
-        store.write(teacher, 'teacher.hkl')
+        store.write_params(teacher, 'teacher.hkl')
         flags = ['--teacher_params', 'teacher.hkl', *flags]
     z = imagenet_run('logs/a', '--depth', 18, *flags)[-1]
     assert z['epoch'] == 1 and z['n_parameters'] == 190266 and z['num_classes'] == 10
@@ -83,9 +83,9 @@ def test_evaluation_among_some_classes(shapes_folder, capsys, fails):
     """A net of 13 classes, of which 10 are those of the folders, in another order."""
     f, params = imagenet.define_student(18, .125, 13)
     outputs = [12, 3, 1, 0, 11, 7, 8, 9, 10, 2]
-    store.write(params, 'wide.pth')
+    store.write_params(params, 'wide.pth')
     some = {k: v[outputs] if k.startswith('fc.') else v for k, v in params.items()}
-    store.write(some, 'some.pth')
+    store.write_params(some, 'some.pth')
     flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--dtype', 'float']
     imagenet.main([*flags, '--evaluate', 'some.pth'])
     expected = capsys.readouterr().out.split('top-1')[1].split(';')[0]
@@ -101,14 +101,14 @@ def test_evaluation_among_some_classes(shapes_folder, capsys, fails):
 def test_batch_normalisation_is_given_back_and_the_net_exported(shapes_folder, capsys):
     f, params = imagenet.define_student(18, .125, 10)
     params = {k: v + .1 if k.endswith('running_mean') else v for k, v in params.items()}
-    store.write(folding.fold(params), 'folded.pth')
+    store.write_params(folding.fold(params), 'folded.pth')
     flags = [*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--dtype', 'double',
              '--evaluate', 'folded.pth']
     imagenet.main(flags)
     imagenet.main([*flags, '--restore_bn', '25', '--export', 'restored.pth'])
     before, after, _ = capsys.readouterr().out.splitlines()
     assert before.split(';')[0] == after.split(';')[0]
-    restored = store.read('restored.pth')
+    restored = store.read_params('restored.pth')
     assert set(restored) == set(params) and not folding.folded(f, restored)
 
 
@@ -365,8 +365,8 @@ def test_bad_flags(fails, shapes_folder, flags, message):
 
 def test_weights_of_another_net(fails, shapes_folder):
     import cifar
-    store.write(cifar.resnet(10, 1, 10)[1], 'cifar.pth')
-    store.write(imagenet.define_student(18, .125, 7)[1], 'seven.pth')
+    store.write_params(cifar.resnet(10, 1, 10)[1], 'cifar.pth')
+    store.write_params(imagenet.define_student(18, .125, 7)[1], 'seven.pth')
     for file, message in (('cifar.pth', 'no net of this script'), ('seven.pth', '7 classes'),
                           ('missing.pth', 'no net missing.pth')):
         status, said = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', shapes_folder,

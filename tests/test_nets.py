@@ -135,8 +135,8 @@ CAFFE = ((3, 96, 11, 4, 0, 1), (96, 256, 5, 1, 2, 2), (256, 384, 3, 1, 1, 1),
 def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     convs = [nn.Conv2d(*shape[:5], groups=shape[5]) for shape in CAFFE]
     linears = [nn.Linear(*n) for n in ((9216, 4096), (4096, 4096), (4096, 7))]
-    store.write({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
-                 for k, v in layer.state_dict().items()}, 'a.hkl')     # in alphabetical order
+    store.write_params({f'{name}.{k}': v for name, layer in zip(names, convs + linears, strict=True)
+                        for k, v in layer.state_dict().items()}, 'a.hkl')   # in alphabetical order
     f, classes, params, _ = nets.load_net('a.hkl')
     assert classes == 7 and params['features.3.weight'].shape[1] == 48
 
@@ -256,7 +256,7 @@ def test_define_teacher_reads_what_people_have():
     assert torch.equal(g(x, read, False)[0], f(x, params, False)[0])
     for name, entries in (('zoo.hkl', exported(imagenet.define_student(18, .125, 7)[1])),
                           ('at.hkl', at_export())):
-        store.write(entries, name)
+        store.write_params(entries, name)
         g, read = imagenet.define_teacher(name)
         assert g(x, read, False)[0].shape == (1, 7)
 
@@ -286,6 +286,6 @@ def test_other_nets_are_refused(change, said):
 def test_a_resnet_with_another_stem_is_not_taken_for_one_of_imagenet():
     """ResNets with four groups for CIFAR begin with a 3x3 convolution, and have other strides."""
     _, params = imagenet.define_student(18, .125, 7)
-    store.write({**params, 'conv0': utils.conv_params(3, 64, 3)[:8]}, 'small_stem.pth')
+    store.write_params({**params, 'conv0': utils.conv_params(3, 64, 3)[:8]}, 'small_stem.pth')
     with pytest.raises(InputError, match='small_stem.pth'):
         nets.load_net('small_stem.pth')

@@ -145,7 +145,7 @@ def torchrun(shapes_folder):
 
 def test_evaluation_counts_every_image_once(torchrun, imagenet_run, shapes_folder, capsys):
     """21 images over two processes, and as many as in one; rank 0 alone prints."""
-    store.write(imagenet.define_student(18, .125, 10)[1], 'a.pth')
+    store.write_params(imagenet.define_student(18, .125, 10)[1], 'a.pth')
     flags = ['--evaluate', 'a.pth', '--dtype', 'float', '--batch_size', 4]
     done = torchrun(*flags)
     assert done.returncode == 0 and done.stdout.count('top-1') == 1, done.stderr
@@ -225,7 +225,7 @@ def test_ngpu_starts_processes(shapes_folder, capfd):
 def test_ngpu_of_cifar(capfd):
     """The demo's data set, all of it, since the processes draw it themselves; F-ActT, whose
     regressors have gradients too."""
-    store.write(cifar.resnet(10, 2, 10)[1], 'teacher.pth')
+    store.write_params(cifar.resnet(10, 2, 10)[1], 'teacher.pth')
     cifar.main([*QUICK, '--batch_size', '500', '--ngpu', '2', '--save', 'logs/a', '--teacher_id',
                 'teacher.pth', '--method', 'f_actt', '--beta', '1', '--at_groups', '[2]'])
     z = runs.read_log('logs/a/log.txt')[-1]

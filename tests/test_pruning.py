@@ -37,7 +37,7 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     write_net(arch=arch)
     _, *epochs = call('logs/a', *PHASES, '--prune', kind, '--export', 'cut.pth')
     last, said = epochs[-1], capsys.readouterr().out
-    whole = store.read('source.pth')
+    whole = store.read_params('source.pth')
     f, _, params, _ = nets.load_net('logs/a')
     g, classes, cut, _ = nets.load_net('cut.pth')
     with_head = source.with_new_head(whole, architecture_of(whole).head, classes)
@@ -80,7 +80,7 @@ def test_static_gates_are_plain_normalisation_in_the_end(capsys):
     call('logs/a', *PHASES, '--prune', 'afs', '--delta_s', 1e9, '--export', 'cut.hkl')
     said = capsys.readouterr().out
     assert 'gates 0 differ' in said and 'its gates leave' not in said
-    assert gates.gates(student('logs/a')) and not gates.gates(store.read('cut.hkl'))
+    assert gates.gates(student('logs/a')) and not gates.gates(store.read_params('cut.hkl'))
     last = runs.read_log('logs/a/log.txt')[-1]
     assert last['multiply_adds_dynamic'] == last['multiply_adds']
 
@@ -95,7 +95,7 @@ def test_gates_that_were_not_trained_do_not_become_static(capsys):
 def test_frozen_channels_stay():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--freeze', 'first_group')
-    whole, params = store.read('source.pth'), student('logs/a')
+    whole, params = store.read_params('source.pth'), student('logs/a')
     assert all(torch.equal(params[k], whole[k]) for k in params if k.startswith('group0.')
                and not utils.is_statistic(k))
     assert channels.unmasked(params)
@@ -115,7 +115,7 @@ def test_one_phase_removes_before_training():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--phases', 1)
     f = nets.load_net('source.pth')[0]
-    whole = source.with_new_head(store.read('source.pth'), 'fc', 10)
+    whole = source.with_new_head(store.read_params('source.pth'), 'fc', 10)
     keep = channels.to_target(f, whole, channels.by_magnitude(whole), 40, PART)
     assert torch.equal(on_off(channels.masked(whole, keep)), on_off(student('logs/a')))
 
@@ -168,7 +168,7 @@ def test_phases_go_on_after_a_kill(epoch, flags, monkeypatch):
 def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder, capsys):
     write_net()
     call('logs/a', *AFDS, '--density', .5, '--export', 'cut.pth')
-    assert gates.gates(store.read('cut.pth'))
+    assert gates.gates(store.read_params('cut.pth'))
     for method in ('kd', 'at'):
         z = call(f'logs/{method}', '--method', method, '--teacher', 'cut.pth', '--alpha', 1)[-1]
         assert z['at_losses'][0] > 0 if method == 'at' else z['train_loss'] > 0
@@ -209,7 +209,7 @@ def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder,
 def test_bad_input(flags, said, fails):
     write_net()
     if 'alexnet.pth' in flags:
-        store.write(imagenet.alexnet(3)[1], 'alexnet.pth')
+        store.write_params(imagenet.alexnet(3)[1], 'alexnet.pth')
     status, error = fails(finetune.main, '--dataset', 'shapes', '--size', 40, '--iterations', 4,
                           '--epoch_steps', 2, '--source', 'source.pth', '--nthread', 0, *flags)
     assert status == 2 and said in error and error.count('\n') == 1

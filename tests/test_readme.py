@@ -117,7 +117,7 @@ def test_visualize_commands(monkeypatch):
     models = {m for c in readme_commands('visualize.py') for m in c if m.startswith('logs/')}
     for model in models:
         cifar.main([*QUICK, '--depth', '10', '--save', model])
-    store.write(imagenet.define_student(18, .125, 10)[1], 'small.pth')
+    store.write_params(imagenet.define_student(18, .125, 10)[1], 'small.pth')
     pathlib.Path('small.pth').rename('resnet34')
     for options in readme_commands('visualize.py'):
         visualize.main(options)
@@ -156,7 +156,7 @@ def test_imagenet_commands(options, shapes_folder, capfd):
     params = folding.fold(imagenet.define_student(34, .125, 10)[1])
     for flag, name in zip(options, options[1:], strict=False):
         if flag in ('--teacher_params', '--evaluate'):
-            store.write(params, file := f'new{pathlib.Path(name).suffix or ".pth"}')
+            store.write_params(params, file := f'new{pathlib.Path(name).suffix or ".pth"}')
             pathlib.Path(name).parent.mkdir(exist_ok=True)
             pathlib.Path(file).rename(name)
     extra = ['--imagenetpath', str(shapes_folder)]
@@ -190,7 +190,7 @@ def test_finetune_commands(options, capfd):
         if flag in ('--source', '--teacher', '--evaluate'):
             params = imagenet.define_student(18, .125, 10)[1]
             pathlib.Path(name).parent.mkdir(exist_ok=True)
-            store.write(params, 'new.pth')
+            store.write_params(params, 'new.pth')
             pathlib.Path('new.pth').rename(name)
     if '--predict' in options:      # tests/test_predict.py
         finetune.parse(options)

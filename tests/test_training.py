@@ -45,9 +45,9 @@ def test_log_is_valid_json_with_all_fields(cifar_run):
 def test_numbers_of_the_log_are_those_of_the_checkpoint(cifar_run):
     """Test loss and accuracy, computed again from model.pt7 in one batch."""
     z = cifar_run('logs/a', '--dtype', 'float')[-1]
-    params = store.read('logs/a/model.pt7')
+    params = store.read_params('logs/a/model.pt7')
     f, _ = cifar.resnet(10, 1, 10)
-    _, (images, labels), _ = cifar_sets.load('shapes')
+    _, (images, labels), _ = cifar_sets.load_arrays('shapes')
     stats = torch.tensor([cifar_sets.MEAN, cifar_sets.STD])
     logits, _ = f(arrays.normalise(torch.from_numpy(images), stats), params, False)
     labels = torch.from_numpy(labels)
@@ -166,7 +166,7 @@ def test_finished_run_needs_neither_teacher_nor_data(cifar_run, tmp_path, monkey
     cifar_run('logs/t')
     lines = cifar_run('logs/a', '--teacher_id', 't', '--beta', 1)
     (tmp_path / 'logs/t/model.pt7').unlink()
-    monkeypatch.setattr(cifar_sets, 'load', None)
+    monkeypatch.setattr(cifar_sets, 'load_arrays', None)
     (tmp_path / 'logs/a/curves.png').unlink()
     assert cifar_run('logs/a', '--teacher_id', 't', '--beta', 1) == lines
     assert (tmp_path / 'logs/a/curves.png').exists()

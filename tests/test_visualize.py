@@ -92,7 +92,7 @@ def test_each_image_is_drawn_once_above_its_maps():
     """With the outline of its shape, which the maps have, too; all in the colours of one scale."""
     images, _, masks = shapes.shapes(2)
     maps = {name: [np.full((2, n, n), n) for n in (16, 4)] for name in ('net', 'other')}
-    figure = visualize.figure(images, maps, masks, ['fine', 'coarse'])
+    figure = visualize.draw_maps(images, maps, masks, ['fine', 'coarse'])
     *panels, scale = figure.axes
     shown = [axis.images[0].get_array() for axis in panels]
     above = [axis for axis, q in zip(panels, shown, strict=True) if q.ndim == 3]
@@ -112,7 +112,7 @@ def test_each_image_is_drawn_once_above_its_maps():
 
 def test_a_map_of_zeros_can_be_drawn():
     images = np.zeros((1, 8, 8, 3), np.uint8)
-    drawn = visualize.figure(images, {'net': [np.zeros((1, 4, 4))]})
+    drawn = visualize.draw_maps(images, {'net': [np.zeros((1, 4, 4))]})
     for form in ('png', 'jpeg'):
         picture = cv2.imdecode(np.frombuffer(visualize.encode(drawn, form), np.uint8), 1)
         assert picture.shape == (176, 152, 3)
@@ -120,7 +120,7 @@ def test_a_map_of_zeros_can_be_drawn():
 
 def test_command_line(tmp_path, capsys):
     for name in ('a.pth', 'b.hkl'):
-        store.write(cifar.resnet(10, 1, 10)[1], name)
+        store.write_params(cifar.resnet(10, 1, 10)[1], name)
     image = np.zeros((50, 70, 3), np.uint8)
     image[10:20, 30:40] = (0, 0, 255)
     cv2.imwrite('red.png', image)
@@ -183,7 +183,7 @@ def test_without_arguments_goes_on_and_fails_with_the_training(processes, fails,
 
 
 def test_error_of_a_run():
-    store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
+    store.write_params(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
     pathlib.Path('logs/at/net.pth').rename('logs/at/model.pt7')
     assert visualize.last_error('at') == ''
     runs.write_log(pathlib.Path('logs/at/log.txt'), [{'epochs': 2}])
@@ -191,7 +191,7 @@ def test_error_of_a_run():
     runs.write_log(pathlib.Path('logs/at/log.txt'), [
         {}, *(dict.fromkeys(runs.EVERY_EPOCH, 1) | {'test_acc': right} for right in (10., 87.65))])
     assert visualize.last_error('at') == visualize.last_error('logs/at') == '12.3 %'
-    store.write(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
+    store.write_params(cifar.resnet(10, 1, 10)[1], 'logs/at/net.pth')
     assert visualize.last_error('logs/at/net.pth') == ''
 
 
@@ -202,7 +202,7 @@ def test_labels():
 
 
 def test_bad_input(fails):
-    store.write(cifar.resnet(10, 1, 10)[1], 'a.pth')
+    store.write_params(cifar.resnet(10, 1, 10)[1], 'a.pth')
     with open('text.jpg', 'w') as f:
         f.write('no image')
     status, said = fails(visualize.main, 'text.jpg', '--model', 'a.pth')
@@ -216,7 +216,7 @@ def test_bad_input(fails):
 
 def test_two_models_of_one_name():
     for name in ('x/a.pth', 'y/a.pth'):
-        store.write(cifar.resnet(10, 1, 10)[1], name)
+        store.write_params(cifar.resnet(10, 1, 10)[1], name)
     visualize.main(['--model', 'x/a.pth', '--save', 'new/one.png'])
     visualize.main(['--model', 'x/a.pth', 'y/a.pth', '--save', 'new/two.png'])
     one, two = (cv2.imread(f'new/{k}.png').shape[0] for k in ('one', 'two'))
@@ -227,8 +227,8 @@ def test_two_models_of_one_name():
 def test_nets_of_imagenet(mapping, capsys):
     """Their own size, pixels and number of groups; folded exports and others side by side."""
     f, params = imagenet.define_student(18, .125, 10)
-    store.write(params, 'whole.pth')
-    store.write(folding.fold(params), 'folded.hkl')
+    store.write_params(params, 'whole.pth')
+    store.write_params(folding.fold(params), 'folded.hkl')
     cv2.imwrite('image.jpg', np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8))
     visualize.main(['image.jpg', '--model', 'whole.pth', 'folded.hkl', '--map', mapping,
                     '--pixels', 'tensorflow'])
@@ -241,7 +241,7 @@ def test_nets_of_imagenet(mapping, capsys):
 
 
 def test_nets_of_cifar_and_imagenet_are_not_mixed(fails):
-    store.write(imagenet.define_student(18, .125, 10)[1], 'large.pth')
-    store.write(cifar.resnet(10, 1, 10)[1], 'small.pth')
+    store.write_params(imagenet.define_student(18, .125, 10)[1], 'large.pth')
+    store.write_params(cifar.resnet(10, 1, 10)[1], 'small.pth')
     status, said = fails(visualize.main, '--model', 'large.pth', 'small.pth')
     assert status == 2 and 'figures of their own' in said

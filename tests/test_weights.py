@@ -38,8 +38,8 @@ class Evil:
 @pytest.mark.parametrize('name', ['a.pth', 'a.hkl', 'new/folder/a.pth'])
 def test_round_trip(name):
     _, params = cifar.resnet(10, 1, 10)
-    store.write(params, name)
-    got = store.read(name)
+    store.write_params(params, name)
+    got = store.read_params(name)
     assert list(sorted(got)) == list(sorted(params))
     assert all(torch.equal(got[k], params[k].detach()) for k in params)
 
@@ -56,7 +56,7 @@ def prefixed(params, prefix):
 @pytest.mark.parametrize('arch', ['resnet18', 'mobilenet_v2', 'wrn-10-1'])
 def test_wrappers_and_prefixes(arch, capsys):
     """As many programs write checkpoints: the net computes what that of the plain file does."""
-    params = store.read(write_net('plain.pth', arch))
+    params = store.read_params(write_net('plain.pth', arch))
     expected = logits_of('plain.pth')
     for key, prefix in (
             ('params', ''), ('state_dict', 'module.'), ('model_state_dict', 'module._orig_mod.'),
@@ -70,7 +70,7 @@ def test_wrappers_and_prefixes(arch, capsys):
 
 def test_which_net_is_read_is_said(capsys):
     """Of several, the one that is trained; a head beside the rest belongs to it."""
-    params = store.read(write_net('plain.pth', 'resnet18'))
+    params = store.read_params(write_net('plain.pth', 'resnet18'))
     other = {k: v + 1 for k, v in params.items()}
     body = {k: v for k, v in params.items() if not k.startswith('fc.')}
     head = {k: v for k, v in params.items() if k.startswith('fc.')}
@@ -89,12 +89,13 @@ def test_which_net_is_read_is_said(capsys):
         assert re.search(said, capsys.readouterr().out), said
     torch.save({**prefixed(body, 'encoder_q.'), 'encoder_q.fc.0.weight': torch.ones(4, 64),
                 'encoder_q.fc.2.weight': torch.ones(4, 4)}, 'b.pth')
-    assert set(store.read('b.pth')) == set(body) and 'several layers' in capsys.readouterr().out
+    assert set(store.read_params('b.pth')) == set(body)
+    assert 'several layers' in capsys.readouterr().out
 
 
 def test_what_lies_beside_the_weights_is_skipped():
     """Nothing of it is made: the bytes would not fit into any memory."""
-    params = store.read(write_net('plain.pth'))
+    params = store.read_params(write_net('plain.pth'))
     beside = dict(
         best_acc=np.float64(3), history=np.arange(3), flags=np.array([True]), names=np.array(['a']),
         when=datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1))),
@@ -109,9 +110,9 @@ def test_what_lies_beside_the_weights_is_skipped():
 @pytest.mark.parametrize('arch', ['resnet18', 'mobilenet_v2'])
 def test_a_net_without_its_head(arch, fails, shapes_folder):
     """It starts a fine-tuning, but is not tested."""
-    params = store.read(write_net('whole.pth', arch))
-    store.write({k: v for k, v in params.items() if not k.startswith(('fc.', 'classifier.'))},
-                'body.pth')
+    params = store.read_params(write_net('whole.pth', arch))
+    body = {k: v for k, v in params.items() if not k.startswith(('fc.', 'classifier.'))}
+    store.write_params(body, 'body.pth')
     ours, whole = (call(f'logs/{name}', source=f'{name}.pth')[-1] for name in ('body', 'whole'))
     assert ours['train_loss'] == whole['train_loss']
     status, said = fails(imagenet.main, '--imagenetpath', shapes_folder, '--evaluate', 'body.pth')
@@ -130,7 +131,7 @@ def test_alexnet_without_its_head():
     for k, ni, no in ((1, 144, 16), (4, 16, 16)):
         params |= {f'classifier.{k}.weight': torch.rand(no, ni), f'classifier.{k}.bias':
                    torch.rand(no)}
-    store.write(params, 'a.pth')
+    store.write_params(params, 'a.pth')
     _, classes, params, _ = nets.load_net('a.pth', any_head=True)
     assert classes == 1 and params['classifier.6.weight'].shape == (1, 16)
 
@@ -138,10 +139,10 @@ def test_alexnet_without_its_head():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.double])
 def test_dtypes(dtype, capsys):
     """Folded nets of other dtypes are drawn, and fine-tuned with normalisation given back."""
-    params = folding.fold(store.read(write_net()))
+    params = folding.fold(store.read_params(write_net()))
     torch.save({k: v.to(dtype) for k, v in params.items()}, 'a.pth')
     torch.save({k: v.half() for k, v in params.items()}, 'half.pth')
-    assert {v.dtype for v in store.read('half.pth').values()} == {torch.float}
+    assert {v.dtype for v in store.read_params('half.pth').values()} == {torch.float}
     visualize.main(['--model', 'a.pth', '--size', '40'])
     visualize.main(['--model', 'a.pth', '--size', '40', '--map', 'gradient'])
     assert call('logs/a', '--method', 'l2_sp', source='a.pth')[-1]['epoch'] == 2
@@ -154,25 +155,25 @@ def test_dtypes(dtype, capsys):
     ('meta', torch.ones(2, device='meta')), ('int64', torch.ones(2, dtype=torch.long)),
     ('larger than', torch.ones(1).expand(2 ** 50)), ('type int', 3)])
 def test_entries_with_which_nothing_can_be_computed(said, value):
-    torch.save({**store.read(write_net()), 'layer1.0.bn1.bias': value}, 'a.pth')
+    torch.save({**store.read_params(write_net()), 'layer1.0.bn1.bias': value}, 'a.pth')
     with pytest.raises(InputError, match=f'a.pth.*layer1.0.bn1.bias is .*{said}'):
-        store.read('a.pth')
+        store.read_params('a.pth')
 
 
 def test_nan_is_said(capsys):
-    store.write({'a': torch.tensor([1., float('nan')]), 'b': torch.ones(2)}, 'a.pth')
-    store.read('a.pth')
+    store.write_params({'a': torch.tensor([1., float('nan')]), 'b': torch.ones(2)}, 'a.pth')
+    store.read_params('a.pth')
     assert 'a.pth: 1 of its entries hold NaN' in capsys.readouterr().out
 
 
 def test_formats_are_told_by_content():
-    params = store.read(write_net('a.pth'))
-    store.write(params, 'a.hkl')
+    params = store.read_params(write_net('a.pth'))
+    store.write_params(params, 'a.hkl')
     pathlib.Path('a.hkl').rename('hickle.pth')
     torch.save(params, 'torch.hkl')
     pytest.importorskip('safetensors.torch').save_file(params, 'safe.bin')
     for name in ('hickle.pth', 'torch.hkl', 'safe.bin'):
-        found = store.read(name)
+        found = store.read_params(name)
         assert all(torch.equal(found[k], v) for k, v in params.items())
 
 
@@ -192,7 +193,7 @@ def test_other_files_are_named(fails):
                        ('folder.pth', 'folder'), ('/dev/zero', 'device'), ('empty.pth', 'damaged'),
                        ('deep.hkl', 'HDF5')):
         with pytest.raises(InputError, match=f'{name}.*{said}'):
-            store.read(name)
+            store.read_params(name)
         status, printed = fails(cifar.main, '--dataset', 'shapes', '--teacher_id', name)
         assert status == 2 and said in printed and len(printed.splitlines()) == 1
 
@@ -200,7 +201,7 @@ def test_other_files_are_named(fails):
 def test_no_other_file_is_read():
     """Datasets of HDF5 that are elsewhere, and links."""
     pathlib.Path('secret').write_bytes(b'12345678')
-    store.write({'a': torch.ones(2)}, 'other.hkl')
+    store.write_params({'a': torch.ones(2)}, 'other.hkl')
     layout = h5py.VirtualLayout((2,), 'f4')
     layout[:] = h5py.VirtualSource('other.hkl', 'data/"a"', (2,))
     with h5py.File('external.hkl', 'w') as f:
@@ -215,7 +216,7 @@ def test_no_other_file_is_read():
     for name, said in (('external.hkl', 'other files'), ('virtual.hkl', 'other files'),
                        ('soft.hkl', 'link'), ('link.hkl', 'link')):
         with pytest.raises(InputError, match=f'{name}.*{said}'):
-            store.read(name)
+            store.read_params(name)
 
 
 @pytest.mark.parametrize('change', [
@@ -257,7 +258,7 @@ def test_onnx_by_the_lines_of_the_documentation():
     exec(blocks[-1], {})
     assert onnx.load('net.onnx').graph.node
     with pytest.raises(InputError, match='net.onnx is a file of ONNX'):
-        store.read('net.onnx')
+        store.read_params('net.onnx')
 
 
 def truncated(content):
@@ -289,7 +290,7 @@ def test_flipped_bit_is_found():
     with open('a.pth', 'wb') as f:
         f.write(content)
     with pytest.raises(InputError, match='checksum'):
-        store.read('a.pth')
+        store.read_params('a.pth')
 
 
 @pytest.mark.parametrize('as_zip', [True, False])
@@ -304,7 +305,7 @@ def test_code_is_refused(as_zip, tmp_path):
         for holder in ({'params': evil}, {'params': {'a': torch.ones(2)}, 'beside': [evil]}):
             torch.save(holder, 'a.pth', _use_new_zipfile_serialization=as_zip)
             with pytest.raises(InputError, match=f'carries code.*{name}'):
-                store.read('a.pth')
+                store.read_params('a.pth')
     assert not (tmp_path / 'hacked').exists()
 
 
@@ -312,7 +313,7 @@ def test_pickle_in_hickle_is_refused(tmp_path):
     with pytest.warns(match='serialized'):
         hickle.dump({'a': Evil()}, 'a.hkl')
     with pytest.raises(InputError, match='pickle'):
-        store.read('a.hkl')
+        store.read_params('a.hkl')
     assert not (tmp_path / 'hacked').exists()
 
 
@@ -346,12 +347,12 @@ def hickle_4(path, params):
         table.create_dataset('0', data=np.frombuffer(b'\x80\x04a pickle', np.uint8))
 
 
-@pytest.mark.parametrize('layout', [hickle_2, hickle_3, hickle_4, store.write])
+@pytest.mark.parametrize('layout', [hickle_2, hickle_3, hickle_4, store.write_params])
 def test_layouts_of_hickle(layout):
     params = {'conv0': torch.randn(4, 3, 3, 3), 'group0.block0.conv0.weight': torch.randn(2, 2),
               'fc.bias': torch.randn(5).double()}
-    layout('a.hkl', params) if layout is not store.write else layout(params, 'a.hkl')
-    got = store.read('a.hkl')
+    layout('a.hkl', params) if layout is not store.write_params else layout(params, 'a.hkl')
+    got = store.read_params('a.hkl')
     assert set(got) == set(params)
     # of float and double, all become double
     assert all(torch.equal(got[k], v) and got[k].dtype == torch.double for k, v in params.items())
@@ -365,42 +366,42 @@ def test_pickles_among_the_arrays_are_refused(value):
     with h5py.File('a.hkl', 'a') as f:
         f['data_0'].create_group('b').create_dataset('data_0', data=value)
     with pytest.raises(InputError, match='pickle'):
-        store.read('a.hkl')
+        store.read_params('a.hkl')
 
 
 def test_safetensors():
     torch.manual_seed(0)
     params = {'a.weight': torch.randn(2, 3), 'b': torch.ones(2)}
     pytest.importorskip('safetensors.torch').save_file(params, 'a.safetensors')
-    got = store.read('a.safetensors')
+    got = store.read_params('a.safetensors')
     assert set(got) == set(params) and all(torch.equal(got[k], v) for k, v in params.items())
     with open('b.safetensors', 'wb') as f:
         f.write(b'nothing of the kind')
     for name in ('b.safetensors', 'missing.safetensors'):
         with pytest.raises(InputError, match=name):
-            store.read(name)
+            store.read_params(name)
 
 
 def test_safetensors_is_not_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors', None)
     pathlib.Path('a.safetensors').touch()
     with pytest.raises(InputError, match='pip install safetensors'):
-        store.read('a.safetensors')
+        store.read_params('a.safetensors')
 
 
 def test_arrays_of_numpy_in_a_file_of_torch():
     """As exports of 2017 may hold them; what else numpy pickles is refused."""
     torch.save({'a': np.arange(3.), 'b': torch.ones(2)}, 'a.pth')
-    got = store.read('a.pth')
+    got = store.read_params('a.pth')
     assert torch.equal(got['a'], torch.arange(3.).double()) and torch.equal(got['b'], torch.ones(2))
     torch.save({'a': np.array([Evil()])}, 'b.pth')
     with pytest.raises(InputError, match='b.pth'):
-        store.read('b.pth')
+        store.read_params('b.pth')
 
 
 def test_counters_of_torchvisions_bn_are_left_out():
     torch.save({'bn1.weight': torch.ones(2), 'bn1.num_batches_tracked': torch.tensor(5)}, 'a.pth')
-    assert set(store.read('a.pth')) == {'bn1.weight'}
+    assert set(store.read_params('a.pth')) == {'bn1.weight'}
 
 
 def test_known_weights_are_downloaded_once_and_checked(http_server, monkeypatch, tmp_path):
@@ -410,7 +411,8 @@ def test_known_weights_are_downloaded_once_and_checked(http_server, monkeypatch,
     url, sha256 = http_server('served') + '/small.pth', downloads.sha256_of('served/small.pth')
     monkeypatch.setitem(store.KNOWN, 'small', (url, sha256[:8], (1., 2.)))
     path = store.locate('small')
-    assert torch.equal(store.read(path)['a'], torch.ones(2)) and tmp_path / 'home' in path.parents
+    assert torch.equal(store.read_params(path)['a'], torch.ones(2))
+    assert tmp_path / 'home' in path.parents
     os.remove('served/small.pth')
     assert store.locate('small') == path      # from the disk
     path.write_bytes(b'something else')
@@ -433,7 +435,7 @@ def test_known_names():
 
 def test_damaged_hickle():
     """Wherever the damage is, it is either harmless or said in one line."""
-    store.write(cifar.resnet(10, 1, 10)[1], 'a.hkl')
+    store.write_params(cifar.resnet(10, 1, 10)[1], 'a.hkl')
     with open('a.hkl', 'rb') as f:
         content = f.read()
     rng, refused = np.random.default_rng(0), 0
@@ -444,7 +446,7 @@ def test_damaged_hickle():
         with open('b.hkl', 'wb') as f:
             f.write(damaged)
         try:
-            store.read('b.hkl')
+            store.read_params('b.hkl')
         except InputError:
             refused += 1
     assert refused > 10
@@ -463,7 +465,7 @@ def test_other_files():
     for name in ('a.pth', 'b.hkl', 'c.hkl', 'd.pth', 'e.pth', 'f.pth', 'missing.pth',
                  'missing.hkl'):
         with pytest.raises(InputError, match=name.replace('.', '[.]')):
-            store.read(name)
+            store.read_params(name)
     for name, said in (('x.bin', 'x.bin'), ('x.onnx', 'docs/weights.md')):
         with pytest.raises(InputError, match=said):
-            store.write({}, name)
+            store.write_params({}, name)

@@ -73,7 +73,7 @@ def check_regular(path):
         raise InputError(f'{path} is {kind}: give a file')
 
 
-def load(path):
+def read_contents(path):
     """Read what a file of weights holds: tensors on the CPU, or stand-ins for numpy's arrays (see
     `array`), in plain containers. InputError for what is damaged, carries code or is another kind
     of file."""

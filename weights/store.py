@@ -9,9 +9,9 @@ import hickle
 import torch
 
 from system import files
-from system.downloads import download
+from system.downloads import download_file
 from utils import InputError, shown, without_prefix
-from weights.formats import StandIn, array, check_regular, load
+from weights.formats import StandIn, array, check_regular, read_contents
 
 # Files that can be named instead of given: where they are, the beginning of their sha256 ('' where
 # nobody published one), and what they should give on ImageNet, top-1 and top-5 error, or CIFAR-10.
@@ -157,12 +157,12 @@ def with_some_head(params, head):
             head + '.bias': widest.new_zeros(1)}
 
 
-def read(path):
-    """Read the parameters of the net in a file of weights (see `formats.load`): a flat dict of
-    tensors on the CPU, all float or all double. Statistics of BN that were fixed in training are
-    running ones again. InputError for what is damaged or no net's."""
+def read_params(path):
+    """Read the net in a file of weights (see `formats.read_contents`) -> a flat dict of tensors on
+    the CPU, all float or all double. Statistics of BN that were fixed in training are running ones
+    again. InputError, if the file is damaged or holds no net."""
     params = {re.sub(r'\.fixed_(mean|var)$', r'.running_\1', k): v
-              for k, v in parameters(load(path), path).items()
+              for k, v in parameters(read_contents(path), path).items()
               if not k.startswith(HELPERS) and not COUNTERS.fullmatch(k)}
     params = plain_head(net_in(params, path), path)
     for k, v in params.items():
@@ -180,7 +180,7 @@ def read(path):
 def options(path):
     """Read the options of the run whose checkpoint a file is; {} for other files. InputError, if it
     is damaged."""
-    holder = load(path)
+    holder = read_contents(path)
     made = holder.get('options') if isinstance(holder, dict) else None
     made = made if isinstance(made, dict) else {}
     for name, kind in (('input_size', int), ('input_pixels', str)):
@@ -195,7 +195,7 @@ def options(path):
 def checkpoint(path):
     """Load the checkpoint that a run goes on from, with its parameters as `params`. InputError, if
     it is none."""
-    state = load(path)
+    state = read_contents(path)
     if not isinstance(state, dict):
         raise InputError(f'{path} is no checkpoint of a run')
     state = {**state, 'params': parameters(state, path), 'path': path}
@@ -247,7 +247,7 @@ def locate(name):
             return path
     if name in KNOWN:
         url, sha256, _ = KNOWN[name]
-        return download(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
+        return download_file(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
     if os.path.isdir(name):
         raise InputError(f'{name} is a folder without the model.pt7 of a run. Those of results/ '
                          f'are not kept in git: train the net again, tables with --root logs')
@@ -263,14 +263,15 @@ def locate(name):
 # ---- writing ------------------------------------------------------------------------------------
 
 def check_format(path):
-    """Refuse, with an InputError, a file name that `write` does not know, before hours of work."""
+    """Refuse, with an InputError, a file name that `write_params` does not know, before hours of
+    work."""
     if str(path).endswith('.onnx'):
         raise InputError(f'{path}: write .pth, of which five lines in docs/weights.md make .onnx')
     if not str(path).endswith(('.pth', '.hkl')):
         raise InputError(f'{path}: write .pth (torch) or .hkl (hickle)')
 
 
-def write(params, path):
+def write_params(params, path):
     """Write a flat dict of tensors as .pth or .hkl, whole or not at all. RunError, if that
     fails."""
     check_format(path)
@@ -281,7 +282,7 @@ def write(params, path):
             hickle.dump({k: v.numpy() for k, v in params.items()}, f)
     else:
         torch.save(params, data)
-    files.write(path, data.getvalue())
+    files.write_whole(path, data.getvalue())
 
 
 def check_same(params, expected, path):
