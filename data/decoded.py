@@ -1,11 +1,9 @@
 """Image files -> batches: decoded and cropped in workers, uint8 until they are on the device."""
-import contextlib
 import functools
 import math
 import os
 import pathlib
 import platform
-import time
 
 import cv2
 import numpy as np
@@ -26,15 +24,16 @@ HINT = '; --check_data lists all images that cannot be read, --skip_broken leave
 
 
 def resize(image, height, width):
-    """uint8 (H, W, C) -> (height, width, C), bilinear and antialiased, as PIL does it."""
+    """Resize an image, uint8 (H, W, C) -> (height, width, C), bilinear and antialiased, as PIL
+    does."""
     x = torch.from_numpy(image)[None].permute(0, 3, 1, 2)       # which torch sees is channels_last
     x = F.interpolate(x, (height, width), mode='bilinear', antialias=True)
     return x[0].permute(1, 2, 0).numpy()
 
 
 def random_box(rng, height, width):
-    """Top, left, height and width of a random crop: of 8 to 100 % of the area and of an aspect
-    ratio from 3/4 to 4/3; the largest central one where that does not fit after some tries."""
+    """Draw top, left, height and width of a random crop: 8 to 100 % of the area, with an aspect
+    ratio from 3/4 to 4/3; the largest central one, if that does not fit after some tries."""
     for _ in range(TRIES):
         area = height * width * rng.uniform(.08, 1)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -46,131 +45,104 @@ def random_box(rng, height, width):
 
 
 def random_crop(image, size, rng):
+    """Resize a `random_box` of an image to size x size pixels."""
     top, left, h, w = random_box(rng, *image.shape[:2])
     return resize(np.ascontiguousarray(image[top:top + h, left:left + w]), size, size)
 
 
 def short_side(size):
-    """To which images are resized before the central crop of `size`: 256 for 224."""
+    """Return the short side, in pixels, of images whose central `size` is tested: 256 for 224."""
     return round(size * 256 / 224)
 
 
-def shape_with_short_side(image, short):
-    """Height and width of an image that is resized to a short side."""
+def resized_shape(image, short):
+    """Return height and width of an image after it is resized to a short side, in pixels."""
     h, w = image.shape[:2]
     return (short, short * w // h) if h <= w else (short * h // w, short)
 
 
-def with_short_side(image, short):
-    return resize(image, *shape_with_short_side(image, short))
+def enlarged_part(image, height, width, size, top, left):
+    """Compute size x size pixels at (top, left) of an image enlarged to (height, width), and no
+    others; they are those of `resize`, up to a grey level."""
+    y, x = ((2 * torch.arange(start, start + size, dtype=torch.double) + 1) / n - 1
+            for start, n in ((top, height), (left, width)))     # from -1 to 1 over the image
+    grid = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=2)[None]
+    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2).double()
+    part = F.grid_sample(pixels, grid, padding_mode='border', align_corners=False)
+    return part[0].permute(1, 2, 0).round().byte().numpy()
 
 
-def crop(image, size, top, left):
-    return image[top:top + size, left:left + size]
-
-
-def stretched(x, axis, n, start, size):
-    """The places `start` to start + size of an axis of an array (uint8) that is enlarged to n,
-    linearly between the middles of its pixels; what `resize` gives there, up to a grey level."""
-    at = ((np.arange(start, start + size) + .5) * x.shape[axis] / n - .5).clip(0, x.shape[axis] - 1)
-    low = at.astype(int)
-    high = np.minimum(low + 1, x.shape[axis] - 1)
-    part = np.expand_dims(at - low, [k for k in range(x.ndim) if k != axis])
-    x = x.take(low, axis) * (1 - part) + x.take(high, axis) * part
-    return (x + .5).astype(np.uint8)
-
-
-def resized(image, height, width):
-    """A function (size, top, left) -> those size x size pixels of the image resized to (height,
-    width), whose shape it has. What would be very much larger than the image, such as a line of
-    pixels resized by its short side, is computed around the crop alone."""
-    if height * width <= max(LARGE, image.shape[0] * image.shape[1]):
-        return functools.partial(crop, resize(image, height, width))
-    return lambda size, top, left: stretched(stretched(image, 1, width, left, size), 0, height, top,
-                                             size)
-
-
-def centre_of(height, width, size):
-    """Top and left of the central size x size pixels."""
-    return round((height - size) / 2), round((width - size) / 2)
-
-
-def central_crop(image, size):
-    """The central size x size pixels of an image resized to the short side that testing takes."""
-    shape = shape_with_short_side(image, short_side(size))
-    return resized(image, *shape)(size, *centre_of(*shape, size))
-
-
-def ten_crops(pixels, height, width, size):
-    """The four corners and the centre of `resized` pixels, and their mirrored images."""
-    bottom, right = height - size, width - size
-    places = (0, 0), (0, right), (bottom, 0), (bottom, right), centre_of(height, width, size)
-    return [v for c in (pixels(size, *at) for at in places) for v in (c, cv2.flip(c, 1))]
+def crops(image, height, width, size, places):
+    """Resize an image to (height, width) and cut out size x size pixels at each of the `places`,
+    [(top, left)]. A result far larger than the image, such as a line of pixels resized by its
+    short side, is computed at these places alone."""
+    if height * width > max(LARGE, image.shape[0] * image.shape[1]):
+        return [enlarged_part(image, height, width, size, *place) for place in places]
+    whole = resize(image, height, width)
+    return [whole[top:top + size, left:left + size] for top, left in places]
 
 
 RESIZES = ('keep', 'squash')
 CROPS = ('area', 'place', 'centre')
 
 
-class Files:
-    """Images in the form that DataLoader takes: (indices, seeds) -> views, uint8 (B, V, size, size,
-    3) in RGB order, and labels (B,).
+def views(image, seed, size, resize='keep', crop='area', ten=False):
+    """Cut what a net is shown out of an image, uint8 (H, W, 3) -> [uint8 (size, size, 3)].
 
-    images: names of files (N,), or uint8 (N, H, W, 3); labels: (N,); boxes: (N, 4), x, y, width and
-    height of what is cut out of each image first. A seed of -1 makes the view of a test: the image
-    resized to the short side that testing takes, or `squash`ed to a square of it; its central crop,
-    or `ten` crops. Another seed makes a random crop, mirrored if it is odd: of any `area` and
-    `place`, of any `place` in the resized image, or the `centre` of it, which is never mirrored.
+    A seed of -1 makes the view of a test: the image is resized to `short_side`, or squashed to a
+    square of it, and its central crop taken, or `ten` crops: corners and centre, mirrored and not.
+    Any other seed makes a random crop, mirrored if the seed is odd: of any `area` and place; of any
+    `place` in the resized image; or its `centre`, which is never mirrored.
     """
+    train, rng, short = seed >= 0, np.random.default_rng(max(seed, 0)), short_side(size)
+    if train and crop == 'area':
+        found = [random_crop(image, size, rng)]
+    else:
+        height, width = (short, short) if resize == 'squash' else resized_shape(image, short)
+        bottom, right = height - size, width - size
+        places = [(round(bottom / 2), round(right / 2))]
+        if train and crop == 'place':
+            places = [(int(rng.integers(bottom + 1)), int(rng.integers(right + 1)))]
+        if ten:
+            places = [(0, 0), (0, right), (bottom, 0), (bottom, right), *places]
+        found = crops(image, height, width, size, places)
+    if ten:
+        return [v for view in found for v in (view, cv2.flip(view, 1))]
+    mirrored = train and crop != 'centre' and seed % 2
+    return [cv2.flip(view, 1) for view in found] if mirrored else found
 
-    def __init__(self, images, labels, size, boxes=None, resize='keep', crop='area', ten=False):
-        self.images, self.labels, self.size, self.boxes = images, labels, size, boxes
-        self.squash, self.crop, self.ten = resize == 'squash', crop, ten
 
-    def __getitem__(self, batch):
-        index, seeds = (v.tolist() for v in batch)
-        views = [self.views(self.read(i), seed) for i, seed in zip(index, seeds, strict=True)]
-        views = [[cv2.cvtColor(v, cv2.COLOR_BGR2RGB) for v in image] for image in views]
-        return torch.from_numpy(np.stack(views)), torch.from_numpy(self.labels[index])
+# ---- batches ------------------------------------------------------------------------------------
 
-    def read(self, i):
-        image = self.images[i]
-        if isinstance(image, np.ndarray):
-            image = image[:, :, ::-1]
-        else:
-            image = image_files.read_image(image)
-        if self.boxes is not None:
-            x, y, w, h = np.round(self.boxes[i]).astype(int)
+def read_batch(images, labels, boxes, size, how, plan):
+    """Read the images of a batch, whose `plan` (B, 2) is the index and the seed of each -> `views`
+    uint8 (B, V, size, size, 3) in RGB order, by the options `how`, and labels (B,)."""
+    found = []
+    for i, seed in plan.tolist():
+        image = images[i]
+        image = image_files.read_image(image) if images.dtype.kind == 'S' else image[:, :, ::-1]
+        if boxes is not None:
+            x, y, w, h = np.round(boxes[i]).astype(int)
             inside = image[max(y, 0):y + h, max(x, 0):x + w]
             image = inside if inside.size else image
-        return np.ascontiguousarray(image)
-
-    def views(self, image, seed):
-        short, rng = short_side(self.size), np.random.default_rng(seed) if seed >= 0 else None
-        if seed >= 0 and self.crop == 'area':
-            image = random_crop(image, self.size, rng)
-            return [cv2.flip(image, 1) if seed % 2 else image]
-        shape = (short, short) if self.squash else shape_with_short_side(image, short)
-        pixels = resized(image, *shape)
-        if seed < 0 and self.ten:
-            return ten_crops(pixels, *shape, self.size)
-        if seed < 0 or self.crop == 'centre':
-            return [pixels(self.size, *centre_of(*shape, self.size))]
-        image = pixels(self.size, *(int(rng.integers(n - self.size + 1)) for n in shape))
-        return [cv2.flip(image, 1) if seed % 2 else image]
+        its = views(np.ascontiguousarray(image), seed, size, **how)
+        found.append([cv2.cvtColor(v, cv2.COLOR_BGR2RGB) for v in its])
+    return torch.from_numpy(np.stack(found)), torch.from_numpy(labels[plan[:, 0].numpy()])
 
 
 def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=0,
-                   dtype=torch.float32, train=False, count=0, **views):
-    """`Images` that are decoded for each batch: names of files (N,) and labels int64 (N,), arrays.
+                   dtype=torch.float32, train=False, count=0, boxes=None, **how):
+    """Make `Images` that are decoded for each batch, by `nthread` workers.
 
-    size: height and width of the crops, in pixels; in training random ones, mirrored with
-    probability 1/2, in random order, else central ones. count: images of a training epoch, if that
-    is not one pass over them. nthread: workers that decode and crop. views: more of `Files`; of ten
-    crops inputs are (B, 10, 3, H, W).
+    images: names of files, bytes (N,), or uint8 (N, H, W, 3); labels: int64 (N,), all arrays; size:
+    height and width of the crops, in pixels: random ones in training, where images come in random
+    order, else central ones. count: images of a training epoch, if that is not one pass over them.
+    boxes: (N, 4), x, y, width and height of what is cut out of each image first. how: options of
+    `views`; inputs are (B, 3, H, W), or of ten crops (B, 10, 3, H, W).
     """
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
-    dataset, share = Files(images, labels, size, **views), batch_size // processes.world()
+    read = functools.partial(read_batch, images, labels, boxes, size, how)
+    share = batch_size // processes.world()
     n = len(images)
     count = count or n
 
@@ -183,7 +155,7 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
             plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = processes.shard(plan, even=train)
         parts = plan.split(arrays.sizes_of(len(plan), share)) if train else plan.split(share)
-        batches = image_files.loaded(dataset, nthread, HINT, sampler=[p.T for p in parts if len(p)],
+        batches = image_files.loaded([p for p in parts if len(p)], nthread, HINT, collate_fn=read,
                                      pin_memory=device.type == 'cuda')
         return ((len(targets), images, targets) for images, targets in batches)
 
@@ -195,46 +167,43 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     return arrays.Images(count if train else n, epoch, make, [])
 
 
+# ---- the cache ----------------------------------------------------------------------------------
+
 def write_small(home, short, names):
-    """Write an image file, of the names of what there is and of what is written, with a short side
-    of `short` pixels at most; first as a file of this process at the top of the cache `home`."""
-    source, path = map(os.fsdecode, names)
-    image = image_files.read_image(source)
+    """Write an image file with a short side of at most `short` pixels. `names` are those of the
+    original and of the new file, which is unfinished at the top of the cache `home` at first."""
+    original, path = map(os.fsdecode, names)
+    image = image_files.read_image(original)
     if min(image.shape[:2]) > short:
-        _, encoded = cv2.imencode('.jpg', with_short_side(image, short),
-                                  [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        small = resize(image, *resized_shape(image, short))
+        _, encoded = cv2.imencode('.jpg', small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     else:
-        encoded = np.fromfile(source, np.uint8)
+        encoded = np.fromfile(original, np.uint8)
     files.write_whole(path, encoded.tobytes(), home / f'{platform.node()}.{os.getpid()}.tmp')
 
 
 def write_cache(images, labels, cache, size, nthread):
-    """The image files written once, encoded, into `cache`, with the short side that testing crops
-    of `size` takes -> names there, labels. What is there already is left; small images are copied.
+    """Write small copies of image files into the folder `cache`, once, for crops of `size` pixels
+    -> names of the copies, bytes (N,), labels.
+
+    A copy has the `short_side` that testing resizes to; images that are smaller are copied as they
+    are. InputError, if an image cannot be read, or the cache holds other images.
     """
     short = short_side(size)
     home = pathlib.Path(cache).expanduser() / f'short{short}'
     new = np.array([os.fsencode(home.joinpath(*pathlib.Path(os.fsdecode(f)).parts[-3:]))
                     for f in images])
-    belongs_to(home, pathlib.Path(os.fsdecode(images[0])).resolve().parents[2])
+    claim(home, pathlib.Path(os.fsdecode(images[0])).resolve().parents[2])
     todo = [pair for pair in zip(images, new, strict=True) if not os.path.exists(pair[1])]
-    remove_abandoned(home)
+    files.remove_abandoned(home.glob('*.tmp'), ABANDONED)
     image_files.for_each(functools.partial(write_small, home, short), todo, nthread,
                          'writing the cache')
     return new, labels
 
 
-def remove_abandoned(home):
-    """Remove the unfinished files that processes which were killed have left in a cache. Others may
-    be at work beside this one: theirs are new."""
-    for path in home.glob('*.tmp'):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
-
-
-def belongs_to(home, root):
-    """Note in a cache's folder of which images it is made; refuse one that is made of others."""
+def claim(home, root):
+    """Note in a cache's folder `home` that its images are those of the folder `root`. InputError,
+    if they are another folder's."""
     note, text = home / 'source.txt', f'{root}\n'
     try:
         found = note.read_text() if note.exists() else ''

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import time
 
 from utils import RunError
 
@@ -25,3 +26,12 @@ def write_whole(path, data, temporary=None):
         raise RunError(f'cannot write {path}: {e.strerror}' + (
             '. What was there before is as it was; make room and repeat the command'
             if e.errno in FULL else '')) from None
+
+
+def remove_abandoned(paths, seconds):
+    """Remove the unfinished files among `paths` that killed processes have left. One that was
+    written to in the last `seconds` is perhaps another process's at work, and stays."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()

@@ -428,9 +428,9 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
-def view(image, seed, **how):
-    views, labels = decoded.Files(image[None], np.array([3]), 28, **how)[
-        torch.tensor([0]), torch.tensor([seed])]
+def view(image, seed, boxes=None, **how):
+    views, labels = decoded.read_batch(image[None], np.array([3]), boxes, 28, how,
+                                       torch.tensor([[0, seed]]))
     assert labels.tolist() == [3] and views.dtype == torch.uint8
     return views[0].numpy()
 

@@ -101,18 +101,17 @@ def test_crops_of_long_images_are_those_of_the_whole(shape, monkeypatch):
         views = {}
         for large in (10 ** 9, 1):
             monkeypatch.setattr(decoded, 'LARGE', large)
-            files = decoded.Files(image[None], np.array([0]), 28, **how)
             views[large] = np.stack([v for seed in (-1, 0, 5, 8)
-                                     for v in files.views(files.read(0), seed)])
+                                     for v in decoded.views(image, seed, 28, **how)])
         a, b = (v.astype(int) for v in views.values())
-        assert np.abs(a - b).max() <= 1 and (a != b).mean() < .05
+        # `resize` rounds twice, once along each axis
+        assert np.abs(a - b).max() <= 1 and (a != b).mean() < .2
 
 
 def test_a_line_of_pixels_takes_little_memory():
     image = RNG.integers(0, 256, (1, 20000, 3), np.uint8)
-    files = decoded.Files(image[None], np.array([0]), 224, ten=True)
     tracemalloc.start()
-    assert np.stack(files.views(files.read(0), -1)).shape == (10, 224, 224, 3)
+    assert np.stack(decoded.views(image, -1, 224, ten=True)).shape == (10, 224, 224, 3)
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
 

@@ -158,14 +158,16 @@ def test_crops_are_those_of_pil(photo):
     pil, ours = Image.open(photo), image_files.read_image(photo)[..., ::-1]
     assert np.abs(ours.astype(int) - np.asarray(pil)).mean() < .05
     expected = pil.resize((192, 128), Image.BILINEAR).crop((40, 8, 152, 120))
-    crop = decoded.central_crop(image_files.read_image(photo), 112)[..., ::-1]
+    (crop,) = decoded.views(image_files.read_image(photo), -1, 112)
+    crop = crop[..., ::-1]
     assert crop.shape == (112, 112, 3)
     assert np.abs(crop.astype(int) - np.asarray(expected)).mean() < .2
-    files = decoded.Files([photo], np.array([3]), 224)
-    for seed in range(1, 20):
-        (crop,), (label,) = files[torch.tensor([0]), torch.tensor([seed])]
+    plan = torch.tensor([[0, seed] for seed in range(1, 20)])
+    crops, labels = decoded.read_batch(np.array([b'photo.jpg']), np.array([3]), None, 224, {}, plan)
+    assert labels.tolist() == [3] * 19
+    for (_, seed), (crop,) in zip(plan.tolist(), crops, strict=True):
         expected = original.pil_crop(photo, 224, seed).astype(int)
-        assert label == 3 and np.abs(crop.numpy() - expected).mean() < .2
+        assert np.abs(crop.numpy() - expected).mean() < .2
 
 
 def test_random_boxes_are_torchvisions():
@@ -189,7 +191,7 @@ def test_batches_of_files(shapes_folder):
     made = decoded.decoded_images(files, labels, 16, 32, mean, std, CPU)
     inputs, targets = (torch.cat(v) for v in zip(*made.batches(), strict=True))
     assert made.n == 60 and targets.tolist() == labels.tolist()
-    crop = decoded.central_crop(image_files.read_image(files[7]), 32)
+    (crop,) = decoded.views(image_files.read_image(files[7]), -1, 32)
     crop = torch.from_numpy(crop).flip(-1).double()
     torch.testing.assert_close(inputs[7].double().permute(1, 2, 0),
                                (crop - torch.tensor(mean)) / torch.tensor(std), rtol=1e-5, atol=0)
