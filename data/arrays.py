@@ -10,8 +10,8 @@ from utils import InputError
 
 
 def pad_reflect(images, pad):
-    """Pad images (N, H, W, 3) -> (N, H+2p, W+2p, 3), mirrored without repeating the edge.
-    InputError, if they are too small for that."""
+    """Mirror `pad` pixels around images (N, H, W, 3) -> (N, H+2p, W+2p, 3); the edge itself is not
+    repeated. InputError, if the images are too small for that."""
     if pad >= min(images.shape[1:3]):
         raise InputError(f'--randomcrop_pad {pad} is too large for images of '
                          f'{images.shape[1]}x{images.shape[2]} pixels')
@@ -19,8 +19,8 @@ def pad_reflect(images, pad):
 
 
 def crop_flip(padded, index, top, left, flip, height, width):
-    """The images `index` of `padded` (N, H', W', 3), each cropped to (height, width) at its own
-    corner (top, left) and mirrored where `flip`: (B, height, width, 3)."""
+    """Crop the images `index` of `padded` (N, H', W', 3), each at its own corner (top, left), and
+    mirror them where `flip` -> (B, height, width, 3)."""
     rows = top[:, None] + torch.arange(height, device=padded.device)
     cols = torch.arange(width, device=padded.device)
     cols = left[:, None] + torch.where(flip[:, None], width - 1 - cols, cols)
@@ -28,29 +28,29 @@ def crop_flip(padded, index, top, left, flip, height, width):
 
 
 def normalise(images, stats):
-    """uint8 (B, H, W, 3) and [mean, deviation] (2, 3) -> (B, 3, H, W) in channels_last memory
-    format, of the statistics' dtype."""
-    # over whole rows at a time: three values at a time are no work for vector instructions
+    """Normalise images, uint8 (B, H, W, 3), by `stats`, means and deviations (2, 3) -> (B, 3, H, W)
+    in channels_last memory format, of the dtype of `stats`."""
+    # whole rows at a time: three values are too few for vector instructions
     width = images.shape[2]
     mean, std = stats.repeat(1, width)
     rows = images.to(stats.dtype).flatten(2).sub_(mean).div_(std)
     return rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
 
-def some_of(images, n):
-    """Choose n images of a set, a tuple of arrays (N, ...), or all; the same ones each time."""
-    chosen = np.random.default_rng(0).permutation(len(images[1]))[:n]
-    return tuple(a[chosen] for a in images)
+def some_of(whole, n):
+    """Choose at most n images of a set, a tuple of arrays (N, ...); the same ones each time."""
+    chosen = np.random.default_rng(0).permutation(len(whole[1]))[:n]
+    return tuple(a[chosen] for a in whole)
 
 
 class Images(NamedTuple):
     """A set of images as a step takes it, batch by batch.
 
-    n: the number of images in an epoch. epoch(generator): draws what an epoch needs, from a CPU
-    generator, so that it does not depend on the device -> iterator of (size, *tensors): the number
-    of images of each batch, and what it is made of, if that does not lie on the device. make(size,
-    *tensors) -> inputs (B, 3, H, W), targets (B,), on the device; it keeps to tensors, of which it
-    changes those in `state` in place.
+    n: the number of images in an epoch. epoch(generator) draws what an epoch needs, from a CPU
+    generator, so that the draws do not depend on the device -> iterator of (size, *tensors): the
+    number of images in each batch, and what the batch is made of, unless that is on the device
+    already. make(size, *tensors) -> inputs (B, 3, H, W) and targets (B,) on the device; it works on
+    tensors alone, and changes those in `state` in place.
     """
     n: int
     epoch: Callable
@@ -58,13 +58,13 @@ class Images(NamedTuple):
     state: list
 
     def batches(self, generator=None):
-        """The inputs and targets of an epoch's batches."""
+        """Yield inputs and targets of an epoch's batches."""
         return (self.make(*batch) for batch in self.epoch(generator))
 
 
 def sizes_of(n, size):
-    """Return the sizes of the batches of n images, of which the last may be smaller. A single image
-    that is left over goes into the batch before, since BN may have a single value of it."""
+    """Return the sizes of the batches of n images; the last may be smaller. A single image that is
+    left over joins the batch before it: batch normalisation needs more than one value."""
     sizes = [size] * (n // size) + ([n % size] if n % size else [])
     if len(sizes) > 1 and sizes[-1] == 1:
         sizes[-2:] = [size + 1]
@@ -72,27 +72,26 @@ def sizes_of(n, size):
 
 
 def order_of(n, count, generator):
-    """Draw the indices of an epoch of `count` images from n, without repetition until all were
-    taken."""
+    """Draw the indices of an epoch of `count` images out of n; none comes again before all have
+    come."""
     passes = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
     return torch.cat(passes)[:count]
 
 
 def test_batch(batch_size, size, device):
-    """Return the size of a test batch, if training takes `batch_size` images of size x size pixels:
-    larger on a GPU, which batches of small images do not fill (2,048 of CIFAR's)."""
+    """Return the size of a test batch, where training takes `batch_size` images of size x size
+    pixels. On a GPU it is larger, 2,048 of CIFAR's images, since small batches do not fill it."""
     many = 2048 * 32 ** 2 // size ** 2 // processes.world() * processes.world()
     return max(batch_size, many) if device.type == 'cuda' else batch_size
 
 
 def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=0, train=False,
                 count=0):
-    """`Images` that lie on the device: uint8 (N, H, W, 3), and labels int64 (N,).
+    """Make `Images` that lie on the device: uint8 (N, H, W, 3), labels int64 (N,).
 
-    In training, images come in random order, mirrored with probability 1/2 and, for pad > 0 (images
-    then have that many pixels around them), cropped at random. All this is drawn once per epoch,
-    which has `count` images, if that is not one pass over them. Of several processes, which all
-    draw the same, each gets its share of every batch.
+    In training, images come in random order, mirrored with probability 1/2, and cropped at random
+    if they have `pad` pixels around them. All this is drawn once per epoch of `count` images; 0 is
+    one pass over them. Several processes draw the same, and each takes its share of every batch.
     """
     device = images.device
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
@@ -100,7 +99,7 @@ def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=
     count = count or n
     plan = processes.shard(torch.arange(count) % n, even=train)
     sizes = sizes_of(len(plan), batch_size // processes.world())
-    # an epoch's images, corners and flips, and how many of its images were taken
+    # an epoch's images, corners and flips; how many of its images were taken so far
     draws = torch.zeros(len(plan), 4, dtype=torch.long, device=device)
     place = torch.zeros((), dtype=torch.long, device=device)
     draws[:, 0] = plan
@@ -127,7 +126,7 @@ def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=
 
 
 def both(source, target):
-    """Join the batches of two sets, one after the other, with the labels of the first."""
+    """Join each batch of `source` and one of `target` into a batch with the labels of the first."""
     def epoch(generator=None):
         pairs = zip(source.epoch(generator), target.epoch(generator), strict=True)
         return ((n, *x, *y) for (n, *x), (_, *y) in pairs)

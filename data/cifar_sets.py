@@ -3,6 +3,7 @@
 Images are uint8 (N, H, W, 3) in RGB order, labels int64 (N,). CIFAR, from
 https://www.cs.toronto.edu/~kriz/cifar.html, is read from a folder or downloaded.
 """
+import functools
 import io
 import pathlib
 import pickle
@@ -32,39 +33,33 @@ MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
 def load_arrays(name, root='.', validate=0):
-    """The data set `name` below the folder `root` -> (train, test), each (images, labels), and
-    the number of classes.
-
-    `validate` > 0 takes that many training images, the same ones in every run, out of the
-    training set and returns them as the test set.
-    """
+    """Load the data set `name` from the folder `root` -> training and test set, each (images,
+    labels), and the number of classes. `validate` > 0: as many training images are `held_out`, and
+    returned in place of the test set. InputError, if the data set is missing or damaged."""
     train, test, classes = SETS[name](root)
     return *(held_out(train, validate) if validate else (train, test)), classes
 
 
-def drawn(root):
+def draw_shapes(root):
     """Draw the training and test set of `shapes`, which needs no folder."""
     sets = (shapes.shapes(n, seed)[:2] for seed, n in enumerate(shapes.SHAPES_COUNTS.values()))
     return *sets, len(shapes.SHAPES)
 
 
-def both_parts(name):
-    """The function of a folder that reads CIFAR10 or CIFAR100, or downloads it."""
-    def read(root):
-        folder = cifar_folder(name, root)
-        return *(cifar(name, folder, part) for part in COUNTS), CIFAR[name]['classes']
-
-    return read
+def load_cifar(name, root):
+    """Read both parts of CIFAR10 or CIFAR100, which is downloaded if need be."""
+    folder = cifar_folder(name, root)
+    return *(cifar(name, folder, part) for part in COUNTS), CIFAR[name]['classes']
 
 
 # name -> function of the folder --dataroot that gives training and test set, each (images, labels),
 # and the number of classes
-SETS = {**{name: both_parts(name) for name in CIFAR}, 'shapes': drawn}
+SETS = {**{name: functools.partial(load_cifar, name) for name in CIFAR}, 'shapes': draw_shapes}
 
 
 def held_out(train, n):
-    """Split a training set, a tuple of arrays -> the set without n images, the same ones in every
-    run, and those. InputError, unless both have images."""
+    """Take n images out of a training set, a tuple of arrays, the same ones in every run -> the
+    rest, the n images. InputError, unless both have images."""
     if not 0 < n < len(train[1]):
         raise InputError(f'--validate {n}: give a number between 1 and {len(train[1]) - 1}, the '
                          f'training images less one')
@@ -76,8 +71,7 @@ def held_out(train, n):
 
 def cifar_folder(name, root, make=False):
     """Find the folder of CIFAR's batches: `root` itself, or one below it, into which they are
-    downloaded and unpacked when they are not there. InputError, if there is no root, unless `make`.
-    """
+    downloaded if need be. InputError, if that fails, or if there is no root, which `make` makes."""
     spec = CIFAR[name]
     root = pathlib.Path(root).expanduser()
     if all((root / file).is_file() for part in COUNTS for file in spec[part]):
@@ -93,13 +87,12 @@ def cifar_folder(name, root, make=False):
 
 
 def cifar(name, folder, part):
-    """Read one part ('train' or 'test') of CIFAR -> images, labels. InputError, if shapes, counts
-    or labels are wrong."""
+    """Read the part 'train' or 'test' of CIFAR -> images, labels. InputError, if shapes, counts or
+    labels are wrong."""
     spec = CIFAR[name]
     images, labels = [], []
     for file in spec[part]:
-        path = folder / file
-        batch = unpickle(path)
+        batch = unpickle(folder / file)
         try:
             data, target = batch[b'data'], np.asarray(batch[spec['labels']])
             good = (data.shape == (len(target), 3072) and data.dtype == np.uint8
@@ -108,9 +101,9 @@ def cifar(name, folder, part):
         except (KeyError, TypeError, AttributeError, ValueError):
             good = False
         if not good:
-            raise InputError(f'{path} is no batch of {name}: it should hold uint8 data (N, 3072) '
-                             f'and N labels from 0 to {spec["classes"] - 1}. Delete the folder to '
-                             f'have it downloaded again')
+            raise InputError(f'{folder / file} is no batch of {name}: it should hold uint8 data '
+                             f'(N, 3072) and N labels from 0 to {spec["classes"] - 1}. Delete the '
+                             f'folder to have it downloaded again')
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels.append(target)
     images, labels = np.concatenate(images), np.concatenate(labels).astype(np.int64)
@@ -125,16 +118,13 @@ def unpickle(path):
     else."""
     try:
         return PlainUnpickler(io.BytesIO(path.read_bytes()), encoding='bytes').load()
-    except OSError as e:
-        raise InputError(f'cannot read {path}: {e.strerror}. Delete its folder to have it '
-                         f'downloaded again, or name another one with --dataroot') from None
     except Exception as e:      # a damaged pickle raises nearly anything
-        raise InputError(f'cannot read {path}: {e}. Delete its folder to have it downloaded '
-                         f'again') from None
+        raise InputError(f'cannot read {path}: {getattr(e, "strerror", e)}. Delete its folder to '
+                         f'have it downloaded again, or name another --dataroot') from None
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Knows the few names of which pickled numpy arrays are made, and refuses all others."""
+    """Unpickles numpy arrays and plain values, and refuses everything else."""
 
     ALLOWED = {
         '_reconstruct': np.empty(0).__reduce__()[0],

@@ -142,9 +142,8 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     """
     stats = torch.tensor([mean, std], dtype=dtype, device=device)
     read = functools.partial(read_batch, images, labels, boxes, size, how)
-    share = batch_size // processes.world()
     n = len(images)
-    count = count or n
+    count = count or n if train else n
 
     def epoch(generator=None):
         if train:
@@ -154,8 +153,8 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
         else:
             plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
         plan = processes.shard(plan, even=train)
-        parts = plan.split(arrays.sizes_of(len(plan), share)) if train else plan.split(share)
-        batches = image_files.loaded([p for p in parts if len(p)], nthread, HINT, collate_fn=read,
+        parts = plan.split(arrays.sizes_of(len(plan), batch_size // processes.world()))
+        batches = image_files.loaded(parts, nthread, HINT, collate_fn=read,
                                      pin_memory=device.type == 'cuda')
         return ((len(targets), images, targets) for images, targets in batches)
 
@@ -164,7 +163,7 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
         inputs = arrays.normalise(images.flatten(0, 1), stats)
         return inputs if images.shape[1] == 1 else inputs.unflatten(0, images.shape[:2]), targets
 
-    return arrays.Images(count if train else n, epoch, make, [])
+    return arrays.Images(count, epoch, make, [])
 
 
 # ---- the cache ----------------------------------------------------------------------------------
