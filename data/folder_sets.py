@@ -1,4 +1,4 @@
-"""Image files in a folder per class: of ImageNet, and of any set in such folders."""
+"""Image files in a folder for each class, as ImageNet and most people's own data sets have them."""
 import os
 import pathlib
 import shlex
@@ -9,18 +9,18 @@ from data import cifar_sets, lists
 from data.image_files import IMAGES
 from utils import InputError, printable
 
-# what systems and programs leave in folders of others, beside what is hidden by a dot
+# what systems and programs leave in folders, beside what is hidden by a dot
 STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
-PARTS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation'}
+NAMES_OF_PARTS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation'}
 # the script with which most people sort ImageNet's validation images into folders
 VALPREP = 'https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh'
 ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 
 def image_folders(root, validate=0):
-    """Read ImageNet's layout, root/{train,val}/<class>/<image> -> (train, val), each names of files
-    and labels as `class_folders` gives them, and the number of classes. `validate` as in
-    `cifar_sets.load_arrays`. InputError, if that is not what is there."""
+    """Read ImageNet's layout, root/{train,val}/<class>/<image> -> training and test set, each names
+    of files and labels, and the number of classes. `validate` > 0: as many training images are held
+    out, and returned in place of the test set. InputError, if the folders are not laid out so."""
     *train, names = class_folders(root, 'train')
     if validate:
         return *cifar_sets.held_out(train, validate), len(names)
@@ -30,10 +30,9 @@ def image_folders(root, validate=0):
 
 
 def class_folders(root, part=''):
-    """Read root/part/<class>/<image>, or folders below a class too, or Tiny-ImageNet's val/ ->
-    names of files, bytes (N,); labels int64 (N,), the classes' places by `lists.in_order`; the
-    classes' names. What is left out is counted in a line. InputError, if there are no classes, or
-    some without an image."""
+    """Read root/part/<class>/<image>, with or without folders below a class, or Tiny-ImageNet's
+    val/ -> names of files, bytes (N,); labels, int64 (N,); names of classes, `lists.in_order`. A
+    line says how many files are left out. InputError, if there are no classes, or empty ones."""
     folder = pathlib.Path(root, part).expanduser()
     if not folder.is_dir():
         raise InputError(f'there is no folder {folder}: it should hold a folder per class')
@@ -48,17 +47,16 @@ def class_folders(root, part=''):
     empty = [name for name, found in zip(names, files, strict=True) if not found]
     if empty:
         raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}: '
-                         f'it should hold a folder of images for each class, and the folder above '
-                         f'train/ and test/ or val/')
-    others = sum(others, [])
-    if others:
-        print(f'{folder}: {left_out(others)}')
+                         f'it should hold a folder of images for each class, or, where a data set '
+                         f'begins, train/ and test/ or val/')
+    print_left_out(folder, sum(others, []))
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
     return lists.as_bytes(f for found in files for f in found), labels, names
 
 
 def annotated(folder):
-    """Read Tiny-ImageNet's val/: images/<image>, and lines 'image class ...' of its list."""
+    """Read Tiny-ImageNet's val/, images/<image> and a list of lines 'image class ...', as
+    `class_folders` does. InputError for other lines."""
     pairs = [line.split()[:2] for line in lists.read_lines(folder / ANNOTATIONS, 'folder')]
     if not all(len(pair) == 2 for pair in pairs):
         raise InputError(f'{folder / ANNOTATIONS}: each line should be an image and its class')
@@ -69,7 +67,7 @@ def annotated(folder):
 
 
 def list_folder(folder):
-    """List what a folder holds, without what is hidden or stray. InputError, if it cannot be
+    """List the entries of a folder, without hidden and STRAY ones. InputError, if it cannot be
     read."""
     try:
         return [e for e in os.scandir(folder) if e.name[0] != '.' and e.name not in STRAY]
@@ -78,13 +76,13 @@ def list_folder(folder):
 
 
 def images_below(folder):
-    """List the paths of the image files in a folder and in those below it, sorted, and those of all
-    other files. Links to folders are not followed: they might lead back."""
+    """List the files in a folder and below it -> sorted paths of images, paths of all else. Links
+    to folders are not followed, since they might lead back."""
     found, others = [], []
     for entry in list_folder(folder):
         if entry.is_dir(follow_symlinks=False):
-            for paths, deeper in zip((found, others), images_below(entry.path), strict=True):
-                paths += deeper
+            deeper = images_below(entry.path)
+            found, others = found + deeper[0], others + deeper[1]
         elif entry.name.lower().endswith(IMAGES) and entry.is_file():
             found.append(entry.path)
         else:
@@ -93,31 +91,28 @@ def images_below(folder):
 
 
 def files_named(paths):
-    """List the image files that the paths of files and folders name, bytes (N,). InputError for a
+    """List the images that `paths` of files and folders stand for, bytes (N,). InputError for a
     folder without images."""
     files = []
     for path in paths:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        found, others = images_below(path)
+        found, others = images_below(path) if os.path.isdir(path) else ([path], [])
         if not found:
             raise InputError(f'{path} holds no images')
-        if others:
-            print(f'{path}: {left_out(others)}')
+        print_left_out(path, others)
         files += found
     return lists.as_bytes(files)
 
 
-def left_out(others):
-    """Say how many files are left out."""
-    return (f'{len(others):,} files are left out, whose names are not those of images, such as '
-            f'{printable(others[0])}')
+def print_left_out(folder, others):
+    """Print how many files of a folder are no images by their names, unless there are none."""
+    if others:
+        print(f'{folder}: {len(others):,} files are left out, whose names are not those of images, '
+              f'such as {printable(others[0])}')
 
 
 def folders(root):
-    """Read {train,test}/<class>/<image>, with val/ for test/ as well, or <class>/<image>, which has
-    no test set -> train, test or None, names of classes. InputError for other folders."""
+    """Read train/<class>/<image> and test/ or val/ likewise, or <class>/<image> -> training set,
+    test set or None, names of classes. InputError for other folders."""
     train, tests = root / 'train', [p for p in (root / 'test', root / 'val') if p.is_dir()]
     if train.is_dir() and tests:
         # Tiny-ImageNet's test/ has no labels
@@ -126,13 +121,14 @@ def folders(root):
         *tested, others = class_folders(test)
         lists.same_classes(names, others, train, test)
         return tuple(learnt), tuple(tested), names
-    if train.is_dir() and all(e.is_dir() for e in list_folder(train)):  # else a class
+    # a folder train/ of images is a class like others
+    if train.is_dir() and all(e.is_dir() for e in list_folder(train)):
         raise InputError(f'{root} has train/, but neither test/ nor val/')
     *learnt, names = class_folders(root)
     if len(names) == 1:
         raise InputError(f'{root} has one folder of images, {names[0]}/: there should be a folder '
                          f'per class in it, or in its train/ and test/')
-    if set(names) <= PARTS:
+    if set(names) <= NAMES_OF_PARTS:
         raise InputError(f'{root} has {", ".join(names)}, which hold images themselves: there '
                          f'should be a folder per class in each of them')
     return tuple(learnt), None, names
@@ -140,6 +136,6 @@ def folders(root):
 
 def folders_of(root, domain):
     """Read <domain>/<class>/<image> or <domain>/images/<class>/<image> -> set, names of classes."""
-    folder, inner = root / domain, root / domain / 'images'
-    *found, names = class_folders(inner if inner.is_dir() else folder)
+    inner = root / domain / 'images'
+    *found, names = class_folders(inner if inner.is_dir() else root / domain)
     return tuple(found), names

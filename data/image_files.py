@@ -1,4 +1,4 @@
-"""Image files: what is taken for one, how it is read, which ones cannot be."""
+"""Image files: which files are taken for images, how they are read, and which cannot be."""
 import contextlib
 import io
 import os
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from system import processes
 from utils import InputError, RunError, printable
 
-# how the names of files end that OpenCV or PIL reads
+# the endings of the names of files that OpenCV or PIL reads
 IMAGES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.jp2', '.png', '.apng', '.gif', '.bmp', '.dib', '.ppm',
           '.pgm', '.pbm', '.pnm', '.ras', '.sr', '.tga', '.pcx', '.tif', '.tiff', '.webp', '.avif')
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)     # we say it in a line
@@ -26,7 +26,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)     # we say i
 
 @contextlib.contextmanager
 def silence():
-    """What C libraries print by themselves, as libpng does, goes nowhere."""
+    """Discard what C libraries such as libpng print."""
     screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -38,10 +38,10 @@ def silence():
 
 
 def decode(data):
-    """The bytes of an image file -> uint8 (H, W, 3) in OpenCV's order, blue first; of an animation
-    the first frame. Raises nearly anything where they are damaged."""
+    """Decode the bytes of an image file, or the first frame of an animation -> uint8 (H, W, 3) in
+    OpenCV's order, blue first. Damaged bytes raise nearly anything."""
     image = None
-    # OpenCV's first frame of these is another one than that of other programs
+    # of these, OpenCV takes another first frame than other programs
     animated = data.startswith(b'GIF8') or data.startswith(b'\x89PNG') and b'acTL' in data[:65536]
     if data and not animated:
         with silence() if sys.stderr else contextlib.nullcontext():
@@ -55,35 +55,35 @@ def decode(data):
 
 
 def read_image(path):
-    """An image file, whatever it is called, -> uint8 (H, W, 3) in OpenCV's order, blue first. As in
-    most loaders, the rotation that a camera noted is not applied. InputError for anything else."""
+    """Read an image file, whatever it is called -> uint8 (H, W, 3) in OpenCV's order, blue first.
+    As in most loaders, the rotation that a camera noted is not applied. InputError, if the file is
+    missing or no image."""
     path = pathlib.Path(os.fsdecode(path))
     if not path.is_file():      # a pipe, say, from which nothing might ever come
         raise InputError(f'cannot read the image {printable_path(path)}: there is no such file')
     try:
         return decode(path.read_bytes())
-    except Exception:       # a damaged file raises nearly anything
+    except Exception:       # of OpenCV's, PIL's or the system's
         raise InputError(f'cannot read the image {printable_path(path)}') from None
 
 
 def printable_path(path):
-    """The name of a file as messages have it."""
+    """Return the name of a file as messages show it."""
     return printable(os.fsdecode(path))
 
 
 # ---- many files ---------------------------------------------------------------------------------
 
 def for_each(function, items, nthread, title):
-    """Call function(item) for each item in `nthread` workers, with a progress bar -> the list of
-    what it returns."""
+    """Call function(item) for each item, in `nthread` workers, with a progress bar -> [results]."""
     found = loaded(items, nthread if len(items) else 0, collate_fn=function)
     return list(tqdm(found, title, len(items), unit=' images',
                      disable=None if len(items) else True))
 
 
 def loaded(dataset, nthread, hint='', **how):
-    """The items of a DataLoader of `nthread` workers, which takes no batches together. What is
-    wrong with a file is said in a line, though a worker found it, and `hint` behind it."""
+    """Yield the items of a dataset, loaded by `nthread` workers; `how` as DataLoader takes it. An
+    InputError or RunError of a worker is raised here in its own words, with `hint` after them."""
     warnings.filterwarnings('ignore', 'This DataLoader will create')    # as many as were asked for
     try:
         yield from DataLoader(dataset, None, num_workers=nthread, generator=torch.Generator(),
@@ -94,7 +94,7 @@ def loaded(dataset, nthread, hint='', **how):
 
 
 def is_broken(path):
-    """Whether an image file is missing or cannot be read."""
+    """Return whether an image file is missing or cannot be read."""
     try:
         read_image(path)
     except InputError:
@@ -103,8 +103,8 @@ def is_broken(path):
 
 
 def broken(images, nthread):
-    """Which images are missing or cannot be read, bool (N,). images: names of files, bytes (N,),
-    all of which are opened; or arrays, of which none is broken."""
+    """Open all images -> which of them are missing or cannot be read, bool (N,). images: names of
+    files, bytes (N,), or arrays, none of which is broken."""
     if images.dtype.kind != 'S':
         return np.zeros(len(images), bool)
     return np.array(processes.from_first(
@@ -112,8 +112,7 @@ def broken(images, nthread):
 
 
 def list_broken(images, nthread):
-    """Print the names of the `broken` images -> a sentence about their number; '' if there is none.
-    """
+    """Print the names of the `broken` images -> a sentence about them; '' if there are none."""
     found = images[broken(images, nthread)]
     for name in found:
         print(f'cannot be read: {printable_path(name)}')
@@ -123,14 +122,14 @@ def list_broken(images, nthread):
 
 
 def check_readable(images, nthread):
-    """Refuse `broken` images, and print their names."""
+    """Raise an InputError, if there are `broken` images, after printing their names."""
     if said := list_broken(images, nthread):
         raise InputError(said)
 
 
 def without_broken(images, nthread):
-    """A set, a tuple of arrays (N, ...) of which the first are its images, without those that are
-    `broken`, whose number is printed. InputError, if none is left."""
+    """Leave the `broken` images out of a set, a tuple of arrays (N, ...) whose first one has the
+    images, and print how many they are -> the rest. InputError, if none is left."""
     bad = broken(images[0], nthread)
     if bad.any():
         print(f'{bad.sum():,} of {len(bad):,} images are left out: they are missing or cannot be '
@@ -142,7 +141,7 @@ def without_broken(images, nthread):
 
 
 def add_flags(group):
-    """The flags about broken images that scripts with image files share."""
+    """Add the flags about broken images, which scripts that read image files share."""
     group.add_argument('--check_data', action='store_true', help='count images and classes, open '
                        'each image, list all that are missing or cannot be read, and end')
     group.add_argument('--skip_broken', action='store_true', help='open each image first, and '

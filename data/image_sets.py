@@ -14,35 +14,36 @@ from data import cifar_sets, folder_sets, image_files, layouts, lists, shapes
 from data.published import EXPECTED, OFFICE, remedy
 from utils import InputError
 
-NAMES = ('dogs', 'cub', 'mit67', 'caltech256-30', 'caltech256-60', 'food101', 'office31', 'folder',
-         'list', 'CIFAR10', 'CIFAR100', 'shapes')
-# readers: root -> train, test, names of classes
+# name -> function of the folder that gives train, test, names of classes
 READERS = {'dogs': layouts.dogs, 'cub': layouts.cub, 'mit67': layouts.mit67,
            'caltech256-30': functools.partial(layouts.caltech256, n=30),
            'caltech256-60': functools.partial(layouts.caltech256, n=60),
            'food101': layouts.food101, 'folder': folder_sets.folders, 'list': lists.parts}
-# readers of a domain: root, domain -> set, names of classes
+# name -> function of the folder and a domain that gives a set, names of classes
 DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list': lists.list_of}
+NAMES = tuple({**READERS, **DOMAINS, **cifar_sets.SETS})
 
 
-def load_sets(name, root, domain='', target='', shift=0., missing=False):
-    """Load the data set `name` below the folder `root` -> (train, test, target_set, class names).
+def load_sets(name, root, domain='', target='', shift=0., allow_missing=False):
+    """Load the data set `name` from the folder `root` -> training, test and target set, names of
+    classes.
 
-    Of a data set with domains, `domain` is for training and `target`, if given, for adaptation
-    without its labels and for testing: test and target_set are all of it, otherwise None. For
-    `shapes`, shift > 0 makes the target: the images of training and testing, `shapes.shifted`; if
-    that is the `domain`, 'shifted', they are for training and testing, and there is no target.
-    InputError if files are missing; images may be, if that is `missing`.
+    Of a data set with domains, `domain` is the training set; `target` is both the test set and, for
+    adaptation, the target set. Without one, both are None. `shapes` with a `shift` are tested on
+    `shapes.shifted` images, with others of them as the target set; as the `domain`, 'shifted', they
+    are trained on, too, and the target set is None. InputError, if lists are missing or wrong, or
+    if images are missing, unless `allow_missing`.
     """
     check_choice(name, domain, target, shift)
     *sets, names = list_sets(name, pathlib.Path(root).expanduser(), domain, target, shift)
-    for images in [] if missing else filter(None, sets):
-        lists.check_there(images[0], name)
+    for images, *_ in filter(None, sets):
+        if images.dtype.kind == 'S' and not allow_missing:
+            lists.check_there(images, name)
     return *sets, names
 
 
 def list_sets(name, root, domain, target, shift):
-    """Do what `load_sets` does, without looking whether the images are there."""
+    """Do what `load_sets` does, without a check of the choice or of what is missing."""
     if name not in READERS and name not in DOMAINS:
         return sets_in_memory(name, root, domain, shift)
     if not domain:
@@ -60,7 +61,7 @@ def list_sets(name, root, domain, target, shift):
 
 
 def check_choice(name, domain, target, shift):
-    """Refuse what does not go together, before any file is looked for."""
+    """Raise an InputError, if the arguments of `load_sets` do not go together."""
     if name not in NAMES:
         raise InputError(f'there is no data set {name}: choose from {", ".join(NAMES)}')
     if name == 'shapes' and domain == 'shifted' and not target:
@@ -82,7 +83,7 @@ def check_choice(name, domain, target, shift):
 
 
 def check_domain(name, domain):
-    """Refuse a domain that the data set has not, or that is a path."""
+    """Raise an InputError, if a data set has no such domain, or if the domain is a path."""
     if name == 'office31' and domain not in OFFICE:
         raise InputError(f'office31 has no domain {domain}: choose from {", ".join(OFFICE)}')
     if domain == '.' or '..' in domain or set(domain) & set('/\\\0'):
@@ -91,7 +92,7 @@ def check_domain(name, domain):
 
 
 def sets_in_memory(name, root, domain, shift):
-    """Load a data set that is held in memory, as `list_sets` does."""
+    """Do what `list_sets` does for a data set that is held in memory."""
     train, test, classes = cifar_sets.load_arrays(name, root)
     names = list(shapes.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
     if not shift:
@@ -102,9 +103,9 @@ def sets_in_memory(name, root, domain, shift):
 
 
 def check_sets(name, root, domain='', target='', shift=0., nthread=0):
-    """Print how many images and classes there are and, for official data sets, should be, and which
-    images are missing or cannot be read; refuse what differs."""
-    train, test, target_set, names = load_sets(name, root, domain, target, shift, missing=True)
+    """Print how many images and classes a data set has and, if it is an official one, should have,
+    and which images cannot be read. InputError, if counts differ, or any image cannot be read."""
+    train, test, target_set, names = load_sets(name, root, domain, target, shift, True)
     if domain and name in DOMAINS:
         parts = {f'{name} {domain}': {'images': train}, f'{name} {target}': {'images': test}}
     else:
@@ -112,9 +113,9 @@ def check_sets(name, root, domain='', target='', shift=0., nthread=0):
                         'test images': test}}
     wrong = []
     for title, sets in parts.items():
-        found = {what: len(s[1]) for what, s in sets.items() if s is not None}
+        found = {what: len(s[1]) for what, s in sets.items() if s}
         if found:
-            wrong += report_counts(title, root, found | {'classes': len(names)})
+            wrong += print_counts(title, root, found | {'classes': len(names)})
     said = image_files.list_broken(np.concatenate([s[0] for s in (train, test) if s]), nthread)
     if wrong:
         said = (f'{root} does not hold what {name} should be, but {", ".join(wrong)}: '
@@ -123,8 +124,8 @@ def check_sets(name, root, domain='', target='', shift=0., nthread=0):
         raise InputError(said)
 
 
-def report_counts(title, root, found):
-    """Print counts, and what is expected -> what differs, in words."""
+def print_counts(title, root, found):
+    """Print counts, {what is counted: number}, and those expected -> what differs, in words."""
     expected = [n for n in EXPECTED.get(title, ()) if n] or [None] * len(found)
     words = ['' if n is None else f' ({n:,} expected)' if i == 0 else f' ({n:,})'
              for i, n in enumerate(expected)]
@@ -136,9 +137,9 @@ def report_counts(title, root, found):
 
 
 def subset(train, per_class=0, fraction=0., seed=0):
-    """Draw a part of a set, balanced over classes -> (chosen, rest), sets of the same form and
-    order: `per_class` images of each class or a `fraction` of them, rounded, at least one. With the
-    same seed, a larger part holds the smaller ones. InputError, if a class has too few."""
+    """Draw `per_class` images of each class of a set, or a `fraction`, rounded, but at least one ->
+    what was drawn, the rest, both in the order of the set. With the same seed, a larger draw holds
+    the smaller ones. InputError, if a class has too few images."""
     if bool(per_class) == bool(fraction) or per_class < 0 or not 0 <= fraction <= 1:
         raise InputError(f'{per_class} images per class and a fraction of {fraction:g}: give one '
                          f'of them, a number from 1 or a fraction of at most 1')
@@ -146,12 +147,8 @@ def subset(train, per_class=0, fraction=0., seed=0):
     for label in np.unique(train[1]):
         places = rng.permutation(np.flatnonzero(train[1] == label))
         if per_class > len(places):
-            raise InputError(f'class {label}{example(train, places[0])} has {len(places)} images, '
-                             f'fewer than {per_class}')
+            first = train[0][places[0]]
+            which = f'{label}, with {os.fsdecode(first)},' if isinstance(first, bytes) else label
+            raise InputError(f'class {which} has {len(places)} images, fewer than {per_class}')
         chosen[places[:per_class or max(1, int(fraction * len(places) + .5))]] = True
     return tuple(a[chosen] for a in train), tuple(a[~chosen] for a in train)
-
-
-def example(train, i):
-    """Name file i of a set, for a message; '' for images in memory."""
-    return f', with {os.fsdecode(train[0][i])},' if train[0].dtype.kind == 'S' else ''

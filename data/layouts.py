@@ -1,5 +1,5 @@
-"""The official layouts of fine-tuning's data sets: functions of the folder -> train, test, names of
-classes; sets as in image_sets.py."""
+"""The official layouts of fine-tuning's data sets. A function of the folder gives training and test
+set, as in image_sets.py, and the names of the classes."""
 import json
 import os
 import re
@@ -12,7 +12,7 @@ from utils import InputError
 
 
 def dogs(root):
-    """Read Stanford Dogs: Images/<class>/<image> and {train,test}_list.mat, here or in lists/."""
+    """Read Stanford Dogs: Images/<class>/<image> and {train,test}_list.mat, also in lists/."""
     (train, names, one), (test, others, other) = (dogs_part(root, f'{part}_list.mat')
                                                   for part in ('train', 'test'))
     lists.same_classes(names, others, one, other)
@@ -32,8 +32,8 @@ def dogs_part(root, file):
 
 
 def dogs_list(path):
-    """Read a list in MATLAB's format -> names 'class/image', labels from 0. InputError, if it is
-    damaged."""
+    """Read a list in MATLAB's format -> names 'class/image', labels from 0. InputError, if the list
+    is damaged."""
     import scipy.io  # nothing else needs it
 
     try:
@@ -54,7 +54,7 @@ CUB = {'classes': r'\S.*', 'images': r'\S.*', 'image_class_labels': r'\d{1,9}',
 
 
 def cub(root):
-    """Read CUB_200_2011/, or its content, as its README describes it."""
+    """Read CUB_200_2011/, or its content, as the README in it describes."""
     home = root if (root / 'images.txt').exists() else root / 'CUB_200_2011'
     classes, images, labels, training, boxes = cub_tables(home)
     number = {key: k for k, key in enumerate(classes)}
@@ -67,9 +67,9 @@ def cub(root):
 
 
 def cub_tables(home):
-    """Read the tables of CUB: the classes, and the images' files, classes, parts and boxes, dicts
-    in the order of their keys, the numbers of classes and of images. InputError, if the tables of
-    the images have not the same keys, or name an unknown class."""
+    """Read CUB's tables -> {number: name} of the classes; {number: text} of the images' files,
+    classes, parts and boxes; all sorted. InputError, if the tables do not name the same images, or
+    name an unknown class."""
     classes, images, *others = (by_number(home / f'{t}.txt', form) for t, form in CUB.items())
     for table, name in zip(others, list(CUB)[2:], strict=True):
         differing = sorted(set(table) ^ set(images))
@@ -84,8 +84,8 @@ def cub_tables(home):
 
 
 def by_number(path, form):
-    """Read lines 'number rest' -> {number: rest}, sorted by number. InputError for repeated
-    numbers, and where `rest` does not match the pattern `form`."""
+    """Read lines 'number rest' -> {number: rest}, sorted by number. InputError, if a number comes
+    again, or `rest` does not match the pattern `form`."""
     table = {}
     for line in lists.read_lines(path, 'cub'):
         found = re.fullmatch(rf'(\d{{1,9}})\s+({form})', line, re.ASCII)
@@ -104,9 +104,9 @@ def mit67(root):
 
 
 def caltech256(root, n):
-    """Read Caltech-256: 256_ObjectCategories/<NNN.name>/<NNN_IIII.jpg>, or its content; the first n
-    images of each class for training, 61 to 80 for testing, as in Li et al., 'Explicit inductive
-    bias for transfer learning with convolutional networks', 2018 (L2-SP)."""
+    """Read 256_ObjectCategories/<NNN.name>/<NNN_IIII.jpg>, or its content. The first n images of
+    each class are for training, 61 to 80 for testing, as in Li et al., 'Explicit inductive bias for
+    transfer learning with convolutional networks', 2018 (L2-SP)."""
     name = f'caltech256-{n}'
     home = lists.first_of(root / '256_ObjectCategories', root)
     inside = sorted(os.scandir(home), key=os.fspath) if home.is_dir() else []
@@ -118,15 +118,15 @@ def caltech256(root, n):
 
 
 def caltech256_images(folder):
-    """List a class's images, {number: file}. Strays are left out: RENAME2, greg/ among the dogs."""
+    """List a class's images, {number: file}, without strays such as RENAME2 among the dogs."""
     pattern = re.compile(rf'{os.path.basename(folder)[:3]}_(\d{{4}})\.jpg')
     found = filter(None, map(pattern.fullmatch, sorted(lists.listing(folder))))
     return {int(m[1]): f'{folder}/{m[0]}' for m in found}
 
 
 def numbered(images, low, high, name):
-    """Make the set of those images, {class: {number: file}}, whose numbers are low to high.
-    InputError, if a class has none."""
+    """Make a set of the images, {class: {number: file}}, with numbers from low to high. InputError,
+    if a class has none."""
     files = {c: [f for k, f in found.items() if low <= k <= high] for c, found in images.items()}
     empty = [c for c, found in files.items() if not found]
     if empty:
@@ -144,8 +144,7 @@ def food101(root):
 
 
 def food101_list(base):
-    """Read a list of Food-101 -> its path, the names of files in it. InputError, if it is
-    damaged."""
+    """Read a list of Food-101 -> its path, the files in it. InputError, if it is damaged."""
     path = lists.first_of(base.with_suffix('.txt'), base.with_suffix('.json'))
     if path.suffix == '.txt':
         images = lists.read_lines(path, 'food101')
@@ -161,8 +160,7 @@ def food101_list(base):
 
 
 def office31(root, domain):
-    """Read a domain of Office-31 -> set, names of classes. InputError, if it has not all
-    classes."""
+    """Read a domain of Office-31 -> set, names of classes. InputError, if classes are missing."""
     lists.present(root / domain, 'office31')
     found, names = folder_sets.folders_of(root, domain)
     if len(names) != OFFICE_CLASSES:

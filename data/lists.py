@@ -1,4 +1,4 @@
-"""Sets of images from lists, text files with a name, or a name and a label, in each line."""
+"""Sets of images from lists: text files with a name, or a name and a label, in each line."""
 import functools
 import os
 import re
@@ -11,15 +11,14 @@ from utils import InputError, printable
 # ---- text files ---------------------------------------------------------------------------------
 
 def present(path, name):
-    """Return the path, if there is something; else an InputError says where to get data set
-    `name`."""
+    """Return the path, if it exists. Otherwise an InputError says where to get data set `name`."""
     if not path.exists():
         raise InputError(f'there is no {path}: {remedy(name)}')
     return path
 
 
 def first_of(*paths):
-    """The first path at which there is something, else the first one."""
+    """Return the first of the paths that exists, or else the first one."""
     return next((p for p in paths if p.exists()), paths[0])
 
 
@@ -35,7 +34,7 @@ def read_text(path, name):
 
 
 def read_lines(path, name):
-    """Read the lines of a text file without the spaces around them; blank ones are left out.
+    """Read the lines of a text file of the data set `name`, stripped, without blank ones.
     InputError, if there are none."""
     lines = [line for line in map(str.strip, read_text(path, name).split('\n')) if line]
     if not lines:
@@ -46,8 +45,8 @@ def read_lines(path, name):
 # ---- files, labels, names of classes ------------------------------------------------------------
 
 def listing(folder):
-    """List the names of the files in a folder; none where there is no such folder. InputError, if
-    it cannot be read."""
+    """Return the names of the files in a folder, none if it is missing. InputError, if it cannot be
+    read."""
     try:
         with os.scandir(folder) as entries:
             return {e.name for e in entries if e.is_file()}
@@ -58,22 +57,21 @@ def listing(folder):
 
 
 def check_there(files, name):
-    """Refuse names of files, bytes (N,), of which some are missing; arrays of images are there."""
+    """Raise an InputError, if one of the files of the data set `name`, bytes (N,), is missing."""
     in_folder = functools.cache(listing)       # a look at each file would take minutes on a network
-    missing = [f for f in files if os.path.basename(f) not in in_folder(os.path.dirname(f))
-               ] if files.dtype.kind == 'S' else []
+    missing = [f for f in files if os.path.basename(f) not in in_folder(os.path.dirname(f))]
     if missing:
         raise InputError(f'{len(missing):,} of {len(files):,} images are missing, the first one '
                          f'{printable(os.fsdecode(missing[0]))}: {remedy(name)}')
 
 
 def as_bytes(files):
-    """Names of files as an array of bytes (N,)."""
+    """Make an array of bytes (N,) of names of files."""
     return np.array([os.fsencode(f) for f in files])
 
 
 def check_labels(labels, path, first=0):
-    """Refuse labels of a list that do not run from `first`, which is 0 here, without gaps."""
+    """Refuse labels with gaps, or that do not begin at 0, which the list `path` calls `first`."""
     found = np.unique(labels)
     wrong = np.flatnonzero(found != np.arange(len(found)))
     if len(wrong):
@@ -82,8 +80,8 @@ def check_labels(labels, path, first=0):
 
 
 def folder_names(paths, labels):
-    """The name of the folder of each label's files, {label: name}; {} if that does not tell the
-    labels apart."""
+    """Find the folder of each label's files -> {label: name of the folder}; {} unless every label
+    has one folder, and a folder of its own."""
     pairs = {(int(label), os.path.basename(os.path.dirname(path)))
              for path, label in zip(paths, labels, strict=True)}
     names = dict(sorted(pairs))
@@ -92,15 +90,15 @@ def folder_names(paths, labels):
 
 
 def in_order(names):
-    """The names of classes in the order of their labels: numbers, if all are numbers without
-    leading zeros, as numbers; else as text."""
+    """Sort names of classes, as labels count them: as numbers, if all are numbers without leading
+    zeros, else as text."""
     names = list(names)
     numbers = all(re.fullmatch('0|[1-9][0-9]*', name) for name in names)
     return sorted(names, key=int if numbers else None)
 
 
 def same_classes(names, others, one, other):
-    """Refuse two parts, called `one` and `other`, of different classes."""
+    """Refuse two parts of a data set, called `one` and `other`, that have different classes."""
     differing = sorted(set(names) ^ set(others))
     if differing:
         raise InputError(f'{one} has {len(names)} classes, {other} {len(others)}; they must have '
@@ -114,9 +112,9 @@ def same_classes(names, others, one, other):
 # ---- sets ---------------------------------------------------------------------------------------
 
 def from_lists(name, folder, lists):
-    """Make the sets of two lists, of training and of testing, {path of the list: names 'class/file'
-    below `folder`} -> train, test, names of classes in order. InputError, if they differ in
-    those."""
+    """Make training and test set of the data set `name` from two lists, {path of a list: names
+    'class/file' below `folder`} -> train, test, names of classes. InputError, if the lists have
+    different classes."""
     (one, names), (other, others) = (
         (path, in_order({os.path.dirname(f) for f in files})) for path, files in lists.items())
     for path, classes in ((one, names), (other, others)):
@@ -131,9 +129,9 @@ def from_lists(name, folder, lists):
 
 
 def read_list(root, domain):
-    """Read <domain>.txt, here or in image_list/, of lines 'path label' -> (names of files, labels),
-    `folder_names`. A path is below root or absolute, and may hold spaces. InputError for other
-    lines."""
+    """Read <domain>.txt, in `root` or image_list/, with lines 'path label' -> (names of files,
+    labels), `folder_names`. A path is absolute or below `root`, and may hold spaces. InputError for
+    other lines."""
     path = first_of(root / f'{domain}.txt', root / 'image_list' / f'{domain}.txt')
     lines = read_lines(path, 'list')
     pairs = [re.fullmatch(r'(.*\S)\s+(\d{1,9})', line, re.ASCII) for line in lines]
@@ -145,17 +143,17 @@ def read_list(root, domain):
 
 
 def list_of(root, domain):
-    """Return the set of one list, as `read_list` reads it, and the names of its classes: those of
-    their folders, or their labels where folders do not tell them apart."""
+    """Make a set of one list, as `read_list` reads it -> set, names of classes: their folders, or
+    the labels, if `folder_names` finds none. InputError for labels with gaps."""
     found, names = read_list(root, domain)
     check_labels(found[1], f'{domain}.txt')
     return found, list(names.values()) or [str(k) for k in range(found[1].max() + 1)]
 
 
 def parts(root, one='train', other='test'):
-    """Return the sets of two lists and the names of their classes, as `list_of` does of one. Each
-    may lack some of the other's classes, as in partial and open-set domain adaptation, which is
-    printed. The same folder name for two classes is an InputError."""
+    """Make sets of two lists, as `list_of` does of one -> train, test, names of classes. Each list
+    may lack classes of the other, as in partial and open-set domain adaptation; a line says so.
+    InputError, if one folder name stands for two classes."""
     (train, names), (test, others) = read_list(root, one), read_list(root, other)
     label = {name: k for k, name in names.items()}
     for k, name in others.items():

@@ -60,15 +60,15 @@ DOWNLOADS = {
 
 
 def remedy(name):
-    """Say, for messages, what to do when something of a data set is missing."""
+    """Say where to get a data set, at the end of a message about what is wrong with it."""
     if name not in PAGES:
         return 'name the folder that holds it with --dataroot'
     return f'get {name} from {PAGES[name]}{" or with --download" if name in DOWNLOADS else ""}'
 
 
 def download_set(name, root):
-    """Fetch what is not below the folder `root` yet, and unpack it there. InputError, if the data
-    set cannot be downloaded, or the folder's parent, in which it is made, does not exist."""
+    """Download and unpack what the folder `root`, made if need be, lacks of a data set. InputError,
+    if the data set cannot be downloaded, or the folder's parent does not exist."""
     root = pathlib.Path(root).expanduser()
     if not root.parent.is_dir():        # mistyped, perhaps
         raise InputError(f'there is no folder {root.parent}, in which --dataroot {root} could be '

@@ -4,29 +4,25 @@ import pathlib
 import cv2
 import numpy as np
 
-from utils import InputError
-
-# ---- shapes -----------------------------------------------------------------------------------
-
 SHAPES_COUNTS = {'train': 3000, 'test': 2000}
 SHAPES_SIZE = 16    # pixels: a net of ten layers sees the whole image, and trains in seconds
 
 
 def regular(n, start=0.):
-    """The n corners of a regular polygon on the unit circle, (n, 2)."""
+    """Return the n corners of a regular polygon on the unit circle, (n, 2)."""
     angle = start + 2 * np.pi * np.arange(n) / n
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def star(n, inner):
-    """The outline of a star of n points, (2n, 2), whose inner corners have the radius `inner`."""
+    """Return the outline of a star of n points, (2n, 2), with inner corners at radius `inner`."""
     points = regular(2 * n)
     points[1::2] *= inner
     return points
 
 
 def crescent():
-    """The outline of a crescent, (62, 2)."""
+    """Return the outline of a crescent, (62, 2)."""
     outer = regular(40)[5:36]
     inner = outer[::-1] * [.55, .85] + [.25, 0]
     return np.concatenate([outer, inner])
@@ -45,7 +41,7 @@ SHAPES = {
 
 
 def fill(outlines, size, scale=4):
-    """Coverage, 0 to 1, of each of size x size pixels by outlines given in pixels."""
+    """Compute how much of each of size x size pixels the outlines cover, from 0 to 1."""
     canvas = np.zeros((size * scale, size * scale), np.uint8)
     points = [np.round((o * scale - .5) * 16).astype(np.int32) for o in outlines]
     cv2.fillPoly(canvas, points, 255, shift=4)
@@ -61,13 +57,14 @@ def place(outlines, rng, centre, radius):
 
 
 def texture(rng, size, grain, contrast):
-    """Smooth noise, (size, size, 3), of zero mean; `contrast` is its deviation in grey levels."""
+    """Draw smooth noise, (size, size, 3), of mean zero; `contrast` is its deviation before it is
+    smoothed, in grey levels."""
     noise = rng.normal(0, contrast, (grain, grain, 3)).astype(np.float32)
     return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def draw(rng, label, size):
-    """One image, uint8 (size, size, 3), and the mask of its shape, bool (size, size)."""
+    """Draw an image, uint8 (size, size, 3), and the mask of its shape, bool (size, size)."""
     ground = rng.uniform(30, 225, 3)
     image = ground + texture(rng, size, int(rng.integers(3, 9)), rng.uniform(5, 30))
     for _ in range(int(rng.integers(1, 6))):        # distractors: small polygons of no class
@@ -88,11 +85,9 @@ def draw(rng, label, size):
 
 
 def shapes(n, seed=0, size=SHAPES_SIZE):
-    """`n` images of ten classes of shapes (the keys of SHAPES), in turn: random place, size,
-    rotation and colour, on textured clutter among distractors.
-
-    -> images uint8 (n, size, size, 3), labels int64 (n,), masks bool (n, size, size) of the
-    shape. Image i depends on `seed`, i and `size` alone.
+    """Draw n images of the ten classes of SHAPES, in turn, with random place, size, rotation and
+    colour, on textured ground among distractors -> images uint8 (n, size, size, 3), labels int64
+    (n,), masks of the shapes bool (n, size, size). Image i depends on `seed`, i and `size` alone.
     """
     labels = np.arange(n) % len(SHAPES)
     drawn = [draw(np.random.default_rng([seed, i]), label, size) for i, label in enumerate(labels)]
@@ -101,11 +96,9 @@ def shapes(n, seed=0, size=SHAPES_SIZE):
 
 
 def shifted(images, shift, seed=0):
-    """Move images to another domain, uint8 (N, H, W, 3), the same in every run: contrast
-    around grey level 127 times 1 - shift, and Gaussian noise of deviation 60 * shift grey levels.
-    `shift` is 0 to 1, else an InputError."""
-    if not 0 <= shift <= 1:
-        raise InputError(f'--shift {shift:g}: give a number from 0 to 1')
+    """Move images, uint8 (N, H, W, 3), to another domain, in the same way in every run: multiply
+    contrast around grey level 127 by 1 - shift (0 to 1), add Gaussian noise of deviation 60 shift.
+    """
     x = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
     x *= 60 * shift
     x += 127 + (1 - shift) * (images.astype(np.float32) - 127)
