@@ -21,8 +21,8 @@ DEVICE = torch.device('cuda' if CUDA else 'cpu')
 # ---- what is measured of a function -------------------------------------------------------------
 
 def seconds(f, n, discard=1):
-    """Return the seconds that a call of f takes, the mean over n, after `discard` calls that do not
-    count: workers prefetch while they wait."""
+    """Measure the seconds that a call of f takes: the mean of n calls, after `discard` others, as
+    workers have prefetched while they waited."""
     marks = []
     for times in (discard, n):
         for _ in range(times):
@@ -47,8 +47,8 @@ def flop(f):
 
 
 def peak_memory(f):
-    """Return the peak memory of the process, which has called f, in MB; on a GPU of that: the most
-    that was in use, or what graphs keep, if that is more."""
+    """Return the peak memory of the process, which has called f, in MB; on a GPU the peak of the
+    GPU's: the most that was in use, or what graphs keep, if that is more."""
     if CUDA:
         torch.cuda.empty_cache()
         return max(torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()) / 2 ** 20
@@ -57,7 +57,7 @@ def peak_memory(f):
 
 
 def covered(spans):
-    """Return the length of the union of spans (start, end): kernels of several streams overlap."""
+    """Return the length of the union of spans (start, end), which may overlap."""
     total, until = 0, float('-inf')
     for start, end in sorted(spans):
         total += max(0, end - max(start, until))
@@ -66,8 +66,8 @@ def covered(spans):
 
 
 def idle(f, n):
-    """Measure the share of the time in which no kernel runs, as text such as '12 %'; '-' without a
-    GPU."""
+    """Measure the share of time in which no kernel runs, as text such as '12 %'; '-' without a GPU.
+    """
     if not CUDA:
         return '-'
     wall = seconds(f, n) * n        # without the profiler, which costs time itself
@@ -90,24 +90,24 @@ def peak(dtype):
 
 # ---- processes that take turns ------------------------------------------------------------------
 
-MADE = []       # in such a process: the function that it measures
+MADE = []       # in a process of `children`: the function that it measures
 
 
 def make_here(make):
-    """Keep what make() gives, in a process of `children`."""
+    """Keep what make() returns, in a process of `children`."""
     MADE.append(make())
 
 
 def measure_here(measure, *args):
-    """Call `measure` with what this process of `children` has made."""
+    """Call `measure` of what this process of `children` has made."""
     return measure(MADE[0], *args)
 
 
 @contextlib.contextmanager
 def children(jobs):
-    """Start a process for each of `jobs`, {name: function that makes what is measured}, with memory
-    and allocator of its own -> ask(name, measure, *args), which returns measure(what is made,
-    *args) from there. What a function raises there is raised here; RunError, if a process dies."""
+    """Start a process, with memory of its own, for each of `jobs`, {name: function that makes what
+    is measured} -> ask(name, measure, *args), which returns measure(what was made, *args) of that
+    process. What it raises there is raised here; RunError, if a process dies."""
     spawn = multiprocessing.get_context('spawn')
     pools = {name: ProcessPoolExecutor(1, spawn) for name in jobs}
 

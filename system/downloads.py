@@ -11,7 +11,10 @@ import zlib
 
 import torch
 
+from system import files
 from utils import InputError
+
+STALLED = 60    # seconds after which a download that is not written to is nobody's
 
 
 def sha256_of(path):
@@ -24,9 +27,9 @@ def sha256_of(path):
 
 
 def download_file(url, root, sha256=''):
-    """Fetch `url` into the folder `root` with a progress bar, unless it is there -> its path.
-    The file appears under its name only when its checksum, of which `sha256` is the beginning, is
-    right. InputError, if it is not, or the download fails."""
+    """Download `url` into the folder `root`, with a progress bar, unless the file is there -> its
+    path. The file appears under its name only if its checksum begins with `sha256`. InputError, if
+    it does not, or if the download fails."""
     path = pathlib.Path(root) / url.rsplit('/', 1)[-1]
     if path.exists():
         if not sha256_of(path).startswith(sha256):
@@ -43,6 +46,7 @@ def download_file(url, root, sha256=''):
         raise InputError(f'cannot download {url}: {e}. Try again, or put the file, or what it is '
                          f'unpacked to, into {root} by hand') from None
     finally:
+        files.remove_abandoned(path.parent.glob(f'{path.name}.*.partial'), STALLED)
         with contextlib.suppress(OSError):      # they are not empty
             for p in made:
                 p.rmdir()

@@ -11,9 +11,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_whole(path, data, temporary=None):
-    """Write the bytes whole or not at all, in a folder that is made if need be: a failure, which is
-    a RunError, leaves the previous file as it was. `temporary`: where they are written first, on
-    the same disk; such a file of a process that was killed is overwritten by the next one."""
+    """Write bytes whole or not at all, in a folder that is made if need be. RunError, if that
+    fails; the file is then as it was. `temporary`: where the bytes are written first, on the same
+    disk; what a killed process has left there is overwritten."""
     path = pathlib.Path(path)
     temporary = temporary or path.with_name(path.name + '.tmp')
     try:

@@ -1,7 +1,7 @@
 """Ctrl-C, in one place: it ends a script with one line and status 130, whatever it is doing.
 
-Python raises KeyboardInterrupt wherever the interpreter happens to be, which may be in a destructor
-or a callback of a library that drops exceptions. So it is noted, too, and loops `check` the note.
+Python raises KeyboardInterrupt wherever the interpreter happens to be, perhaps in a destructor or a
+callback of a library that drops exceptions. So it is also noted, and loops `check` the note.
 """
 import os
 import signal
@@ -12,8 +12,8 @@ noted = 0.      # when the first one came
 
 
 def catch():
-    """Let SIGINT raise KeyboardInterrupt in this process; its forked workers, which it ends itself,
-    ignore it."""
+    """Let SIGINT raise KeyboardInterrupt in this process, but not in its forked workers, which it
+    ends itself."""
     global noted
     owner, noted = os.getpid(), 0.
 

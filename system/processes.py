@@ -1,10 +1,8 @@
 """Several processes, each with its share of every batch.
 
-torch's launcher (torchrun) starts them, or --ngpu through the same. Each computes the gradients of
-its share, of which all take the mean.
-
-One process is the special case: every function here then gives its argument back. The first process
-alone prints and saves.
+torch's launcher (torchrun) starts them, or --ngpu does so through it. Each computes the gradients
+of its share, and all take their mean. One process is a special case: the functions here then return
+what they are given. The first process alone prints and saves.
 """
 import contextlib
 import datetime
@@ -27,46 +25,41 @@ from torch.distributed.rendezvous import rendezvous
 from utils import InputError, RunError, is_statistic
 
 LISTENS = 'LAUNCHER_LISTENS'    # set by `launch` for the processes that it starts
-PATIENCE = 3    # seconds for which the other processes leave it to the first to say what is wrong
+PATIENCE = 3    # seconds in which other processes let the first one say what is wrong
 
 
 def launched():
-    """Whether torchrun, or one that speaks like it, has started this process."""
+    """Return whether torchrun, or a launcher like it, has started this process."""
     return {'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'} <= set(os.environ)
 
 
 def is_first():
-    """Whether this process is the one that prints and saves."""
+    """Return whether this process is the one that prints and saves."""
     return not launched() or os.environ['RANK'] == '0'
 
 
-def rank():
-    """The number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
 def world():
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def choose_gpus(gpu_id):
-    """Apply --gpu_id, if that is this process's business."""
+    """Make the GPUs of --gpu_id the visible ones, unless a launcher has chosen for this process."""
     if gpu_id and not launched():
         os.environ['CUDA_VISIBLE_DEVICES'] = gpu_id
 
 
 def launch(n, script, argv=None):
-    """Run `script` with its arguments in n processes on this machine. Raises what the first process
-    that fails has said, an InputError or a RunError, or exits as it did."""
+    """Run `script` with its arguments in n processes on this machine. The InputError or RunError of
+    the first process to fail is raised here; after any other error, exit as that process did."""
     gpus = torch.cuda.device_count()
     if 0 < gpus < n:
         raise InputError(f'--ngpu {n}: {gpus} GPUs are visible')
-    before = dict(os.environ)       # torchrun sets the number of threads, which is theirs alone
+    before = dict(os.environ)       # the number of threads, which torchrun sets, is theirs alone
     if not gpus:
-        print(f'no GPU: {n} processes on the CPU, which speak by gloo', flush=True)
+        print(f'no GPU: {n} processes on the CPU, connected by gloo', flush=True)
         os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // n)))
-    # the failed process has said in a line what torch would say in thirty
+    # a process that fails has said in a line what torch would say in thirty
     logging.disable(logging.ERROR)
     os.environ[LISTENS] = '1'
     argv = sys.argv[1:] if argv is None else argv
@@ -76,8 +69,8 @@ def launch(n, script, argv=None):
     except ChildFailedError as e:
         number, failure = e.get_first_failure()
         if failure.exitcode < 0:
-            raise RunError(f'process {number} was killed by signal {-failure.exitcode} (for want '
-                           f'of memory, perhaps)') from None
+            raise RunError(f'process {number} was killed by signal {-failure.exitcode} (perhaps '
+                           f'because memory ran out)') from None
         if os.path.isfile(failure.error_file):      # written by `say`
             raise (InputError if failure.exitcode == 2 else RunError)(failure.message) from None
         sys.exit(failure.exitcode)      # its traceback has said why
@@ -90,18 +83,18 @@ def launch(n, script, argv=None):
 
 
 def connect():
-    """Join the other processes, if torchrun has started this one -> the device of this one."""
+    """Join the other processes, if torchrun has started this one -> this process's device."""
     cuda = torch.cuda.is_available()
     if launched() and not dist.is_initialized():
         if cuda:
             torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-        # the others wait while the first one downloads, or writes a --cache of hours
+        # the others wait while the first one downloads, or writes a --cache for hours
         wait = datetime.timedelta(days=2)
         store, number, processes = next(rendezvous('env://'))
         if os.environ.get('GROUP_WORLD_SIZE') == '1':
-            # torchrun keeps its store when it restarts us, with the addresses of the processes that
-            # are gone (pytorch/pytorch#135712). Machines count their restarts each for itself, so
-            # that for several of them this is no remedy; docs/runs.md has one.
+            # when torchrun restarts us, its store still has the addresses of the processes that are
+            # gone (pytorch/pytorch#135712). Each machine counts its own restarts, so this is no
+            # remedy for several machines; docs/runs.md has one.
             store = dist.PrefixStore(os.environ.get('TORCHELASTIC_RESTART_COUNT', ''), store)
         dist.init_process_group('nccl' if cuda else 'gloo', timeout=wait, store=store, rank=number,
                                 world_size=processes)
@@ -111,28 +104,28 @@ def connect():
 
 
 def disconnect():
-    """Leave the other processes, when all are done."""
+    """Leave the other processes when all of them are done."""
     if dist.is_initialized():
         dist.barrier()
         leave()
 
 
 def leave():
-    """Leave the other processes, whatever they do.
+    """Leave the other processes, whatever they are doing.
 
-    gloo's threads have to end here: one that still tidied up while the interpreter ends would abort
-    the process. They do when nothing refers to the group any more: DistributedDataParallel, in
-    cycles of references, and functions of torch.distributed.nn, which it imports, with the group
-    there was at that time as a default: so it is imported above, when there is none."""
+    gloo's threads must end here: one still at work while the interpreter ends would abort the
+    process. They end when nothing refers to the group any more. DistributedDataParallel does, in
+    cycles of references, and so do functions of torch.distributed.nn, which it imports: their
+    default is the group at the time of the import. So that is imported above, before any group."""
     if dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()
 
 
 def say(error):
-    """Say why this process ends: to `launch`, if that has started it, which says what the first of
-    the processes to fail has said; else on the screen. The same error befalls all processes more
-    often than not: under torchrun the others leave it to the first one, with which they end."""
+    """Say why this process ends: to `launch`, if that has started it, or else on the screen. Most
+    errors befall all processes at once: under torchrun the others wait for the first one to speak,
+    and usually end with it."""
     if LISTENS in os.environ and launched():
         said = json.dumps({'message': str(error), 'timestamp': str(int(time.time()))})
         pathlib.Path(os.environ['TORCHELASTIC_ERROR_FILE']).write_text(said)
@@ -143,7 +136,7 @@ def say(error):
 
 
 def from_first(make):
-    """Call make() in the first process -> its result, in all processes."""
+    """Call make() in the first process alone -> its result, in all processes."""
     box = [make() if is_first() else None]
     if world() > 1:
         dist.broadcast_object_list(box)
@@ -152,7 +145,7 @@ def from_first(make):
 
 @contextlib.contextmanager
 def first_alone():
-    """Let the first process of each machine run the block before the others: downloads, caches."""
+    """Let the first process of each machine run a block before the others do, as for a download."""
     waits = world() > 1
     if waits and os.environ['LOCAL_RANK'] != '0':
         dist.barrier()
@@ -162,17 +155,18 @@ def first_alone():
 
 
 def shard(x, even=False):
-    """This process's share of a tensor or array: every world-th entry along the first dimension.
-    `even` gives all processes as many, the first entries once more where that does not come out
-    even."""
+    """Return this process's share of a tensor: every world-th entry along the first dimension. If
+    `even`, all processes get equally many; the first entries then come again to fill up."""
+    if world() == 1:
+        return x
     if even:
         each = -(-len(x) // world())
         x = torch.cat([x] * world())[:each * world()]
-    return x[rank()::world()]
+    return x[dist.get_rank()::world()]
 
 
 def total(x):
-    """The sum of a tensor over the processes."""
+    """Return the sum of a tensor over the processes."""
     x = x.clone()
     if world() > 1:
         dist.all_reduce(x)
@@ -180,8 +174,8 @@ def total(x):
 
 
 def share_statistics(params):
-    """Give all processes the first one's running statistics, in place: those are saved, and so they
-    are tested."""
+    """Give all processes the first one's running statistics, in place: these are saved, and should
+    be what is tested."""
     if world() > 1:
         for k, v in params.items():
             if is_statistic(k):
@@ -189,7 +183,7 @@ def share_statistics(params):
 
 
 def averaged(gradients):
-    """The mean over the processes of {name: gradient, or None for what has none}."""
+    """Average gradients, {name: tensor, or None where there is none}, over the processes."""
     if world() == 1:
         return gradients
     there = [k for k, g in gradients.items() if g is not None]

@@ -1,8 +1,8 @@
 """How many threads compute, so that a busy neighbour does not stop a training on a CPU.
 
-Threads that share an operation wait for one another. When something else runs on one of the cores,
-all wait for the one that was set aside, and a step with two threads may take ten times as long as
-one with a single thread. So the number follows the time that steps take.
+Threads that share an operation wait for one another. When another program takes one of the cores,
+all wait for the thread that lost it, and a step with two threads may take ten times as long as with
+one. So the number of threads follows the time that steps take.
 """
 import collections
 import statistics
@@ -10,8 +10,8 @@ import time
 
 import torch
 
-SLOWER = 1.4    # times the best step of late: then fewer threads are tried
-FASTER = .9     # of the usual step: then what was tried is better
+SLOWER = 1.4    # times the best recent step: when steps take this long, fewer threads are tried
+FASTER = .9     # times the usual step: what is tried is better, if its steps take less
 AGAIN = 2.      # seconds until more threads are tried again, doubled whenever they are no better,
 LATEST = 30.    # up to this
 TRIAL = 2       # steps
@@ -20,8 +20,8 @@ TRIAL = 2       # steps
 class Pace:
     """The number of threads of the steps of a run: begin() before a step, end() after it.
 
-    It starts at `most` and moves by halves and doubles, down to one. Which step has how many is not
-    the same in every run, and with it the last bits of a sum: if `fixed`, it is always `most`.
+    It starts at `most`, and is halved and doubled from there, down to one. How many threads a step
+    has, and with it the last bits of a sum, differs from run to run; if `fixed`, it is `most`.
     """
 
     def __init__(self, most, fixed=False, clock=time.perf_counter, use=torch.set_num_threads,
@@ -35,14 +35,14 @@ class Pace:
         self.steps, self.used = 0, collections.Counter()
 
     def begin(self):
-        """Set the number of threads of a step that begins, and start the clock."""
+        """Set the number of threads of a step, and start its clock."""
         self.number = self.numbers[self.now if self.trial is None else self.trial]
         if len(self.numbers) > 1 and self.number != self.in_use():
             self.use(self.number)       # which takes milliseconds
         self.started = self.clock()
 
     def end(self):
-        """Take the time of a step that ends, and choose the number of threads of the next one."""
+        """Stop the clock of a step, and choose the number of threads of the next one."""
         taken = self.clock() - self.started
         self.used[self.number] += 1
         self.steps += 1
@@ -68,8 +68,8 @@ class Pace:
         return self.now - 1 if self.now and self.clock() - self.since > self.patience else None
 
     def decide(self):
-        """Keep what was tried, if it is faster than what is usual, else wait longer with the next
-        try."""
+        """Keep the number that was tried, if its steps were faster than usual, or else wait longer
+        before the next try."""
         usual = statistics.median(self.times)
         if min(self.tried) < FASTER * usual:
             self.now, self.patience, self.best = self.trial, AGAIN, None

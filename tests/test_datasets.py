@@ -133,8 +133,13 @@ def test_download(server, tmp_path, capsys):
     with pytest.raises(InputError, match='there is no folder .*/folder: --dataroot is the one'):
         cifar_sets.load_arrays('CIFAR10', root)
     root.mkdir()
+    killed, at_work = (root / f'{server.name}.{k}.partial' for k in 'ab')   # torch's, of others
+    killed.touch()
+    at_work.touch()
+    os.utime(killed, (0, 0))
     (x, _), _, _ = cifar_sets.load_arrays('CIFAR10', root)
     assert len(x) == 5 * COUNT and 'downloading' in capsys.readouterr().out
+    assert at_work.exists() and not killed.exists()
     server.unlink()
     cifar_sets.load_arrays('CIFAR10', root)      # from the folder
     for file in (root / 'cifar-10-batches-py').iterdir():

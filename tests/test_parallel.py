@@ -270,7 +270,7 @@ def test_launched_needs_all_that_torchrun_sets(monkeypatch):
 
 def test_few_items_are_repeated_until_all_have_some(monkeypatch):
     monkeypatch.setattr(processes, 'world', lambda: 4)
-    monkeypatch.setattr(processes, 'rank', lambda: 3)
+    monkeypatch.setattr(processes.dist, 'get_rank', lambda: 3)
     assert processes.shard(torch.arange(1), even=True).tolist() == [0]
 
 
@@ -280,7 +280,7 @@ def test_shards(monkeypatch):
     monkeypatch.setattr(processes, 'world', lambda: 3)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(processes, 'rank', lambda rank=rank: rank)
+        monkeypatch.setattr(processes.dist, 'get_rank', lambda rank=rank: rank)
         parts.append((processes.shard(items).tolist(), processes.shard(items, even=True).tolist()))
     assert sorted(sum((a for a, _ in parts), [])) == list(range(7))
     assert [len(b) for _, b in parts] == [3, 3, 3]
@@ -299,7 +299,7 @@ def test_batches_of_the_processes_make_up_the_batches_of_one(monkeypatch):
     monkeypatch.setattr(processes, 'world', lambda: 2)
     parts = {True: [], False: []}
     for rank in range(2):
-        monkeypatch.setattr(processes, 'rank', lambda rank=rank: rank)
+        monkeypatch.setattr(processes.dist, 'get_rank', lambda rank=rank: rank)
         for shuffle, found in parts.items():
             found.append(batches(shuffle))
     for shuffle in (True, False):
