@@ -16,22 +16,22 @@ from torch.nn.init import kaiming_normal_
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what is wrong and what to do."""
+    """What the user gave cannot be used: the message says what is wrong and what to do."""
 
 
 class RunError(RuntimeError):
-    """A run cannot go on for a reason that is no fault of the code (disk full, loss not finite)."""
+    """A run cannot go on, through no fault of the code: the disk is full, the loss not finite."""
 
 
 def printable(text: str) -> str:
-    """The text with everything that cannot be displayed escaped: control characters, and the bytes
-    of file names that are not UTF-8."""
+    """Escape what cannot be displayed: control characters, bytes of file names that are not UTF-8.
+    """
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 def shown(text: str) -> str:
-    """Shorten a message for the screen: at most three lines and a thousand characters, long words
-    without their middle, all of it `printable`."""
+    """Shorten a message for the screen, to at most three lines and a thousand characters, take the
+    middle out of long words, and make it `printable`."""
     def short(m):
         return f'{m[0][:38]}...{m[0][-39:]}'
 
@@ -43,7 +43,7 @@ def shown(text: str) -> str:
 # ---- parameter dicts --------------------------------------------------------------------------
 
 def cast(params, dtype: str = 'float'):
-    """Convert a tensor, or each tensor of a dict, to `dtype`; on the GPU where there is one."""
+    """Convert a tensor, or each tensor of a dict, to `dtype`, on the GPU if there is one."""
     if isinstance(params, dict):
         return {k: cast(v, dtype) for k, v in params.items()}
     return getattr(params.cuda() if torch.cuda.is_available() else params, dtype)()
@@ -60,18 +60,18 @@ def linear_params(ni: int, no: int) -> dict[str, Tensor]:
 
 
 def bnparams(n: int) -> dict[str, Tensor]:
-    """Scale, shift and running statistics, each (n,); the scale is uniform in [0, 1)."""
+    """Make scale, shift and running statistics, each (n,); the scale is uniform in [0, 1)."""
     return {'weight': torch.rand(n), 'bias': torch.zeros(n),
             'running_mean': torch.zeros(n), 'running_var': torch.ones(n)}
 
 
 def unit_bnparams(n: int) -> dict[str, Tensor]:
-    """`bnparams` with a scale of one, as in fb.resnet.torch and torchvision."""
+    """Make `bnparams` with a scale of one, as fb.resnet.torch and torchvision have it."""
     return {**bnparams(n), 'weight': torch.ones(n)}
 
 
 def scaled(channels, width: float) -> list[int]:
-    """Scale numbers of channels by `width`, rounded down. InputError, if one becomes zero."""
+    """Multiply numbers of channels by `width`, rounded down. InputError, if one becomes zero."""
     widths = [int(c * width + 1e-9) for c in channels]
     if not all(widths):
         raise InputError(f'--width {width:g} leaves no channels')
@@ -90,21 +90,21 @@ def flatten(params: dict) -> dict[str, Tensor]:
 
 
 def is_statistic(key: str) -> bool:
-    """Whether an entry is not trained: a running statistic of BN, or a setting of a gate or of
+    """Return whether an entry is not trained: a running statistic, or a setting of a gate or of
     dropout."""
     return key.endswith(('_mean', '_var', '.gate.dynamic', '.gate.mask', '.gate.density',
                          '.dropout'))
 
 
 def fix_statistics(params: dict[str, Tensor], bases) -> dict[str, Tensor]:
-    """Rename the statistics of the normalisations `bases` from `running_` to `fixed_`: `batch_norm`
-    uses those, and leaves them as they are, in training too."""
+    """Rename the statistics of the normalisations `bases` from `running_` to `fixed_`, which
+    `batch_norm` uses in training too, and leaves as they are."""
     names = {f'{base}.running_{k}': f'{base}.fixed_{k}' for base in bases for k in ('mean', 'var')}
     return {names.get(k, k): v for k, v in params.items()}
 
 
 def set_requires_grad_except_bn_(params: dict[str, Tensor]) -> None:
-    """Make all entries trainable, in place, but for those that are `is_statistic`."""
+    """Make all entries trainable, in place, except those that are `is_statistic`."""
     for key, value in params.items():
         value.requires_grad = not is_statistic(key)
 
@@ -142,13 +142,12 @@ def check_mode(mode: bool) -> None:
 
 def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
                affine: bool = True) -> Tensor:
-    """Batch normalisation of (B, C, H, W) with the entries of `params` under `base`; without scale
-    and shift unless `affine`.
+    """Apply batch normalisation to x (B, C, H, W) by the entries of `params` under `base`; without
+    scale and shift unless `affine`.
 
-    The one impurity of all nets here: with `mode` True, `base.running_mean` and
-    `base.running_var` are updated in place. Statistics that are called `base.fixed_mean` and
-    `base.fixed_var` are used, and stay, in either mode. InputError, if training gives a channel
-    only one value.
+    The one impurity of all nets here: with `mode` True, `base.running_mean` and `base.running_var`
+    are updated in place. `base.fixed_mean` and `base.fixed_var`, if they are there, are used in
+    either mode, and stay. InputError, if training gives a channel only one value.
     """
     check_mode(mode)
     fixed = base + '.fixed_mean' in params
@@ -160,19 +159,19 @@ def batch_norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
     return F.batch_norm(x, mean, var, scale, shift, training=mode and not fixed)
 
 
-# `taps`, where a layer takes it, is a dict whose keys name layers, in full. Convolutions and linear
-# layers that it names put their raw outputs there, normalisations their inputs.
+# `taps`, where a layer takes it, is a dict whose keys are full names of layers. A convolution or
+# linear layer that is named there puts its raw output into it, a normalisation its input.
 
 def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padding: int = -1,
            groups: int = 1, taps: dict | None = None) -> Tensor:
-    """Convolution with the filters `key` or `key.weight`, and the bias `key.bias` if there is one.
-    The padding keeps the size unless given."""
+    """Convolve x with the filters `key` or `key.weight`, and add the bias `key.bias` if there is
+    one. The padding keeps the size unless it is given."""
     weight = params[key] if key in params else params[key + '.weight']
     padding = weight.shape[2] // 2 if padding < 0 else padding
     how = (params.get(key + '.bias'), stride, padding, 1, groups)
     if stride > 1 and groups > 1 and x.requires_grad and x.is_cpu and x.dtype == torch.bfloat16:
         # on CPUs the bfloat16 gradient of a strided depthwise convolution (oneDNN's, torch 2.13)
-        # takes ten times as long as that in float
+        # takes ten times as long as the one in float
         with torch.autocast('cpu', enabled=False):
             return tap(F.conv2d(x.float(), weight.float(), *how).to(x.dtype), key, taps)
     return tap(F.conv2d(x, weight, *how), key, taps)
@@ -180,8 +179,8 @@ def conv2d(x: Tensor, params: dict[str, Tensor], key: str, stride: int = 1, padd
 
 def linear(x: Tensor, params: dict[str, Tensor], key: str, mode: bool,
            taps: dict | None = None) -> Tensor:
-    """Linear layer `key`. Entries under `key.bottleneck` put another linear layer and ReLU before
-    it, and dropout behind those, if there is a probability `key.bottleneck.dropout` (). The tap
+    """Apply the linear layer `key` to x (B, C). If there is a layer `key.bottleneck`, it and ReLU
+    come first, and then dropout, if there is a probability `key.bottleneck.dropout` (). The tap
     'key.input' is what enters the layer itself."""
     check_mode(mode)
     if key + '.bottleneck.weight' in params:
@@ -194,8 +193,8 @@ def linear(x: Tensor, params: dict[str, Tensor], key: str, mode: bool,
 
 
 def tap(x: Tensor, key: str, taps: dict | None) -> Tensor:
-    """Keep x in `taps`, if that has its key, and return it; what is kept is copied first, since
-    later layers may work in place."""
+    """Keep x in `taps`, if that has the key, and return it or, since later layers may work in
+    place, a copy of what is kept."""
     if taps is None or key not in taps:
         return x
     taps[key] = x
@@ -204,10 +203,9 @@ def tap(x: Tensor, key: str, taps: dict | None) -> Tensor:
 
 def norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
          taps: dict | None = None) -> Tensor:
-    """Normalise x by the entries under `base`: batch normalisation; without running statistics a
-    fixed scale and shift (`weight` and `bias`, or functional-zoo's `a` and `b`); without entries
-    nothing, because BN was folded into the convolution before it."""
-    check_mode(mode)
+    """Normalise x by the entries under `base`: by batch normalisation; without running statistics,
+    by a fixed scale and shift (`weight` and `bias`, or functional-zoo's `a` and `b`); without
+    entries not at all, since BN was folded into the convolution before it."""
     x = tap(x, base, taps)
     if base + '.running_mean' in params or base + '.fixed_mean' in params:
         return batch_norm(x, params, base, mode)
@@ -218,8 +216,8 @@ def norm(x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
 
 
 def bn_of(conv: str) -> str:
-    """Return the name of the normalisation after a convolution, by the conventions of torchvision
-    and the published code: bn1 for conv1, bndim for convdim and conv_dim, downsample.1 for
+    """Return the name of the normalisation after a convolution, as torchvision and the published
+    code call it: bn1 after conv1, bndim after convdim and conv_dim, downsample.1 after
     downsample.0."""
     base, _, last = conv.rpartition('.')
     last = str(int(last) + 1) if last.isdecimal() else last.replace('conv', 'bn').replace('_', '')
@@ -228,8 +226,8 @@ def bn_of(conv: str) -> str:
 
 def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: int = 1,
             groups: int = 1, taps: dict | None = None, bn: str = '') -> Tensor:
-    """Convolution `key` and the normalisation of its output, whose name is `bn` or by default that
-    of `bn_of`. It is `gated` if it has a gate."""
+    """Apply the convolution `key` and the normalisation `bn` (by default, `bn_of` names it), which
+    is `gated` if it has a gate."""
     y, base = conv2d(x, params, key, stride, groups=groups, taps=taps), bn or bn_of(key)
     if base + '.gate.weight' in params:
         return gated(y, x, params, base, mode, taps)
@@ -238,19 +236,18 @@ def conv_bn(x: Tensor, params: dict[str, Tensor], key: str, mode: bool, stride: 
 
 def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool,
           taps: dict | None = None) -> Tensor:
-    """Batch normalisation of y (B, C, H, W), the output of a convolution of x, with a scale pi
-    (B, C) of each image's own, by the entries under `base.gate` (see methods/gates.py).
+    """Apply batch normalisation to y (B, C, H, W), which a convolution made of x, with a scale pi
+    (B, C) for each image, by the entries under `base.gate` (see methods/gates.py).
 
-    h = ReLU(weight GAP(x) + bias); q is h of the `density` of channels that have the largest, else
-    0; pi = mask (dynamic q + (1 - dynamic) scale). Masked channels do not count among those that
-    q is chosen from. Where pi is 0, so is the output: there is no shift. Of `taps`, 'base.gate' is
-    pi, 'base.gate.q' q.
+    h = ReLU(weight GAP(x) + bias); q is h where it is among the largest, a part `density` of the
+    channels that are not masked, and 0 elsewhere; pi = mask (dynamic q + (1 - dynamic) scale).
+    Where pi is 0, so is the output, without a shift. The tap 'base.gate' is pi, 'base.gate.q' is q.
     """
     weight, bias, scale, dynamic, mask, density = (params[f'{base}.gate.{k}'] for k in (
         'weight', 'bias', 'scale', 'dynamic', 'mask', 'density'))
     h = F.relu(F.linear(x.mean((2, 3)), weight, bias)) * mask
-    # in tensors, so that nothing waits for the device; the thousandth is for densities like 0.6, of
-    # which single precision has a little more
+    # in tensors, so that nothing waits for the device; less a thousandth, since single precision
+    # makes a little more of densities such as 0.6
     count = (density.float() * mask.float().sum() - 1e-3).ceil()
     ranks = h.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     q = tap(h * (ranks < count), base + '.gate.q', taps)
@@ -267,11 +264,11 @@ MAPPINGS = {'sum': 1, 'sum2': 2, 'sum4': 4, 'max': math.inf}
 
 
 def attention_map(x: Tensor, mapping: str = 'sum2') -> Tensor:
-    """Attention map of the paper's section 3.1: activations (B, C, H, W) -> (B, H, W).
+    """Compute the attention maps of the paper's section 3.1, activations (B, C, H, W) -> (B, H, W),
+    in single precision at least.
 
-    mapping: a key of MAPPINGS; 'sum2', F²_sum, is the published code's. It is computed in single
-    precision at least, as a mean over channels instead of the sum, as in the published code; after
-    the normalisation of `at` that makes no difference.
+    mapping: a key of MAPPINGS; 'sum2', F²_sum, is the published code's. As there, it is the mean
+    over channels instead of the sum; after the normalisation of `at` that makes no difference.
     """
     p, dtype = MAPPINGS[mapping], torch.promote_types(x.dtype, torch.float32)
     q = torch.linalg.vector_norm(x, p, dim=1, dtype=dtype)
@@ -279,10 +276,8 @@ def attention_map(x: Tensor, mapping: str = 'sum2') -> Tensor:
 
 
 def at(x: Tensor, size=None, mapping: str = 'sum2') -> Tensor:
-    """Attention Q/||Q||_2 of Eq. 2: activations (B, C, H, W) -> (B, H*W).
-
-    `size` (height, width) resizes the map before it is normalised.
-    """
+    """Compute the attention Q/||Q||_2 of Eq. 2: activations (B, C, H, W) -> (B, H*W). The map is
+    resized to `size` (height, width) before it is normalised."""
     q = attention_map(x, mapping)
     if size is not None and tuple(size) != tuple(q.shape[1:]):
         q = F.interpolate(q[:, None], tuple(size), mode='bilinear', antialias=True)[:, 0]
@@ -290,12 +285,12 @@ def at(x: Tensor, size=None, mapping: str = 'sum2') -> Tensor:
 
 
 def at_loss(x: Tensor, y: Tensor, mapping: str = 'sum2', mode: str = 'code') -> Tensor:
-    """Attention transfer between the student's activations x and the teacher's y, whose map is
-    resized to x's height and width.
+    """Compute the loss of attention transfer between the student's activations x and the teacher's
+    y, whose map is resized to x's height and width.
 
     mode 'code', the published form: the mean over batch and positions of the squared difference
-    of the two attentions. mode 'paper', Eq. 2: half of the difference's l2 norm, averaged over
-    the batch.
+    of the two attentions. mode 'paper', Eq. 2: half the difference's l2 norm, averaged over the
+    batch.
     """
     difference = at(x, mapping=mapping) - at(y, x.shape[2:], mapping)
     if mode == 'paper':
@@ -304,26 +299,26 @@ def at_loss(x: Tensor, y: Tensor, mapping: str = 'sum2', mode: str = 'code') -> 
 
 
 def activation_loss(x: Tensor, y: Tensor) -> Tensor:
-    """F-ActT of the paper's table 1: squared l2 distance of full activations, (B, C, H, W)
-    both, each image's divided by their l2 norm; averaged over the batch."""
+    """Compute the loss F-ActT of the paper's table 1: the squared l2 distance of full activations,
+    (B, C, H, W) both, each image's divided by their l2 norm; averaged over the batch."""
     x, y = (F.normalize(at_least_float(v).flatten(1)) for v in (x, y))
     return (x - y).square().sum(1).mean()
 
 
 def input_gradient(loss: Tensor, inputs: Tensor, create_graph: bool = False) -> Tensor:
-    """Gradient attention J of the paper's Eq. 3: d loss / d inputs, (B, 3, H, W).
+    """Compute the gradient attention J of the paper's Eq. 3: d loss / d inputs, (B, 3, H, W).
 
-    With a loss summed over the images each image's J is that of its own loss, whatever the batch
-    size (unless BN in training mode ties the images together). `create_graph` for a J that is
-    itself to be differentiated.
+    If the loss is a sum over images, each image's J is that of its own loss, unless batch
+    normalisation in training mode ties the images together. `create_graph`: J is to be
+    differentiated itself.
     """
     return torch.autograd.grad(loss, inputs, create_graph=create_graph)[0]
 
 
 def gradient_loss(j: Tensor, target: Tensor | float = 0.) -> Tensor:
-    """Half the squared l2 norm of j - target, (B, 3, H, W), averaged over the batch.
+    """Compute half the squared l2 norm of j - target, (B, 3, H, W), averaged over the batch.
 
-    Between student's and teacher's J it is Eq. 4 (with the square that Eq. 5 differentiates);
+    Between the J of student and teacher this is Eq. 4 (with the square that Eq. 5 differentiates);
     between J and the mirrored J of the mirrored image, Eq. 6; with zero, the penalty on the
     gradient's norm of Drucker & LeCun, 'Improving generalization performance using double
     backpropagation', 1992.
@@ -332,10 +327,11 @@ def gradient_loss(j: Tensor, target: Tensor | float = 0.) -> Tensor:
 
 
 def distillation(y: Tensor, teacher_scores: Tensor, labels: Tensor, T: float, alpha: float):
-    """Knowledge distillation: alpha T² KL(teacher || student) + (1 - alpha) cross-entropy.
+    """Compute the loss of distillation: alpha T² KL(teacher || student) + (1 - alpha) cross-entropy
+    (Hinton et al., section 2).
 
-    y and teacher_scores (B, K) are logits, labels (B,) class numbers; KL is summed over classes
-    and averaged over the batch, at temperature T (Hinton et al., section 2).
+    y and teacher_scores (B, K) are logits, labels (B,) class numbers; KL, at temperature T, is
+    summed over classes and averaged over the batch.
     """
     p = F.log_softmax(y / T, dim=1)
     q = F.softmax(teacher_scores / T, dim=1)

@@ -39,9 +39,9 @@ MAPS = [*utils.MAPPINGS, 'gradient']
 
 def attention_maps(f, params, images, mapping='sum2', labels=None,
                    stats=(cifar_sets.MEAN, cifar_sets.STD)):
-    """Compute the maps of a net over uint8 images (N, H, W, 3), as a list: one of each group, (N,
-    h, w), or with the mapping 'gradient' a single one, (N, H, W), for which `labels` (N,) may be
-    given. The images are normalised by `stats`, means and deviations."""
+    """Compute a net's attention maps of images, uint8 (N, H, W, 3) -> list of arrays: (N, h, w) for
+    each group, or a single (N, H, W) for the mapping 'gradient', which may be given `labels` (N,).
+    The images are normalised by `stats`, means and deviations."""
     dtype = next(iter(params.values())).dtype
     inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=dtype))
     if mapping == 'gradient':
@@ -52,8 +52,8 @@ def attention_maps(f, params, images, mapping='sum2', labels=None,
 
 
 def gradient_map(f, params, inputs, labels=None):
-    """Norm over channels of the gradient attention of Eq. 3, (B, H, W): dL/dx of each image's
-    cross-entropy for its label or, without labels, for the class that the net predicts."""
+    """Compute the norm over channels of the gradient attention of Eq. 3, (B, H, W): dL/dx of each
+    image's cross-entropy for its label or, without labels, for the class that the net predicts."""
     inputs = inputs.detach().requires_grad_()
     logits, _ = f(inputs, params, False)
     targets = logits.argmax(1) if labels is None else torch.as_tensor(labels)
@@ -61,33 +61,22 @@ def gradient_map(f, params, inputs, labels=None):
     return torch.linalg.vector_norm(utils.input_gradient(loss, inputs), dim=1)
 
 
-def area_weights(n, m):
-    """Return the matrix (m, n) that averages over areas: n pixels in a row, of which each of m
-    equal cells covers whole ones and parts."""
-    edges = np.linspace(0, n, m + 1)
-    covered = (np.minimum(edges[1:, None], np.arange(1, n + 1))
-               - np.maximum(edges[:-1, None], np.arange(n)))
-    return covered.clip(0) * m / n
-
-
 def attention_on_object(maps, masks):
-    """The fraction of each map's mass that lies on the object, (N,). Maps (N, h, w); the masks
-    (N, H, W) are averaged over the area of each of the map's pixels."""
-    _, h, w = maps.shape
-    on = area_weights(masks.shape[1], h) @ masks @ area_weights(masks.shape[2], w).T
+    """Compute the fraction of each map's mass that lies on the object, (N,). Maps are (N, h, w),
+    masks bool (N, H, W); the mask is averaged over the area of each of the map's pixels."""
+    n, h, w = maps.shape
+    _, height, width = masks.shape
+    # each row of the mask comes h times, so that each row of the map covers whole ones; so columns
+    on = masks.repeat(h, axis=1).reshape(n, h, height, width).mean(2)
+    on = on.repeat(w, axis=2).reshape(n, h, w, width).mean(3)
     return (maps * on).sum((1, 2)) / maps.sum((1, 2))
-
-
-def area_of_object(masks):
-    """The fraction of each image that its object covers, (N,): what `attention_on_object` is for
-    a map that is the same everywhere."""
-    return masks.mean((1, 2))
 
 
 # ---- the figure ---------------------------------------------------------------------------------
 
 def panel(axis, picture, size, mask=None, **how):
-    """Draw an image, or a map, over `size`, the image's (height, width), and a mask's outline."""
+    """Draw an image or a map on an axis, over the image's `size` (height, width), and the outline
+    of its mask -> what was drawn."""
     h, w = size
     drawn = axis.imshow(picture, extent=(0, w, h, 0), **how)
     if mask is not None:        # padded, so that a shape that is cut off has an outline too
@@ -98,9 +87,10 @@ def panel(axis, picture, size, mask=None, **how):
 
 
 def draw_maps(images, maps, masks=None, titles=None):
-    """Draw a figure of images, each once, and below it a row for each of `maps` ({label: list of
-    maps}), a column for each map, under `titles` (the groups if None). A map's colours are relative
-    to its maximum; the outlines of `masks`, if any, are drawn over images and maps."""
+    """Draw images, each once, and below them a row for each label of `maps`, {label: list of maps
+    (N, h, w)}, with a column for each map -> matplotlib's Figure. `titles` are those of the columns
+    (None: the groups). Colours are relative to a map's maximum; the outlines of `masks`, if any,
+    are drawn over images and maps."""
     # no pyplot: no window, no state, any backend
     from matplotlib.figure import Figure
     titles = titles or [f'group {g}' for g in range(len(next(iter(maps.values()))))]
@@ -124,7 +114,7 @@ def draw_maps(images, maps, masks=None, titles=None):
 
 
 def encode(drawn, form='png', dpi=80):
-    """Encode a figure as the bytes of a file, 'png' or 'jpeg'."""
+    """Encode a figure as the bytes of a file of the form 'png' or 'jpeg'."""
     picture = io.BytesIO()
     drawn.savefig(picture, format=form, dpi=dpi)
     return picture.getvalue()
@@ -133,15 +123,15 @@ def encode(drawn, form='png', dpi=80):
 # ---- the command line ---------------------------------------------------------------------------
 
 def demo_net():
-    """Train the teacher of the table `demo` by the table's command, unless it is there -> its
-    folder."""
+    """Train the teacher of the table `demo` by the table's command, unless that is done -> its
+    folder. If training fails, exit as it did."""
     words = next(commands('demo', 'logs'))
     folder = save_of(words)
     log = pathlib.Path(folder, 'log.txt')
     if not log.exists() or not is_finished(runs.read_log(log)):
         print(f'no --model: training a net on shapes into {folder}, once; this takes '
               f'about a minute on a CPU', flush=True)
-        # as a process of its own, like the table does, since the log names the process's command
+        # in a process of its own, as the table does it: the log names the process's command
         script = pathlib.Path(__file__).with_name(words[0])
         status = subprocess.run([sys.executable, script, *words[1:]]).returncode
         if status:      # it has said why
@@ -150,19 +140,19 @@ def demo_net():
 
 
 def split_images(opt):
-    """Tell models from images -> both: of `--model X image.jpg` argparse takes all for models."""
+    """Tell models from images -> both. Of `--model X image.jpg` argparse takes both for models."""
     images = [m for m in opt.model if pathlib.Path(m).suffix.lower() in image_files.IMAGES]
     return [m for m in opt.model if m not in images], [*opt.images, *images]
 
 
 def read_images(paths, size):
-    """Read image files -> uint8 (N, size, size, 3) in RGB order."""
+    """Read image files -> uint8 (N, size, size, 3) in RGB order. InputError for anything else."""
     images = [decoded.resize(image_files.read_image(path), size, size) for path in paths]
     return np.stack(images)[..., ::-1].copy()
 
 
 def load_nets(models):
-    """Load nets of cifar.py or imagenet.py -> {label: (f, classes, params)}."""
+    """Load nets of cifar.py or imagenet.py -> {label: (f, number of classes, params)}."""
     labels = [label_of(m) for m in models]
     if len(set(labels)) < len(labels):
         labels = models
@@ -170,8 +160,7 @@ def load_nets(models):
 
 
 def last_error(model):
-    """Return the test error that a net's run has logged last, as text; '' for a net without a
-    run."""
+    """Return the last test error in the log of a net's run, as text; '' for a net without one."""
     path = store.locate(model)
     log = path.with_name('log.txt')
     last = runs.read_log(log)[-1] if path.name == 'model.pt7' and log.exists() else {}
@@ -179,12 +168,13 @@ def last_error(model):
 
 
 def label_of(path):
-    """Return the name of a run's folder, without its seed."""
+    """Return the name of a run, the folder above that of its seed, or of a file of parameters."""
     path = pathlib.Path(path)
     return utils.shown(path.parent.name if path.name.startswith('seed') else path.stem)
 
 
 def parse(argv):
+    """Return the options of the command line `argv`. InputError, if they cannot be used."""
     parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('nets and images')
     m.add_argument('images', nargs='*', help='image files; none: test images of shapes')
@@ -209,6 +199,7 @@ def parse(argv):
 
 
 def main(argv=None):
+    """Draw the figure that the command line `argv` (None: the process's) asks for."""
     opt = parse(argv)
     models, pictures = split_images(opt)
     models = models or [demo_net()]
@@ -222,13 +213,12 @@ def main(argv=None):
         images, masks = read_images(pictures, size), None
     else:
         images, _, masks = (a[::3] for a in shapes.shapes(10, seed=1, size=size))
-    for label, (f, _, params) in trained.items():
+    maps = {}
+    for model, (label, (f, _, params)) in zip(models, trained.items(), strict=True):
         facts.count_groups(f, params, size, label)
-    maps = {label: attention_maps(f, params, images, opt.map,
-                                  stats=nets.PIXELS[imagenet.input_of(opt, params)[1]])
-            for label, (f, _, params) in trained.items()}
-    maps = {f'{utils.printable(label)}\n{last_error(model)}'.strip(): maps_of_net
-            for model, (label, maps_of_net) in zip(models, maps.items(), strict=True)}
+        stats = nets.PIXELS[imagenet.input_of(opt, params)[1]]
+        title = f'{utils.printable(label)}\n{last_error(model)}'.strip()
+        maps[title] = attention_maps(f, params, images, opt.map, stats=stats)
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None
     files.write_whole(opt.save, encode(draw_maps(images, maps, masks, titles)))
     print(f'attention maps: {opt.save}')

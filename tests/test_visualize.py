@@ -79,8 +79,7 @@ def test_attention_on_object_is_that_of_a_loop(size):
 
 def test_attention_on_object_of_known_maps():
     masks = shapes.shapes(10)[2]
-    area = visualize.area_of_object(masks)
-    assert area.shape == (10,) and ((area > .02) & (area < .6)).all()
+    area = masks.mean((1, 2))
     for h in (32, 8, 7):
         same = visualize.attention_on_object(np.ones((10, h, h), np.float32), masks)
         np.testing.assert_allclose(same, area, rtol=1e-6)
