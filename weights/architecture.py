@@ -1,4 +1,4 @@
-"""Which net a dict of parameters is: the one place where that is told from its entries."""
+"""Which net a dict of parameters is: the one place that tells it from the entries."""
 import collections
 import re
 from typing import NamedTuple
@@ -9,10 +9,10 @@ from weights import facts
 
 
 class Names(NamedTuple):
-    """How a residual net calls its entries; normalisations follow by utils.bn_of."""
+    """What a residual net calls its entries; those of normalisations follow by utils.bn_of."""
     stem: str           # the first convolution
     block: str          # block i of group j, both from 0
-    first: int          # what convolutions, and torchvision's groups, are counted from
+    first: int          # where the numbers of convolutions, and of torchvision's groups, begin
     projection: str
 
 
@@ -26,14 +26,14 @@ EXTRA_LAYERS = {'wrn': 4, 'cifar_resnet': 2}        # CIFAR's residual nets have
 
 
 class Channels(NamedTuple):
-    """Channels between layers, which nothing else reads or adds to: they can be pruned."""
-    makers: list        # the convolutions whose outputs they are
-    readers: list       # the convolutions or linear layers whose inputs they are
-    norms: list         # the normalisation of each maker, which works on them
+    """Channels between layers that no other layer reads or adds to, so that they can be pruned."""
+    makers: list        # the convolutions that output them
+    readers: list       # the convolutions or linear layers that take them as inputs
+    norms: list         # the normalisation of each maker
 
 
 class Architecture(NamedTuple):
-    """What the entries tell of a net. That of an unknown one has no kind."""
+    """What the entries tell about a net; an unknown one has no kind."""
     kind: str = ''              # which function computes it
     arch: str = ''              # its name as --arch takes it; '' for others
     blocks: tuple = ()          # in each group of a residual net
@@ -42,13 +42,13 @@ class Architecture(NamedTuple):
     head: str = 'fc'            # the last linear layer
     stages: tuple = ()          # the last convolution of each, which fine-tuning compares
     channels: dict = {}         # {the first of their makers: Channels}
-    size: int = 224             # of the images that it is for, in pixels
+    size: int = 224             # height and width of the images that it is for, in pixels
     pixels: str = 'torchvision'     # their normalisation, a key of nets.PIXELS
 
 
 def architecture_of(params):
-    """Recognise the net with these entries, by their names and shapes alone -> its `Architecture`.
-    Whether all entries fit into such a net is not looked at: `net_of` does that."""
+    """Recognise a net by the names and shapes of its entries -> its `Architecture`. Whether all
+    entries fit into such a net is for `net_of` to check."""
     if 'features.1.conv.0.0.weight' in params:
         found = Architecture('mobilenet_v2', 'mobilenet_v2', head='classifier.1',
                              stages=tuple(f'features.{i}.conv.2' for i in (5, 9, 13, 17)))
@@ -67,8 +67,8 @@ def architecture_of(params):
 
 
 def residual_of(params):
-    """Recognise a residual net -> its `Architecture` without the channels; an unknown one of other
-    nets."""
+    """Recognise a residual net -> its `Architecture`, without the channels; an unknown one, if it
+    is none."""
     matches = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
     counts = collections.Counter(int(m[1]) for m in matches if m)
     blocks = tuple(counts[j] for j in sorted(counts))
@@ -100,28 +100,28 @@ def residual_of(params):
 
 
 def weight_of(params, layer):
-    """The key of a layer's filters or matrix."""
+    """Return the key of a layer's filters or matrix."""
     return layer if layer in params else layer + '.weight'
 
 
 def convolutions(params):
-    """The names of the convolutions of a net, as `utils.conv2d` takes them."""
+    """Return the names of a net's convolutions, as `utils.conv2d` takes them."""
     return [k.removesuffix('.weight') for k, v in params.items() if v.ndim == 4]
 
 
 def channels_of(params, kind):
     """Find the channels that can be pruned: {convolution: Channels}.
 
-    Those of all convolutions of a residual block but its last (residual sums keep their width);
-    MobileNetV2's expanded ones, which a depthwise convolution hands on, but those of its first
-    block, which is not expanded, and those before its head. None of other nets.
+    In a residual block all but the last convolution, since residual sums keep their width; in
+    MobileNetV2 the expanded channels, which a depthwise convolution hands on (the first block has
+    none), and those before the head. No channels of other nets.
     """
     convs, sets = dict.fromkeys(convolutions(params)), {}
     for conv in convs:
         block, hidden = re.fullmatch(r'(.+\.conv)(\d)', conv), conv.removesuffix('.0.0')
         following = f'{block[1]}{int(block[2]) + 1}' if block else ''
         if kind and following in convs:
-            # in nets of pre-activation its name is that of one in front of the next convolution
+            # pre-activation nets call it what they call the normalisation before the next layer
             norms = {'wrn': utils.bn_of(following),
                      'preactivation': conv.replace('.conv0', '.affine1')}
             sets[conv] = Channels([conv], [following], [norms.get(kind, utils.bn_of(conv))])
@@ -136,11 +136,9 @@ def channels_of(params, kind):
 
 
 def net_of(functions, params, path):
-    """Make the function of the net whose parameters these are -> (f, number of classes).
-
-    functions: {kind: function of an `Architecture` that gives f}; `path` is for the message of an
-    InputError, if it is none of these kinds, or some entries do not fit.
-    """
+    """Make the function of the net with these parameters, which the file `path` holds -> (f, number
+    of classes). functions: {kind: function of an `Architecture` that gives f}. InputError, if the
+    net is of no such kind, or some entries do not fit."""
     found = architecture_of(params)
     if found.kind not in functions:
         raise InputError(f'{path} is {found.arch and found.arch + ", "}no net of this script; its '

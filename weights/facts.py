@@ -1,4 +1,4 @@
-"""Facts about a net (f, params), found by running it on tensors that have shapes but no values."""
+"""Facts about a net (f, params), found by running it on tensors with shapes but without values."""
 import re
 
 import torch
@@ -9,7 +9,7 @@ from utils import InputError
 
 
 class Noted(dict):
-    """A dict that notes which of its entries are used."""
+    """Notes which entries of a dict are used."""
 
     def __init__(self, entries):
         super().__init__(entries)
@@ -24,15 +24,16 @@ class Noted(dict):
 
 
 def on_meta(params, size=64):
-    """Make an image of size x size pixels and the parameters on the meta device, without values."""
+    """Make an image of size x size pixels, and copy parameters, on the meta device, without values
+    -> image (1, 3, size, size), parameters."""
     dtype = next(iter(params.values())).dtype
     return (torch.empty(1, 3, size, size, dtype=dtype, device='meta'),
             {k: v.detach().to('meta') for k, v in params.items()})
 
 
 def classes_of(f, params, path):
-    """Return the number of classes of a net. InputError, if entries are missing, left over, or do
-    not fit together; `path` is for its message."""
+    """Return the number of classes of a net from the file `path`. InputError, if entries are
+    missing, are left over, or do not fit together."""
     image, meta = on_meta(params)
     meta = Noted(meta)
     try:
@@ -53,8 +54,8 @@ def classes_of(f, params, path):
 
 
 def count_groups(f, params, size, name):
-    """Return the number of groups whose outputs the net called `name` gives. InputError, if images
-    of size x size pixels are too small for it."""
+    """Return the number of groups whose outputs a net gives. InputError, which calls the net
+    `name`, if images of size x size pixels are too small for it."""
     try:
         return len(f(*on_meta(params, size), False)[1])
     except RuntimeError as e:
@@ -72,8 +73,8 @@ class Draws(TorchDispatchMode):
 
 
 def draws(f, params, size, batch_size=2):
-    """Whether the net draws random numbers in training, for dropout. InputError, if a batch of that
-    size has too few values for its batch normalisation."""
+    """Return whether a net draws random numbers in training, as dropout does. InputError, if such a
+    batch has too few values for its batch normalisation."""
     image, params = on_meta(params, size)
     with torch.no_grad(), Draws() as found:
         f(image.expand(batch_size, -1, -1, -1), params, True)
@@ -81,15 +82,15 @@ def draws(f, params, size, batch_size=2):
 
 
 def multiply_adds(f, params, size):
-    """Count the multiply-adds of an image of size x size pixels, in convolutions and linear
-    layers."""
+    """Count multiply-adds for an image of size x size pixels, in convolutions and linear layers.
+    """
     with FlopCounterMode(display=False) as counter:
         f(*on_meta(params, size), False)
     return counter.get_total_flops() // 2
 
 
 def first_group(f, params):
-    """Return the names of the entries of a net that its first group's output depends on."""
+    """Return the keys of the entries that the output of a net's first group depends on."""
     image, meta = on_meta(params)
     learnt = {k: v.requires_grad_() for k, v in meta.items() if 'running_' not in k}
     g0 = f(image, {**meta, **learnt}, False)[1][0]

@@ -1,4 +1,4 @@
-"""Folding batch normalisation into the convolutions before it, and restoring it: dict to dict."""
+"""Folding batch normalisation into the convolutions before it, and restoring it."""
 import torch
 
 import utils
@@ -9,8 +9,8 @@ EPS = 1e-5      # of F.batch_norm
 
 
 def affine(params, base):
-    """Return scale and shift, each (C,), that the normalisation `base` applies in evaluation; None
-    where there is none, or where a gate gives them."""
+    """Return scale and shift, each (C,), of the normalisation `base` in evaluation mode; None, if
+    there is no such normalisation, or a gate computes them."""
     if f'{base}.gate.weight' in params:
         return None
     for kind in ('running', 'fixed'):
@@ -26,7 +26,7 @@ def affine(params, base):
 
 
 def without(params, base):
-    """Return the net without the entries of the normalisation `base`."""
+    """Return the parameters without the entries of the normalisation `base`."""
     names = {f'{base}.{k}' for k in ('running_mean', 'running_var', 'fixed_mean', 'fixed_var',
                                      'weight', 'bias', 'a', 'b')}
     return {k: v for k, v in params.items() if k not in names}
@@ -34,10 +34,9 @@ def without(params, base):
 
 @torch.no_grad()
 def fold(params, keep=()):
-    """Fold the normalisations after convolutions (`utils.bn_of`) into those, but for the
-    convolutions to `keep` -> a dict of which the same function computes, in evaluation mode, the
-    same. A WRN, whose normalisations are before its convolutions, stays as it is, and so does NIN,
-    which has no place for the convolutions' biases."""
+    """Fold normalisations (`utils.bn_of`) into the convolutions before them, except those to `keep`
+    -> parameters with which the net computes the same in evaluation mode. A WRN, which normalises
+    before its convolutions, stays as it is, and so does NIN, which has no place for biases."""
     if architecture_of(params).kind in ('wrn', 'nin'):
         return params
     for conv in convolutions(params):
@@ -53,7 +52,7 @@ def fold(params, keep=()):
 
 
 def normalisations(f, params):
-    """Return the names of the places in a net where a normalisation is, or was folded away."""
+    """Return the names of a net's normalisations, present or folded away."""
     convs = convolutions(params)
     taps = dict.fromkeys([*map(utils.bn_of, convs),
                           *(k.rpartition('.')[0] for k, v in params.items() if v.ndim == 1)])
@@ -62,7 +61,7 @@ def normalisations(f, params):
 
 
 def folded(f, params):
-    """Return the names of the `normalisations` that were folded away: without statistics, or with
+    """Return the names of the `normalisations` that were folded away: they have no statistics, or
     those of an identity."""
     def has(base):
         mean, var = (params.get(f'{base}.running_{k}') for k in ('mean', 'var'))
@@ -74,12 +73,12 @@ def folded(f, params):
 @torch.no_grad()
 def restore_batch_norm(f, params, batches):
     """Restore the batch normalisation of a net (f, params) wherever it was `folded` away, so that
-    the net can be trained with batch statistics.
+    it can be trained with batch statistics -> parameters.
 
-    batches: inputs (B, 3, H, W); mean and variance of what enters each normalisation are taken over
-    them. The new entries compute, in evaluation mode, what the old ones did: running_mean = mean,
-    running_var = variance, weight = scale sqrt(variance + eps), bias = scale mean + shift, where
-    scale and shift are 1 and 0 after folding. A convolution's bias moves into its normalisation's.
+    Mean and variance of what enters each normalisation are taken over `batches`, inputs (B, 3, H,
+    W). In evaluation mode the net computes what it did before: running_mean = mean, running_var =
+    variance, weight = scale sqrt(variance + eps), bias = scale mean + shift, with scale 1 and shift
+    0 after folding. A convolution's bias moves into that of its normalisation.
     """
     moments = {base: 0 for base in folded(f, params)}
     for inputs in batches:

@@ -1,5 +1,5 @@
-"""Reading files of weights of torch, HDF5 or safetensors, whatever they are called. Nothing that
-such a file carries is ever run, and no other file is read because one names it."""
+"""Reading files of weights of torch, HDF5 or safetensors, whatever they are called. Nothing in such
+a file is ever run, and no other file is read because one names it."""
 import pathlib
 import re
 import stat
@@ -15,8 +15,8 @@ from utils import InputError
 
 
 class StandIn:
-    """Stands for an object that lies beside the weights: what it was made with, and its state.
-    Nothing of its type is called."""
+    """Stands in for an object beside the weights: keeps its arguments and its state, and calls
+    nothing of its type."""
 
     def __new__(cls, *args, **named):
         self = super().__new__(cls)
@@ -25,12 +25,6 @@ class StandIn:
 
     def __setstate__(self, state):
         self.state = state
-
-
-def dictionary(*args):
-    """Stand in for a defaultdict: keep what a pickle puts into it, not what makes missing
-    values."""
-    return {}
 
 
 # the types, beside torch's own, that people keep beside their weights, and numpy's arrays
@@ -47,11 +41,12 @@ HARMLESS = [
     'argparse.Namespace', 'types.SimpleNamespace', 'decimal.Decimal', 'uuid.UUID',
     'torch.torch_version.TorchVersion',
 ]
-ALLOWED = [(dictionary, 'collections.defaultdict'),
+# a defaultdict is read as a dict, without the function that makes its missing values
+ALLOWED = [(lambda *args: {}, 'collections.defaultdict'),
            *((type(name, (StandIn,), {}), name) for name in HARMLESS)]
 
-# how files begin that hold no weights that are read here
-OTHERS = {
+# the first bytes of other files -> what to say of them
+REFUSED = {
     rb'\x08[\x01-\x20][\x12\x1a:B]': 'is a file of ONNX, which is a program: give the weights that '
                                      'it was made of',
     rb'version https://git-lfs': 'is a pointer of Git LFS: fetch the file itself with git lfs pull',
@@ -62,8 +57,8 @@ OTHERS = {
 
 
 def check_regular(path):
-    """Refuse, with an InputError, what cannot be read to its end: folders, FIFOs, devices,
-    nothing."""
+    """Raise an InputError, if a path is missing, or what is there has no end: a folder, a FIFO, a
+    device."""
     try:
         mode = pathlib.Path(path).stat().st_mode
     except (OSError, ValueError) as e:
@@ -74,9 +69,9 @@ def check_regular(path):
 
 
 def read_contents(path):
-    """Read what a file of weights holds: tensors on the CPU, or stand-ins for numpy's arrays (see
-    `array`), in plain containers. InputError for what is damaged, carries code or is another kind
-    of file."""
+    """Read what a file of weights holds: plain containers of tensors on the CPU, or of stand-ins
+    for numpy's arrays (see `array`). InputError, if the file is damaged, carries code, or is of
+    another kind."""
     path = pathlib.Path(path)
     check_regular(path)
     try:
@@ -87,11 +82,11 @@ def read_contents(path):
             return read_hdf5(path)
         if head[8:9] == b'{' and length < path.stat().st_size:
             return read_safetensors(path)
-        for pattern, what in OTHERS.items():
+        for pattern, what in REFUSED.items():
             if re.match(pattern, head):
                 raise InputError(f'{path} {what}')
         check_zip(path, head)
-        # where the content does not tell, the name says as what it is damaged
+        # what the content does not tell is a damaged file of the kind that its name says
         return {'.hkl': read_hdf5, '.safetensors': read_safetensors}.get(
             '' if head.startswith(b'PK') else path.suffix, read_torch)(path)
     except OSError as e:
@@ -99,7 +94,7 @@ def read_contents(path):
 
 
 def check_zip(path, head):
-    """Refuse zip archives that are damaged, or not what torch.save writes."""
+    """Raise an InputError for a zip archive that is damaged, or that torch.save does not write."""
     if not head.startswith(b'PK'):
         return
     try:
@@ -118,7 +113,7 @@ def check_zip(path, head):
 
 
 def read_torch(path):
-    """Read what torch.save has written, as a zip archive or in the older form. InputError, if it is
+    """Read a file of torch.save, a zip archive or one of the older form. InputError, if the file is
     damaged or carries code."""
     try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
@@ -136,8 +131,8 @@ def read_torch(path):
 
 
 def array(x):
-    """Make the tensor of numbers that a stand-in for an array of numpy is for; others as they are.
-    ValueError for arrays of other things."""
+    """Make a tensor of a stand-in for an array of numpy; anything else stays as it is. ValueError,
+    if the array holds no numbers."""
     if not isinstance(x, StandIn) or not type(x).__name__.endswith('._reconstruct'):
         return x
     try:
@@ -154,19 +149,14 @@ def array(x):
 
 
 def read_hdf5(path):
-    """Read the arrays of numbers in a .hkl file (hickle's HDF5) into a flat dict. InputError, if it
-    is damaged, or links to other files."""
+    """Read the arrays of numbers in a .hkl file (hickle's HDF5) -> flat dict of tensors.
+    InputError, if the file is damaged, or has links."""
     params = {}
 
-    def check_links(group):
-        """`visititems` follows hard links alone; what it would leave out is refused."""
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise InputError(f'{path} has a link in the place of {name}, which is not followed')
+    def other_link(name, link):
+        return None if isinstance(link, h5py.HardLink) else name
 
     def visit(name, node):
-        if isinstance(node, h5py.Group):
-            check_links(node)
         if not isinstance(node, h5py.Dataset) or name.startswith('hickle_types_table/'):
             return
         if node.external or node.is_virtual:
@@ -179,7 +169,8 @@ def read_hdf5(path):
 
     try:
         with h5py.File(path, 'r') as f:
-            check_links(f)
+            if name := f.visititems_links(other_link):      # `visititems` would leave it out
+                raise InputError(f'{path} has a link in the place of {name}, which is not followed')
             f.visititems(visit)
     except InputError:
         raise
@@ -189,8 +180,8 @@ def read_hdf5(path):
 
 
 def read_safetensors(path):
-    """Read the tensors of a .safetensors file. InputError, if it is damaged, or that package is not
-    installed."""
+    """Read the tensors of a .safetensors file. InputError, if the file is damaged, or the package
+    safetensors is missing."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""Reading and writing parameter files: which net is in them; names that stand for files."""
+"""Reading and writing files of parameters; names that stand for such files."""
 import io
 import os
 import pathlib
@@ -13,12 +13,11 @@ from system.downloads import download_file
 from utils import InputError, shown, without_prefix
 from weights.formats import StandIn, array, check_regular, read_contents
 
-# Files that can be named instead of given: where they are, the beginning of their sha256 ('' where
-# nobody published one), and what they should give on ImageNet, top-1 and top-5 error, or CIFAR-10.
+# Nets that a name stands for: where the file is, the beginning of its sha256 ('' where nobody has
+# published one), and the error that it should give: top-1 and top-5 on ImageNet, or on CIFAR-10.
 TORCH_HOST = 'https://download.pytorch.org/models'
 ZOO_HOST = 'https://s3.amazonaws.com/modelzoo-networks'
-CIFAR_HOST = ('https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/'
-              'pretrained_models')
+CIFAR_HOST = 'https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models'
 KNOWN = {
     'resnet18': (f'{TORCH_HOST}/resnet18-f37072fd.pth', 'f37072fd', (30.24, 10.92)),
     'resnet34': (f'{TORCH_HOST}/resnet34-b627a593.pth', 'b627a593', (26.69, 8.58)),
@@ -33,17 +32,17 @@ KNOWN = {
     'cifar10_resnet44': (f'{CIFAR_HOST}/resnet44-014dd654.th', '014dd654', (6.90,)),
     'cifar10_resnet56': (f'{CIFAR_HOST}/resnet56-4bfd9763.th', '4bfd9763', (6.61,)),
 }
-# what a checkpoint holds that was trained beside the net and is no part of it
+# what was trained beside the net, and is no part of it
 HELPERS = ('regressor.', 'attention.')
-# counters of torch's batch normalisation, and those of a package that counts multiply-adds
+# counters of torch's batch normalisation, and of a package that counts multiply-adds
 COUNTERS = re.compile(r'(.*\.)?(num_batches_tracked|total_ops|total_params)')
-# where a checkpoint may have its weights; of several the first in this order is read
+# where a checkpoint may have its weights; the first of these that is there is read
 HOLDERS = ('params', 'state_dict', 'model_state_dict', 'model', 'net', 'network', 'student',
            'weights', 'module', 'model_ema', 'ema', 'state_dict_ema', 'ema_state_dict', 'teacher')
-# a convolution that tells a known net, behind any prefix
+# a convolution by which a known net is recognised, after any prefix
 SIGNATURE = re.compile(r'(.*\.|)(layer1\.0\.conv1\.weight|group0\.(block0\.conv0|layer0\.conv)'
                        r'(\.weight)?|features\.(1\.conv\.0\.0|3)\.weight)')
-# a prefix of a net that is a running mean of another beside it, or teaches it
+# the prefix of a net that is a running mean of another one beside it, or teaches it
 OF_ANOTHER = re.compile(r'(^|[._])(teacher|ema|target|momentum|k)[._]')
 WANTED = 'give weights of floating-point numbers'
 HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bias))')
@@ -52,14 +51,14 @@ HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bia
 # ---- reading ------------------------------------------------------------------------------------
 
 def note(path, text):
-    """Print what was read of a file, and what was left out."""
+    """Print what of a file was read or left out."""
     print(shown(f'{path}: {text}'))
 
 
 def parameters(holder, path):
-    """Find the parameters in a loaded file: under one of HOLDERS, as `params` of our and the
-    published checkpoints (of the student, where there is a teacher beside it), or the dict itself.
-    `path` is for the message when there are none."""
+    """Find the parameters in what the file `path` holds: under one of HOLDERS, such as `params` of
+    our and the published checkpoints, or in the dict itself; of a student beside its teacher, the
+    student's. InputError, if there are none."""
     for _ in range(4):
         found = [k for k in HOLDERS if isinstance(holder, dict) and has_tensors(holder.get(k))]
         if not found:
@@ -73,14 +72,15 @@ def parameters(holder, path):
 
 
 def has_tensors(holder):
-    """Whether something may be a dict of weights, or of such dicts: not a dict of options."""
+    """Return whether something may be a dict of weights, or of such dicts, and not one of options.
+    """
     return isinstance(holder, dict) and any(isinstance(v, (torch.Tensor, StandIn, dict))
                                             for v in holder.values())
 
 
 def tensors(holder, path):
-    """Return the entries of a dict of tensors, without the prefixes of wrappers around the net or
-    its parts. InputError, if it is none, or holds a tensor with which nothing can be computed."""
+    """Return the entries of a dict of tensors from the file `path`, without prefixes of wrappers
+    around the net or its parts. InputError, if it is no such dict, or a tensor is `unusable`."""
     if not isinstance(holder, dict) or not holder:
         raise InputError(f'{path} holds no dict of tensors')
     params = {}
@@ -100,7 +100,7 @@ def tensors(holder, path):
 
 
 def unusable(v):
-    """Say why nothing can be computed with a tensor; '' if it can."""
+    """Say why a tensor cannot be computed with; '' if it can."""
     kinds = {'quantised': v.is_quantized, 'sparse': v.layout is not torch.strided,
              'nested': v.is_nested, 'complex': v.is_complex(), 'without values (meta)': v.is_meta}
     found = [kind for kind, is_so in kinds.items() if is_so]
@@ -110,8 +110,8 @@ def unusable(v):
 
 
 def net_in(params, path):
-    """Return the net in a dict of parameters, without the prefix of its entries; what lies beside
-    it, but for a head, is left out, and that is said. An unknown net stays as it is."""
+    """Return the net in a dict of parameters, without the prefix of its entries. A head beside it
+    is added; a line says what else is left out. An unknown net stays as it is."""
     prefixes = dict.fromkeys(m[1] for m in map(SIGNATURE.fullmatch, params) if m)
     if not prefixes or list(prefixes) == ['']:
         return params
@@ -130,14 +130,14 @@ def net_in(params, path):
 
 
 def parents(prefix):
-    """Return the prefixes around one, the nearest first: of 'a.b.' 'a.' and ''."""
+    """Return the prefixes around one, the nearest first: 'a.' and '' for 'a.b.'."""
     parts = prefix.split('.')[:-1]
     return ['.'.join([*parts[:i], '']) for i in reversed(range(len(parts)))]
 
 
 def plain_head(params, path):
-    """Return the net, with the linear layer of a head `fc` that is a sequence; a head of several
-    such layers is not one of these nets', and left out."""
+    """Rename the linear layer of a head `fc` that is a sequence to `fc`. A head of several layers,
+    which none of these nets has, is left out."""
     several = [k for k in params if re.fullmatch(r'fc\.\d+\.\w+', k)]
     if not several:
         return params
@@ -148,7 +148,7 @@ def plain_head(params, path):
 
 
 def with_some_head(params, head):
-    """Give a net that lacks the linear layer `head` one for a single class, of zeros."""
+    """Add the linear layer `head`, of zeros for a single class, to a net that lacks it."""
     if head + '.weight' in params or not params:
         return params
     # the layer before the head has the most outputs
@@ -178,23 +178,22 @@ def read_params(path):
 
 
 def options(path):
-    """Read the options of the run whose checkpoint a file is; {} for other files. InputError, if it
-    is damaged."""
+    """Read the options of the run that wrote a checkpoint; {} for other files. InputError, if the
+    file is damaged."""
     holder = read_contents(path)
     made = holder.get('options') if isinstance(holder, dict) else None
     made = made if isinstance(made, dict) else {}
-    for name, kind in (('input_size', int), ('input_pixels', str)):
-        if not isinstance(made.get(name, kind()), kind):
-            raise InputError(f'{path} is damaged: the {name} of its run is no {kind.__name__}')
-    names = made.get('class_names', [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f'{path} is damaged: the class_names of its run are no list of text')
+    for name, kind in (('input_size', int), ('input_pixels', str), ('class_names', list)):
+        value = made.get(name, kind())
+        texts = value if isinstance(value, list) else []
+        if not isinstance(value, kind) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f'{path} is damaged: the {name} of its run cannot be {value!r}')
     return made
 
 
 def checkpoint(path):
-    """Load the checkpoint that a run goes on from, with its parameters as `params`. InputError, if
-    it is none."""
+    """Read the checkpoint from which a run continues, with its parameters as `params`. InputError,
+    if the file is no checkpoint, or is damaged."""
     state = read_contents(path)
     if not isinstance(state, dict):
         raise InputError(f'{path} is no checkpoint of a run')
@@ -218,8 +217,8 @@ def checkpoint(path):
 
 
 def from_caffe(params):
-    """Rename the entries of a converted Caffe AlexNet, whatever its layers are called (conv1 to
-    fc8, or others in that order), like torchvision's; any other net stays as it is."""
+    """Rename the entries of a converted Caffe AlexNet to torchvision's names, whatever its layers
+    are called (conv1 to fc8, or others in that order). Any other net stays as it is."""
     def order(key):
         """Convolutions first; by the numbers in their names."""
         return -params[key].ndim, [int(n) for n in re.findall(r'\d+', key)]
@@ -238,9 +237,9 @@ def from_caffe(params):
 # ---- names --------------------------------------------------------------------------------------
 
 def locate(name):
-    """Find the file of parameters that a name stands for: a run under logs/, a run's folder, a
-    file, or a key of KNOWN, which is downloaded if need be into torch's folder of weights.
-    InputError, if there is none."""
+    """Find the file of parameters that a name stands for -> its path: a run under logs/, a run's
+    folder, a file, or a key of KNOWN, which is downloaded into torch's folder of weights if need
+    be. InputError, if there is no such file."""
     logs = pathlib.Path('logs')
     for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
         if os.path.isfile(path):
@@ -263,8 +262,7 @@ def locate(name):
 # ---- writing ------------------------------------------------------------------------------------
 
 def check_format(path):
-    """Refuse, with an InputError, a file name that `write_params` does not know, before hours of
-    work."""
+    """Raise an InputError for the name of a file that `write_params` cannot write."""
     if str(path).endswith('.onnx'):
         raise InputError(f'{path}: write .pth, of which five lines in docs/weights.md make .onnx')
     if not str(path).endswith(('.pth', '.hkl')):
@@ -272,8 +270,8 @@ def check_format(path):
 
 
 def write_params(params, path):
-    """Write a flat dict of tensors as .pth or .hkl, whole or not at all. RunError, if that
-    fails."""
+    """Write a flat dict of tensors as .pth or .hkl, whole or not at all. InputError for other
+    names, RunError, if writing fails."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
     data = io.BytesIO()
@@ -286,8 +284,8 @@ def write_params(params, path):
 
 
 def check_same(params, expected, path):
-    """Refuse, with an InputError that names the first differences, parameters whose keys or shapes
-    are not those of `expected`."""
+    """Raise an InputError, which names the first differences, if parameters from the file `path`
+    have other keys or shapes than `expected`."""
     def shape(d, k):
         return tuple(d[k].shape) if k in d else 'missing'
 
