@@ -18,9 +18,10 @@ from utils import InputError
 READERS = {'dogs': layouts.dogs, 'cub': layouts.cub, 'mit67': layouts.mit67,
            'caltech256-30': functools.partial(layouts.caltech256, n=30),
            'caltech256-60': functools.partial(layouts.caltech256, n=60),
-           'food101': layouts.food101, 'folder': folder_sets.folders, 'list': lists.parts}
+           'food101': layouts.food101, 'folder': folder_sets.folders,
+           'list': lambda root: lists.read_lists(root, 'train', 'test')}
 # name -> function of the folder and a domain that gives a set, names of classes
-DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list': lists.list_of}
+DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list': lists.read_lists}
 NAMES = tuple({**READERS, **DOMAINS, **cifar_sets.SETS})
 
 
@@ -53,7 +54,7 @@ def list_sets(name, root, domain, target, shift):
         train, names = DOMAINS[name](root, domain)
         return train, None, None, names
     if name == 'list':
-        train, test, names = lists.parts(root, domain, target)
+        train, test, names = lists.read_lists(root, domain, target)
         return train, test, test, names
     (train, names), (test, others) = (DOMAINS[name](root, part) for part in (domain, target))
     lists.same_classes(names, others, domain, target)

@@ -142,30 +142,25 @@ def read_list(root, domain):
     return (as_bytes(os.path.join(root, f) for f in images), labels), folder_names(images, labels)
 
 
-def list_of(root, domain):
-    """Make a set of one list, as `read_list` reads it -> set, names of classes: their folders, or
-    the labels, if `folder_names` finds none. InputError for labels with gaps."""
-    found, names = read_list(root, domain)
-    check_labels(found[1], f'{domain}.txt')
-    return found, list(names.values()) or [str(k) for k in range(found[1].max() + 1)]
-
-
-def parts(root, one='train', other='test'):
-    """Make sets of two lists, as `list_of` does of one -> train, test, names of classes. Each list
-    may lack classes of the other, as in partial and open-set domain adaptation; a line says so.
-    InputError, if one folder name stands for two classes."""
-    (train, names), (test, others) = read_list(root, one), read_list(root, other)
-    label = {name: k for k, name in names.items()}
-    for k, name in others.items():
-        if label.get(name, k) != k:
-            raise InputError(f'{name} is class {label[name]} in {one}.txt and class {k} in '
-                             f'{other}.txt')
-    labels = np.concatenate([train[1], test[1]])
-    check_labels(labels, f'{one}.txt and {other}.txt')
+def read_lists(root, *domains):
+    """Make a set of each domain's list, as `read_list` reads it -> *sets, names of classes: their
+    folders, or the labels, if folders do not tell classes apart. A list may lack classes of others,
+    as in partial and open-set domain adaptation; a line says so. InputError, if labels have gaps,
+    or one folder stands for two classes."""
+    sets, names = zip(*(read_list(root, domain) for domain in domains), strict=True)
+    first = {}      # the label of each folder, and the list that says so
+    for domain, its in zip(domains, names, strict=True):
+        for k, name in its.items():
+            label, where = first.setdefault(name, (k, domain))
+            if label != k:
+                raise InputError(f'{name} is class {label} in {where}.txt and class {k} in '
+                                 f'{domain}.txt')
+    labels = np.concatenate([its for _, its in sets])
+    check_labels(labels, ' and '.join(f'{domain}.txt' for domain in domains))
     n = int(labels.max()) + 1
-    for part, (_, its) in ((one, train), (other, test)):
+    for domain, (_, its) in zip(domains, sets, strict=True):
         if len(np.unique(its)) < n:
-            print(f'{part}.txt has images of {len(np.unique(its))} of the {n} classes')
-    both = dict(sorted((others | names).items()))
-    known = len(both) == len(set(both.values())) == n
-    return train, test, list(both.values()) if known else [str(k) for k in range(n)]
+            print(f'{domain}.txt has images of {len(np.unique(its))} of the {n} classes')
+    folders = {k: name for its in reversed(names) for k, name in its.items()}
+    known = len(folders) == len(set(folders.values())) == n
+    return *sets, [folders[k] if known else str(k) for k in range(n)]
