@@ -127,7 +127,7 @@ def check_sets(name, root, domain='', target='', shift=0., nthread=0):
 
 def print_counts(title, root, found):
     """Print counts, {what is counted: number}, and those expected -> what differs, in words."""
-    expected = [n for n in EXPECTED.get(title, ()) if n] or [None] * len(found)
+    expected = EXPECTED.get(title, [None] * len(found))
     words = ['' if n is None else f' ({n:,} expected)' if i == 0 else f' ({n:,})'
              for i, n in enumerate(expected)]
     print(f'{title} in {root}: ' + ', '.join(

@@ -13,39 +13,21 @@ from utils import InputError
 
 def dogs(root):
     """Read Stanford Dogs: Images/<class>/<image> and {train,test}_list.mat, also in lists/."""
-    (train, names, one), (test, others, other) = (dogs_part(root, f'{part}_list.mat')
-                                                  for part in ('train', 'test'))
-    lists.same_classes(names, others, one, other)
-    return train, test, names
-
-
-def dogs_part(root, file):
-    """Read one list of Stanford Dogs -> set, names of classes, path of the list."""
-    path = lists.first_of(root / file, root / 'lists' / file)
-    images, labels = dogs_list(lists.present(path, 'dogs'))
-    lists.check_labels(labels, path, first=1)
-    names = lists.folder_names(images, labels)
-    if not names:
-        raise InputError(f'{path}: labels and folders do not go together: {remedy("dogs")}')
-    files = lists.as_bytes(f'{root}/Images/{f}' for f in images)
-    return (files, labels), list(names.values()), path
+    files = [f'{part}_list.mat' for part in ('train', 'test')]
+    paths = [lists.first_of(root / file, root / 'lists' / file) for file in files]
+    return lists.from_lists('dogs', root / 'Images', {path: dogs_list(path) for path in paths})
 
 
 def dogs_list(path):
-    """Read a list in MATLAB's format -> names 'class/image', labels from 0. InputError, if the list
-    is damaged."""
+    """Read a list in MATLAB's format -> names 'class/image'. Its labels number the classes in the
+    order of their names. InputError, if the list is damaged."""
     import scipy.io  # nothing else needs it
 
+    lists.present(path, 'dogs')
     try:
-        found = scipy.io.loadmat(path)
-        images = [str(cell.item()) for cell in found['file_list'].ravel()]
-        labels = found['labels'].ravel().astype(np.int64) - 1
+        return [str(cell.item()) for cell in scipy.io.loadmat(path)['file_list'].ravel()]
     except Exception as e:      # a damaged file raises nearly anything
         raise InputError(f'cannot read {path}: {type(e).__name__}, {e}: {remedy("dogs")}') from None
-    if not len(images) == len(labels) > 0:
-        raise InputError(f'{path} has {len(images)} images and {len(labels)} labels: '
-                         f'{remedy("dogs")}')
-    return images, labels
 
 
 # list -> what follows the number in its lines

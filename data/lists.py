@@ -70,13 +70,13 @@ def as_bytes(files):
     return np.array([os.fsencode(f) for f in files])
 
 
-def check_labels(labels, path, first=0):
-    """Refuse labels with gaps, or that do not begin at 0, which the list `path` calls `first`."""
+def check_labels(labels, path):
+    """Raise an InputError, if labels of the list `path` have gaps, or do not begin at 0."""
     found = np.unique(labels)
     wrong = np.flatnonzero(found != np.arange(len(found)))
     if len(wrong):
-        raise InputError(f'{path}: its labels must run from {first} without gaps, but there is '
-                         f'{found[wrong[0]] + first} where {wrong[0] + first} should be')
+        raise InputError(f'{path}: its labels must run from 0 without gaps, but there is '
+                         f'{found[wrong[0]]} where {wrong[0]} should be')
 
 
 def folder_names(paths, labels):
@@ -98,15 +98,13 @@ def in_order(names):
 
 
 def same_classes(names, others, one, other):
-    """Refuse two parts of a data set, called `one` and `other`, that have different classes."""
+    """Raise an InputError, if two parts of a data set, called `one` and `other`, have different
+    classes."""
     differing = sorted(set(names) ^ set(others))
     if differing:
         raise InputError(f'{one} has {len(names)} classes, {other} {len(others)}; they must have '
                          f'the same ones, but {differing[0]} is in '
                          f'{one if differing[0] in names else other} only')
-    for k, (a, b) in enumerate(zip(names, others, strict=True)):
-        if a != b:
-            raise InputError(f'class {k} is {a} in {one} and {b} in {other}')
 
 
 # ---- sets ---------------------------------------------------------------------------------------

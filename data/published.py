@@ -16,12 +16,12 @@ from utils import InputError
 
 OFFICE = ('amazon', 'dslr', 'webcam')
 OFFICE_CLASSES = 31
-# images for training and for testing, classes; the domains of Office-31 are not divided
+# images for training and for testing, or of a domain; classes
 EXPECTED = {
     'dogs': (12000, 8580, 120), 'cub': (5994, 5794, 200), 'mit67': (5360, 1340, 67),
     'caltech256-30': (7710, 5140, 257), 'caltech256-60': (15420, 5140, 257),
-    'food101': (75750, 25250, 101), 'office31 amazon': (2817, 0, OFFICE_CLASSES),
-    'office31 webcam': (795, 0, OFFICE_CLASSES), 'office31 dslr': (498, 0, OFFICE_CLASSES),
+    'food101': (75750, 25250, 101), 'office31 amazon': (2817, OFFICE_CLASSES),
+    'office31 webcam': (795, OFFICE_CLASSES), 'office31 dslr': (498, OFFICE_CLASSES),
 }
 
 STANFORD = 'http://vision.stanford.edu/aditya86/ImageNetDogs'
