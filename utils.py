@@ -24,8 +24,7 @@ class RunError(RuntimeError):
 
 
 def printable(text: str) -> str:
-    """Escape what cannot be displayed: control characters, bytes of file names that are not UTF-8.
-    """
+    """Escape what cannot be displayed: control characters, bytes of names that are not UTF-8."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 

@@ -34,8 +34,8 @@ MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 def load_arrays(name, root='.', validate=0):
     """Load the data set `name` from the folder `root` -> training and test set, each (images,
-    labels), and the number of classes. `validate` > 0: as many training images are `held_out`, and
-    returned in place of the test set. InputError, if the data set is missing or damaged."""
+    labels), and the number of classes. If `validate` > 0, that many training images are `held_out`
+    and returned in place of the test set. InputError, if the data set is missing or damaged."""
     train, test, classes = SETS[name](root)
     return *(held_out(train, validate) if validate else (train, test)), classes
 

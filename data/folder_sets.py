@@ -19,8 +19,8 @@ ANNOTATIONS = 'val_annotations.txt'     # of Tiny-ImageNet
 
 def image_folders(root, validate=0):
     """Read ImageNet's layout, root/{train,val}/<class>/<image> -> training and test set, each names
-    of files and labels, and the number of classes. `validate` > 0: as many training images are held
-    out, and returned in place of the test set. InputError, if the folders are not laid out so."""
+    of files and labels, and the number of classes. If `validate` > 0, that many training images are
+    held out and returned in place of the test set. InputError for other folders."""
     *train, names = class_folders(root, 'train')
     if validate:
         return *cifar_sets.held_out(train, validate), len(names)

@@ -29,11 +29,11 @@ def load_sets(name, root, domain='', target='', shift=0., allow_missing=False):
     """Load the data set `name` from the folder `root` -> training, test and target set, names of
     classes.
 
-    Of a data set with domains, `domain` is the training set; `target` is both the test set and, for
-    adaptation, the target set. Without one, both are None. `shapes` with a `shift` are tested on
-    `shapes.shifted` images, with others of them as the target set; as the `domain`, 'shifted', they
-    are trained on, too, and the target set is None. InputError, if lists are missing or wrong, or
-    if images are missing, unless `allow_missing`.
+    Of a data set with domains, `domain` is the training set, and `target` both the test set and,
+    for adaptation, the target set; without one, both are None. With a `shift`, test and target set
+    of `shapes` are `shapes.shifted`; with the `domain` 'shifted', training and test set are, and
+    there is no target set. InputError, if lists are missing or wrong, or if images are missing,
+    unless `allow_missing`.
     """
     check_choice(name, domain, target, shift)
     *sets, names = list_sets(name, pathlib.Path(root).expanduser(), domain, target, shift)
@@ -76,20 +76,15 @@ def check_choice(name, domain, target, shift):
     if target and domain in ('', target):
         raise InputError('--target needs another --domain beside it, which training uses')
     for given in filter(None, (domain, target)):
-        check_domain(name, given)
+        if name == 'office31' and given not in OFFICE:
+            raise InputError(f'office31 has no domain {given}: choose from {", ".join(OFFICE)}')
+        if given == '.' or '..' in given or set(given) & set('/\\\0'):
+            raise InputError(f'domain {given!r}: give the name of a folder or a list below '
+                             f'--dataroot, not a path')
     if shift and name != 'shapes':
         raise InputError(f'--shift {shift:g} is for shapes only, not for {name}')
     if not 0 <= shift <= 1:
         raise InputError(f'--shift {shift:g}: give a number from 0 to 1')
-
-
-def check_domain(name, domain):
-    """Raise an InputError, if a data set has no such domain, or if the domain is a path."""
-    if name == 'office31' and domain not in OFFICE:
-        raise InputError(f'office31 has no domain {domain}: choose from {", ".join(OFFICE)}')
-    if domain == '.' or '..' in domain or set(domain) & set('/\\\0'):
-        raise InputError(f'domain {domain!r}: give the name of a folder or a list below --dataroot,'
-                         f' not a path')
 
 
 def sets_in_memory(name, root, domain, shift):

@@ -45,11 +45,9 @@ def read_lines(path, name):
 # ---- files, labels, names of classes ------------------------------------------------------------
 
 def listing(folder):
-    """Return the names of the files in a folder, none if it is missing. InputError, if it cannot be
-    read."""
+    """Return the names in a folder, none if it is missing. InputError, if it cannot be read."""
     try:
-        with os.scandir(folder) as entries:
-            return {e.name for e in entries if e.is_file()}
+        return set(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError, ValueError):     # the last: no name of a folder
         return set()
     except OSError as e:

@@ -96,9 +96,8 @@ def shapes(n, seed=0, size=SHAPES_SIZE):
 
 
 def shifted(images, shift, seed=0):
-    """Move images, uint8 (N, H, W, 3), to another domain, in the same way in every run: multiply
-    contrast around grey level 127 by 1 - shift (0 to 1), add Gaussian noise of deviation 60 shift.
-    """
+    """Move images, uint8 (N, H, W, 3), to another domain, the same way in every run: multiply the
+    contrast around grey level 127 by 1 - shift, and add Gaussian noise of deviation 60 shift."""
     x = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
     x *= 60 * shift
     x += 127 + (1 - shift) * (images.astype(np.float32) - 127)

@@ -21,8 +21,8 @@ DEVICE = torch.device('cuda' if CUDA else 'cpu')
 # ---- what is measured of a function -------------------------------------------------------------
 
 def seconds(f, n, discard=1):
-    """Measure the seconds that a call of f takes: the mean of n calls, after `discard` others, as
-    workers have prefetched while they waited."""
+    """Measure the seconds that a call of f takes: the mean of n calls, after `discard` others,
+    since workers prefetch while they wait."""
     marks = []
     for times in (discard, n):
         for _ in range(times):
@@ -66,8 +66,7 @@ def covered(spans):
 
 
 def idle(f, n):
-    """Measure the share of time in which no kernel runs, as text such as '12 %'; '-' without a GPU.
-    """
+    """Measure the share of time without a kernel at work, as text: '12 %', or '-' without a GPU."""
     if not CUDA:
         return '-'
     wall = seconds(f, n) * n        # without the profiler, which costs time itself

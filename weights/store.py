@@ -72,8 +72,7 @@ def parameters(holder, path):
 
 
 def has_tensors(holder):
-    """Return whether something may be a dict of weights, or of such dicts, and not one of options.
-    """
+    """Return whether something may be a dict of weights, or a dict of such dicts."""
     return isinstance(holder, dict) and any(isinstance(v, (torch.Tensor, StandIn, dict))
                                             for v in holder.values())
 
