@@ -7,6 +7,7 @@ those of szagoruyko/attention-transfer, whose papers are
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
 """
 import math
+import os
 import re
 
 import torch
@@ -23,9 +24,11 @@ class RunError(RuntimeError):
     """A run cannot go on, through no fault of the code: the disk is full, the loss not finite."""
 
 
-def printable(text: str) -> str:
-    """Escape what cannot be displayed: control characters, bytes of names that are not UTF-8."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+def printable(text) -> str:
+    """Escape what cannot be displayed in a text, or in the name of a file, str or bytes: control
+    characters, and what is not UTF-8."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode()
+                   for c in os.fsdecode(text))
 
 
 def shown(text: str) -> str:

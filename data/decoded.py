@@ -16,7 +16,7 @@ from utils import InputError
 
 # ---- crops --------------------------------------------------------------------------------------
 
-LARGE = 4096 ** 2       # pixels of an image that is resized as a whole, however small it was
+WHOLE = 4096 ** 2       # pixels, up to which the result of a resize is computed as a whole
 TRIES = 10      # of a random crop that may not fit, as in torchvision
 QUALITY = 90    # of the JPEG files of a cache
 ABANDONED = 600     # seconds after which an unfinished file of a cache is nobody's
@@ -76,7 +76,7 @@ def crops(image, height, width, size, places):
     """Resize an image to (height, width) and cut out size x size pixels at each of the `places`,
     [(top, left)]. A result far larger than the image, such as a line of pixels resized by its
     short side, is computed at these places alone."""
-    if height * width > max(LARGE, image.shape[0] * image.shape[1]):
+    if height * width > max(WHOLE, image.shape[0] * image.shape[1]):
         return [enlarged_part(image, height, width, size, *place) for place in places]
     whole = resize(image, height, width)
     return [whole[top:top + size, left:left + size] for top, left in places]

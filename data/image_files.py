@@ -60,16 +60,11 @@ def read_image(path):
     missing or no image."""
     path = pathlib.Path(os.fsdecode(path))
     if not path.is_file():      # a pipe, say, from which nothing might ever come
-        raise InputError(f'cannot read the image {printable_path(path)}: there is no such file')
+        raise InputError(f'cannot read the image {printable(path)}: there is no such file')
     try:
         return decode(path.read_bytes())
     except Exception:       # of OpenCV's, PIL's or the system's
-        raise InputError(f'cannot read the image {printable_path(path)}') from None
-
-
-def printable_path(path):
-    """Return the name of a file as messages show it."""
-    return printable(os.fsdecode(path))
+        raise InputError(f'cannot read the image {printable(path)}') from None
 
 
 # ---- many files ---------------------------------------------------------------------------------
@@ -115,9 +110,9 @@ def list_broken(images, nthread):
     """Print the names of the `broken` images -> a sentence about them; '' if there are none."""
     found = images[broken(images, nthread)]
     for name in found:
-        print(f'cannot be read: {printable_path(name)}')
+        print(f'cannot be read: {printable(name)}')
     return (f'{len(found):,} of {len(images):,} images are missing or cannot be read, such as '
-            f'{printable_path(found[0])}: replace or delete them, or leave them out with '
+            f'{printable(found[0])}: replace or delete them, or leave them out with '
             f'--skip_broken') if len(found) else ''
 
 
@@ -136,7 +131,7 @@ def without_broken(images, nthread):
               f'read')
     if bad.all():
         raise InputError(f'none of {len(bad):,} images can be read, such as '
-                         f'{printable_path(images[0][0])}')
+                         f'{printable(images[0][0])}')
     return tuple(a[~bad] for a in images)
 
 

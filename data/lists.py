@@ -60,7 +60,7 @@ def check_there(files, name):
     missing = [f for f in files if os.path.basename(f) not in in_folder(os.path.dirname(f))]
     if missing:
         raise InputError(f'{len(missing):,} of {len(files):,} images are missing, the first one '
-                         f'{printable(os.fsdecode(missing[0]))}: {remedy(name)}')
+                         f'{printable(missing[0])}: {remedy(name)}')
 
 
 def as_bytes(files):

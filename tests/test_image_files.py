@@ -100,7 +100,7 @@ def test_crops_of_long_images_are_those_of_the_whole(shape, monkeypatch):
     for how in (dict(ten=True), dict(crop='place'), dict(crop='centre')):
         views = {}
         for large in (10 ** 9, 1):
-            monkeypatch.setattr(decoded, 'LARGE', large)
+            monkeypatch.setattr(decoded, 'WHOLE', large)
             views[large] = np.stack([v for seed in (-1, 0, 5, 8)
                                      for v in decoded.views(image, seed, 28, **how)])
         a, b = (v.astype(int) for v in views.values())
