@@ -307,16 +307,6 @@ def activation_loss(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().sum(1).mean()
 
 
-def input_gradient(loss: Tensor, inputs: Tensor, create_graph: bool = False) -> Tensor:
-    """Compute the gradient attention J of the paper's Eq. 3: d loss / d inputs, (B, 3, H, W).
-
-    If the loss is a sum over images, each image's J is that of its own loss, unless batch
-    normalisation in training mode ties the images together. `create_graph`: J is to be
-    differentiated itself.
-    """
-    return torch.autograd.grad(loss, inputs, create_graph=create_graph)[0]
-
-
 def gradient_loss(j: Tensor, target: Tensor | float = 0.) -> Tensor:
     """Compute half the squared l2 norm of j - target, (B, 3, H, W), averaged over the batch.
 

@@ -17,7 +17,6 @@ import sys
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import cifar
 import imagenet
@@ -25,6 +24,7 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_files, shapes
 from engine import flags, runs, script
+from methods import from_teacher
 from papers.commands import commands, save_of
 from papers.results import is_finished
 from system import files
@@ -57,8 +57,8 @@ def gradient_map(f, params, inputs, labels=None):
     inputs = inputs.detach().requires_grad_()
     logits, _ = f(inputs, params, False)
     targets = logits.argmax(1) if labels is None else torch.as_tensor(labels)
-    loss = F.cross_entropy(logits, targets, reduction='sum')
-    return torch.linalg.vector_norm(utils.input_gradient(loss, inputs), dim=1)
+    j = from_teacher.gradient(logits, inputs, targets, create_graph=False)
+    return torch.linalg.vector_norm(j, dim=1)
 
 
 def attention_on_object(maps, masks):

@@ -3,6 +3,7 @@
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
 """
+import torch
 import torch.nn.functional as F
 
 import utils
@@ -34,9 +35,10 @@ def soft_targets(batch):
 # ---- gradients with respect to the input --------------------------------------------------------
 
 def gradient(logits, inputs, labels, create_graph=True):
-    """Each image's gradient of its own cross-entropy, (B, 3, H, W): J of Eq. 3."""
-    return utils.input_gradient(F.cross_entropy(logits, labels, reduction='sum'), inputs,
-                                create_graph)
+    """Compute each image's gradient of its own cross-entropy, (B, 3, H, W): J of Eq. 3. (Batch
+    normalisation in training mode ties the images together.)"""
+    loss = F.cross_entropy(logits, labels, reduction='sum')
+    return torch.autograd.grad(loss, inputs, create_graph=create_graph)[0]
 
 
 def gradient_attention(batch):
