@@ -277,9 +277,9 @@ Pruning is costly here, whatever chooses the channels. At half of the multiply-a
 are as good a choice as those of the smallest magnitude, and AFS and AFDS are 2.6 and 1.8 points
 worse than magnitude. At a quarter the order reverses: the error of AFDS is 3.0 ± 0.8 points below
 that of magnitude, that of AFS 0.8 ± 1.4 below, that of random choice 2.7 ± 1.6 above; three seeds
-are not enough to tell all of these apart. At a tenth all but random choice are close to chance (96.8 %). The tenfold
-reduction for which AFDS was published is that of ResNet-101, with far longer training; nothing of
-this was run here.
+are not enough to tell all of these apart. At a tenth all but random choice are close to chance
+(96.8 %). The tenfold reduction for which AFDS was published is that of ResNet-101, with far longer
+training; nothing of this was run here.
 
 {CORES}""",
 
