@@ -148,7 +148,7 @@ def load_net(name, functions, any_head=False):
     if any_head:
         params = store.with_some_head(params, architecture.architecture_of(params).head)
     f, classes = architecture.net_of(functions, params, path)   # before anything relies on shapes
-    return f, classes, gates.pruned(params), path
+    return f, classes, gates.compact(params), path
 
 
 def check_classes(name, outputs, classes, where):
