@@ -267,14 +267,18 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 def reference(opt, f, start, head, layers, pixels):
     """What the target net, which starts as (f, start), is compared with -> (f or None, params)."""
     needs = METHODS[opt.method].needs
-    if needs == 'teacher':
-        f_t, outputs, params, path = nets.load_net(opt.teacher)
-        teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']), 'the data set')
+    if opt.teacher:
+        f, outputs, params, path = nets.load_net(opt.teacher, any_head=needs == 'features')
         its = store.options(path).get('input_pixels', pixels)
         if its != pixels:
             raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
                              f'{pixels}')
-        return f_t, folding.fold(params)
+        if needs == 'teacher':
+            teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']),
+                                   'the data set')
+            return f, folding.fold(params)
+        source.check_stages(opt.teacher, params, start)
+        start = params
     start = {k: v.detach() for k, v in start.items()}
     if needs == 'parameters':
         return None, {k: v for k, v in start.items() if not k.startswith(head + '.') and

@@ -56,13 +56,21 @@ def ast_entries(c, h, w):
             'out.bias': uniform(h * w, h)[:, 0].clone()}
 
 
+def both_entries(c, h, w):
+    """AFA in one stage: the entries of both stages, under 'ast' and 'act'."""
+    return flatten({'ast': ast_entries(c, h, w), 'act': act_entries(c, h, w)})
+
+
+# the methods that learn attention
+ENTRIES = {'afd': afd_entries, 'ast': ast_entries, 'act': act_entries, 'ast_act': both_entries}
+
+
 def attention_of(opt, f, params, layers, size, generator):
     """Draw the entries of a method's learned attention to the layers of a net (f, params) for
-    images of size x size pixels; {} for other methods."""
-    kinds = {'afd': afd_entries, 'ast': ast_entries, 'act': act_entries}
-    if opt.method not in kinds:
+    images of size x size pixels; {} for methods without."""
+    if opt.method not in ENTRIES:
         return {}
-    kind = squeeze_entries if opt.channel_attention == 'se' else kinds[opt.method]
+    kind = squeeze_entries if opt.channel_attention == 'se' else ENTRIES[opt.method]
     image, meta_params = facts.on_meta(params, size)
     taps = dict.fromkeys(layers)
     f(image, meta_params, False, taps=taps)

@@ -15,19 +15,17 @@ from weights.architecture import architecture_of, convolutions, weight_of
 
 # ---- masking and cutting ------------------------------------------------------------------------
 
-def dimensions(params, channel_set):
-    """Return the dimensions of a net's entries along which a set of channels lies,
-    [(key, dimension)]."""
-    makers, readers, norms = channel_set
-    found = [(weight_of(params, k), 0) for k in makers]
-    found += [(weight_of(params, k), 1) for k in readers]
-    found += [(f'{k}.bias', 0) for k in makers if f'{k}.bias' in params]
-    for base in norms:
-        found += [(k, 0) for k, v in params.items() if k.startswith(base + '.') and v.ndim]
-    # a gate behind a reader has the channels as inputs; in pre-activation nets the name that bn_of
-    # gives for it is that of the channels' own normalisation
-    gates = (f'{base}.gate.weight' for base in map(utils.bn_of, readers) if base not in norms)
-    return found + [(k, 1) for k in gates if k in params]
+def made_and_read(params, channel_set):
+    """Return the keys of the entries along whose first dimension a set of channels lies, and of
+    those along whose second dimension it does."""
+    made = [key for k in channel_set.makers for key in (weight_of(params, k), f'{k}.bias')]
+    made += [k for base in channel_set.norms for k, v in params.items()
+             if k.startswith(base + '.') and v.ndim]
+    # the gate behind a reader has the channels as inputs; in pre-activation nets bn_of gives the
+    # name of the channels' own normalisation instead
+    read = [key for k in channel_set.readers
+            for key in (weight_of(params, k), f'{utils.bn_of(k)}.gate.weight')]
+    return [k for k in made if k in params], [k for k in read if k in params and k not in made]
 
 
 @torch.no_grad()
@@ -35,27 +33,26 @@ def cut(params, keep):
     """Return the net with only the channels `keep` of its sets, a smaller dict."""
     params, sets = dict(params), architecture_of(params).channels
     for conv, kept in keep.items():
-        for key, dim in dimensions(params, sets[conv]):
-            v = params[key]
-            params[key] = v.index_select(dim, kept.to(v.device)).requires_grad_(v.requires_grad)
+        for dim, keys in enumerate(made_and_read(params, sets[conv])):
+            for key in keys:
+                v = params[key]
+                params[key] = v.index_select(dim, kept.to(v.device)).requires_grad_(v.requires_grad)
     return params
 
 
-def maker_keys(params, channel_set):
-    """Return the keys of the entries that make a set of channels: filters, biases, normalisations
-    and gates, but no statistics."""
-    return [key for key, dim in dimensions(params, channel_set)
-            if dim == 0 and not key.endswith(('_mean', '_var'))]
+def maskable(params, channel_set):
+    """Return the keys of the entries that are zero for a masked channel of a set: its filters and
+    biases, and scales, shifts and gates behind them, but no statistics."""
+    return [k for k in made_and_read(params, channel_set)[0] if not k.endswith(('_mean', '_var'))]
 
 
 @torch.no_grad()
 def masked(params, keep):
-    """Return the net with zeros for all channels of `keep`'s sets but those: in their filters, and
-    in the scales, shifts and gates behind them. They stay zero in training, as all of their
-    gradients are zero."""
+    """Return the net with zeros for the channels of `keep`'s sets that are not named there. They
+    stay zero in training, as all of their gradients are zero."""
     params, sets = dict(params), architecture_of(params).channels
     for conv, kept in keep.items():
-        for key in maker_keys(params, sets[conv]):
+        for key in maskable(params, sets[conv]):
             v, new = params[key], torch.zeros_like(params[key])
             new[kept] = v[kept]
             params[key] = new.requires_grad_(v.requires_grad)
@@ -67,7 +64,7 @@ def unmasked(params):
     that is masked as a whole, the first one."""
     keep = {}
     for conv, channel_set in architecture_of(params).channels.items():
-        entries = (params[key] for key in maker_keys(params, channel_set))
+        entries = (params[key] for key in maskable(params, channel_set))
         on = torch.stack([v.reshape(len(v), -1).any(1) for v in entries]).any(0)
         if not on.all():
             keep[conv] = on.nonzero()[:, 0] if on.any() else torch.zeros(1).long()

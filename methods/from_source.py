@@ -65,10 +65,11 @@ def delta(batch):
     return [features(batch, {k: v * len(v) for k, v in channels.items()})]
 
 
-def attentive(batch, attention, factor):
+def attentive(batch, attention, factor, part=''):
     """Compute the distance weighted by factor(attention) of learned attention -> [the loss], and
-    the entropy of each layer's attention, to be logged."""
-    found = {k: attention(x, batch.params, f'attention.{k}')
+    the entropy of each layer's attention, to be logged. The entries of attention are those under
+    'attention.<layer>', or a `part` of these."""
+    found = {k: attention(x, batch.params, f'attention.{k}{part}')
              for k, x in batch.teacher.taps.items()}
     weights = {k: factor(v) for k, v in found.items()}
     return [features(batch, weights)], list(map(entropy, found.values()))
@@ -79,13 +80,19 @@ def afd(batch):
     return attentive(batch, channel_attention, lambda a: 2 * a)
 
 
-def ast(batch):
+def ast(batch, part=''):
     """AFA's first stage, Eq. 6: attention to positions, squared; as in the published code times
     H W, and with the half."""
-    return attentive(batch, spatial_attention, lambda a: (a * a[0].numel()).square())
+    return attentive(batch, spatial_attention, lambda a: (a * a[0].numel()).square(), part)
 
 
-def act(batch):
+def act(batch, part=''):
     """AFA's second stage, Eq. 8: attention to channels; as in the published code times C, and with
     the half."""
-    return attentive(batch, channel_attention, lambda a: a * a.shape[1])
+    return attentive(batch, channel_attention, lambda a: a * a.shape[1], part)
+
+
+def ast_act(batch):
+    """AFA in one stage, section 5.5.4: the sum of the losses of both stages."""
+    ((x,), of_positions), ((y,), of_channels) = ast(batch, '.ast'), act(batch, '.act')
+    return [x + y], of_positions + of_channels

@@ -74,6 +74,7 @@ METHODS = {
     'afd': of_features(from_source.afd, alpha=.01, beta=0., positions='sum'),
     'ast': of_features(from_source.ast, alpha=.1, positions='sum'),
     'act': of_features(from_source.act, alpha=.15, positions='sum'),
+    'ast_act': of_features(from_source.ast_act, alpha=.1, positions='sum'),
     'at': Method(from_teacher.attention, needs='teacher', alpha=1e3),
     # elsewhere it is not a --method, but has the flag --alpha
     'kd': in_fine_tuning(from_teacher.distillation, needs='teacher', alpha=.9),

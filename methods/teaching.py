@@ -6,7 +6,6 @@
 The loss of a student is CE + alpha (T² KL - CE) + beta times the sum of the losses of --method;
 before --transfer_from it is CE.
 """
-import json
 import math
 import re
 
@@ -48,9 +47,17 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
                    'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
     t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
                    'batch and positions of squared differences, as published; paper: Eq. 2')
-    t.add_argument('--transfer_from', default=1, type=json.loads, metavar='EPOCH', help='before '
-                   'this epoch the student is trained alone; below 1: a fraction of --epochs. On '
+    t.add_argument('--transfer_from', default=1, type=epoch, metavar='EPOCH', help='before this '
+                   'epoch the student is trained alone; below 1: a fraction of --epochs. On '
                    'ImageNet the paper has 60 of 100')
+
+
+def epoch(text):
+    """Convert the text of --transfer_from. ValueError, if it is no epoch."""
+    value = float(text) if '.' in text else int(text)
+    if not flags.is_epoch(value):
+        raise ValueError
+    return value
 
 
 def check_flags(opt, teacher, groups):
@@ -62,9 +69,6 @@ def check_flags(opt, teacher, groups):
         raise InputError(f'--at_groups {opt.at_groups}: choose from '
                          f'{", ".join(map(str, possible))}, each once')
     opt.at_groups = chosen
-    if not flags.is_epoch(opt.transfer_from):
-        raise InputError(f'--transfer_from {opt.transfer_from}: give a whole epoch from 1, or a '
-                         f'fraction below 1')
     if not 0 <= opt.alpha <= 1:
         raise InputError(f'--alpha is {opt.alpha}: give a number from 0 to 1')
     flags.check_numbers(opt, above_zero=['temperature'], zero_or_more=['beta'])

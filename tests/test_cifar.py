@@ -481,7 +481,7 @@ BAD_FLAGS = [
     (['--method', 'symmetry', '--beta', '1', '--teacher_id', 'x'], 'no teacher'),
     (['--method', 'fitnets'], 'fitnets'), (['--at_map', 'sum3'], 'sum3'),
     (['--beta_decay', 'slow'], 'slow'), (['--transfer_from', '2'], 'teacher_id'),
-    (['--transfer_from', '0'], 'whole epoch from 1'),
+    (['--transfer_from', '0'], 'invalid epoch'),
     (['--teacher_id', 'x', '--beta', '1', '--transfer_from', '300'], 'only 200 epochs'),
     (['--depth', 'x'], 'depth'), (['--dept', '16', '--no_such_flag'], 'no_such_flag'),
 ]

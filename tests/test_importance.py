@@ -40,7 +40,8 @@ def with_noise(params, scale):
     params, rng = dict(params), torch.Generator().manual_seed(2)
     for its in architecture_of(params).channels.values():
         made, read = ([weight_of(params, k) for k in names] for names in (its.makers, its.readers))
-        for key, dim in channels.dimensions(params, its):
+        for key, dim in [(key, dim) for dim, keys in enumerate(channels.made_and_read(params, its))
+                         for key in keys]:
             v = params[key].detach()
             new = v.narrow(dim, 0, v.shape[dim] // 2)
             if key in made:
