@@ -168,7 +168,7 @@ TABLES = {
               'resnet101_released': released('ResNet-101', '9.78', 'afa_resnet101.pth'),
               'mobilenet_released': released('MobileNetV2', '17.83', 'afa_mobilenet_v2.pth')}),
     'afa-ablations': table(
-        'AFA without attention, with one kind of attention, in one stage, in the reverse order, and '
+        'AFA without attention, with one kind of it, in one stage, in the reverse order, and '
         'with the source not replaced',
         script='finetune.py', epochs=None, against='vs. DFA', rows=joined(ablations)),
 }
