@@ -217,7 +217,7 @@ def cifar_published(bench, case, folder, data=True):
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
     teacher = nets.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
-    return original.steps(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
+    return original.make_step(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
 
 
 def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,
@@ -301,8 +301,8 @@ def imagenet_step(bench, root, classes, teacher='', plain=False):
         return steps([on_one_batch(training(imagenet, bench, *flags))])
     by, n = nets.load_net(teacher)[::2] if teacher else None, bench.batch_size
     batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
-    return original.steps(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
-                           itertools.repeat(batch), DEVICE)
+    return original.make_step(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
+                              itertools.repeat(batch), DEVICE)
 
 
 def cases_of_imagenet(bench, folder):

@@ -248,7 +248,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     drawn from a copy of the generator, so that the images come in the same order as with other
     methods."""
     layers, plain = source.tapped(opt, start), start
-    start = pruning.with_trained_gates(opt, f, start, size)
+    start = pruning.net_to_prune(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
     f_t, kept = reference(opt, f, compared, head, layers, pixels)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
@@ -267,14 +267,18 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 def reference(opt, f, start, head, layers, pixels):
     """What the target net, which starts as (f, start), is compared with -> (f or None, params)."""
     needs = METHODS[opt.method].needs
-    if needs == 'teacher':
-        f_t, outputs, params, path = nets.load_net(opt.teacher)
-        teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']), 'the data set')
+    if opt.teacher:
+        f, outputs, params, path = nets.load_net(opt.teacher, any_head=needs == 'features')
         its = store.options(path).get('input_pixels', pixels)
         if its != pixels:
             raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
                              f'{pixels}')
-        return f_t, folding.fold(params)
+        if needs == 'teacher':
+            teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']),
+                                   'the data set')
+            return f, folding.fold(params)
+        source.check_stages(opt.teacher, params, start)
+        start = params
     start = {k: v.detach() for k, v in start.items()}
     if needs == 'parameters':
         return None, {k: v for k, v in start.items() if not k.startswith(head + '.') and
@@ -329,7 +333,7 @@ def make_training(opt, device, sets, names, steps, checkpoint, lines):
         weight=lambda epoch: opt.alpha, rate=functools.partial(fine_tuning.rate, opt, steps),
         on_epoch=lambda epoch: pruning.begin_phase(opt, f, params, epoch, size, seen.batches()),
         logged=lambda lines: {**fine_tuning.logged(lines),
-                              **pruning.logged(opt, lines, f, params, size, tested)},
+                              **pruning.sizes(opt, lines, f, params, size, tested)},
         draws=facts.draws(f, start, size, opt.batch_size // processes.world()))
 
 
@@ -375,8 +379,8 @@ def evaluate(opt, device):
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
     if opt.prune and architecture_of(params).channels:
         some = arrays.some_of(sets['test'], importance.IMAGES)
-        importance.report(f, params, list(images_of(opt, some, size, pixels, device,
-                                                    ten=False).batches()))
+        importance.print_correlations(f, params, list(images_of(opt, some, size, pixels, device,
+                                                                ten=False).batches()))
 
 
 def predict(opt, device):
@@ -406,7 +410,7 @@ def report_run(opt, device):
     if opt.prune:
         params = store.read_params(folder / 'model.pt7')
         f, _ = nets.net_of(params, folder)
-        pruning.report(opt, device, f, params, last)
+        pruning.print_gain(opt, device, f, params, last)
     if last['epoch'] > 1:
         print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the '
               f'lowest test error of an epoch, chosen on the test images')
@@ -435,7 +439,7 @@ def instead(opt):
 def main(argv=None):
     """Do what the command line `argv` says; None is that of the process."""
     script.main(argv, __file__, parse, prepare, instead,
-                lambda opt, params: gates.pruned(params) if opt.prune else params, report_run)
+                lambda opt, params: gates.compact(params) if opt.prune else params, report_run)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@
 import itertools
 import json
 import pathlib
-import time
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 import utils
 from engine import step
-from system import files, processes
+from system import clock, files, processes
 from utils import InputError
 from weights import formats
 from weights.architecture import weight_of
@@ -27,9 +26,9 @@ BATCHES, BATCH_SIZE = 4, 32     # of training images, whatever --batch_size is
 
 
 def train_head(f, params, head, batches, dtype):
-    """Train the head alone for some epochs, in a copy of `params`, and return the copy.
-    batches(): inputs (B, 3, H, W) and targets (B,) of an epoch. Computed in double if that is
-    `dtype`, else in float."""
+    """Train the head alone, for HEAD_EPOCHS, in a copy of the net -> the copy. batches(): inputs
+    (B, 3, H, W) and targets (B,) of an epoch. Computed in double if that is `dtype`, else in float.
+    """
     def objective(params, inputs, targets, mode, weight):
         logits, _ = f(inputs, params, False)
         return F.cross_entropy(logits, targets), logits, []
@@ -48,10 +47,11 @@ def train_head(f, params, head, batches, dtype):
 
 @torch.no_grad()
 def losses_without(f, params, layer, inputs, targets):
-    """Cross-entropy (), and what it is without each filter of the convolution `layer`, (C,).
+    """Compute the cross-entropy (), and what it is without each filter of the convolution `layer`,
+    (C,).
 
-    The net is recorded once; what lies before that layer is computed once, the rest C times. (That
-    rests on `utils.tap`: no later operation overwrites what was computed before it.)
+    The net is recorded once; what lies before that layer is computed once, the rest C times. (This
+    relies on `utils.tap`: no later operation overwrites what was computed before it.)
     """
     def run(x):
         taps = {layer: None}
@@ -76,51 +76,42 @@ def losses_without(f, params, layer, inputs, targets):
     return F.cross_entropy(whole.env[out], targets), torch.stack(losses)
 
 
-def now(x):
-    """The time in seconds at which the device of a tensor has done its work."""
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def computed(f, params, head, layers, batches, dtype):
     """Compute DELTA's weights, by how much the loss grows without a filter -> {layer: (C,)}, each
-    summing to 1, and how many times as fast that was as a pass through the whole net per filter.
+    of sum 1, and how many times as fast that was as a pass through the whole net for each filter.
 
-    f, params: the source with a new head, which is trained first. As in the published
-    code, the weights are the softmax of the growth's z-scores over a layer's channels.
+    f, params: the source with a new head, which is trained first, as by `train_head`.
     """
     print(f'channel weights: the head is trained for {HEAD_EPOCHS} epochs, then the loss is taken '
           f'without each channel of {len(layers)} layers', flush=True)
-    params, growth, start, passes = train_head(f, params, head, batches, dtype), {}, None, 0.
-    bar = tqdm(desc='without each channel', total=BATCHES * len(layers), unit=' layers',
-               disable=None)
-    for inputs, targets in itertools.islice(batches(), BATCHES):
-        start = start or now(inputs)
-        begun = now(inputs)
-        with torch.no_grad():
-            f(inputs, params, False)
-        whole = now(inputs) - begun
-        for layer in layers:
+    params, growth = train_head(f, params, head, batches, dtype), {k: [] for k in layers}
+    some = list(itertools.islice(batches(), BATCHES))
+
+    def without_each():
+        for (inputs, targets), layer in tqdm(list(itertools.product(some, layers)),
+                                             'without each channel', unit=' layers', disable=None):
             base, without = losses_without(f, params, layer, inputs, targets)
-            growth.setdefault(layer, []).append(without - base)
-            passes += whole * len(without)
-            bar.update()
-    bar.close()
-    taken = now(inputs) - start
-    return {k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()}, passes / taken
+            growth[layer].append(without - base)
+
+    taken = clock.seconds(without_each, 1, 0)
+    with torch.no_grad():
+        whole = clock.seconds(lambda: [f(inputs, params, False) for inputs, _ in some], 1, 0)
+    passes = sum(len(v[0]) for v in growth.values())
+    return ({k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()},
+            passes * whole / taken)
 
 
 def from_growth(growth):
-    """The weights (C,) of channels without which the loss grows by so much (C,)."""
+    """Return the weights (C,) of channels without which the loss grows by so much (C,): as in the
+    published code, the softmax over channels of the growth's z-scores, divided by SOFTENING."""
     scores = (growth - growth.mean()) / growth.std(correction=0).clamp_min(1e-12)
     return (scores / SOFTENING).softmax(0)
 
 
 def channel_weights(opt, f, params, head, layers, batches, checkpoint):
-    """Return DELTA's weights {layer: (C,)}: computed, and then left in the run's folder for when it
-    is continued, or read from such a run or a file; one of the published code lists by how much the
-    loss grows. InputError, if that is not possible."""
+    """Return DELTA's weights {layer: (C,)}: computed, and left in the run's folder for when it is
+    continued, or read from such a folder or a file. InputError, if there is none, and for computing
+    in several processes."""
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
     path = path / made.name if path.is_dir() else path
@@ -139,7 +130,8 @@ def channel_weights(opt, f, params, head, layers, batches, checkpoint):
 
 
 def read_weights(path, expected):
-    """The channel weights in a file, {layer: (C,)}. InputError if it cannot be read or the shapes
+    """Read channel weights from a json file -> {layer: (C,)}. One of the published code is a list
+    of the growth of the loss in each layer. InputError, if the file cannot be read, or the shapes
     are not the `expected` ones, {layer: shape}."""
     formats.check_regular(path)
     try:

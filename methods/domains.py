@@ -9,27 +9,24 @@ import torch.nn.functional as F
 
 import utils
 
+BANDWIDTHS = tuple(2. ** k for k in range(-3, 2))
+ESTIMATORS = 'biased', 'unbiased', 'linear'
+
 
 def linear_mmd(x, y):
-    """Squared distance between the means of x and y, (B, D) each: DDC's loss."""
+    """Compute DDC's loss: the squared distance between the means of x and y, (B, D) each -> ()."""
     x, y = map(utils.at_least_float, (x, y))
     return (x.mean(0) - y.mean(0)).square().sum()
 
 
-BANDWIDTHS = tuple(2. ** k for k in range(-3, 2))
-
-
-ESTIMATORS = 'biased', 'unbiased', 'linear'
-
-
 def multi_kernel_mmd(x, y, estimator='biased'):
-    """Squared maximum mean discrepancy of x and y, (B, D) each, with the sum of five Gaussian
-    kernels of 1/8 to 2 times the mean squared distance of two samples (DAN).
+    """Compute DAN's loss: the squared maximum mean discrepancy of x and y, (B, D) each, with the
+    sum of five Gaussian kernels of 1/8 to 2 times the mean squared distance of two samples -> ().
 
-    estimator: 'biased', of all pairs, each sample with itself too, so that it is zero for equal
-    samples (DeepDA's); 'unbiased', without those of a sample with itself; 'linear', of neighbours
-    in the batch alone (the paper has disjoint pairs of them). The latter two may be negative; they
-    are those of Transfer-Learning-Library, which adds a constant, 2 / (B - 1).
+    estimator: 'biased' takes all pairs, and each sample with itself, so that it is zero for equal
+    samples (as DeepDA); 'unbiased' leaves out each sample with itself; 'linear' takes neighbours in
+    the batch alone (the paper: disjoint pairs of them). The last two may be negative; they are
+    those of Transfer-Learning-Library, which adds a constant, 2 / (B - 1).
     """
     z, n = torch.cat([x, y]), len(x)
     squares = torch.cdist(z, z, compute_mode='donot_use_mm_for_euclid_dist').square()
@@ -51,13 +48,13 @@ def multi_kernel_mmd(x, y, estimator='biased'):
 # ---- methods ------------------------------------------------------------------------------------
 
 def ddc(batch):
-    """DDC: the distance of what enters the classification head, the one layer that is tapped."""
+    """DDC: `linear_mmd` of what enters the head, the one layer that is tapped."""
     n, (x,) = len(batch.labels), batch.student.taps.values()
     return [linear_mmd(x[:n], x[n:])]
 
 
 def dan(batch):
-    """DAN: the distances of the tapped layers, added up; of all but the last one after ReLU."""
+    """DAN: `multi_kernel_mmd` of the tapped layers, all but the last after ReLU, added up."""
     n, (*hidden, last) = len(batch.labels), map(utils.at_least_float, batch.student.taps.values())
     return [sum(multi_kernel_mmd(x[:n], x[n:], batch.opt.mmd)
                 for x in (*map(F.relu, hidden), last))]

@@ -4,7 +4,7 @@ The loss is cross-entropy + alpha times the loss of --method (losses.py) + beta 
 squared norm of the head's parameters.
 """
 from engine import flags, loop, step
-from methods import domains, losses
+from methods import attentive, domains, losses
 from utils import InputError
 from weights import facts
 
@@ -24,8 +24,9 @@ def add_flags(parser, frozen):
     t = parser.add_argument_group('method')
     t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
                    'distance of the parameters to the source; feature_map, delta: of the features, '
-                   'the latter with fixed weights of channels; afd, ast, act: with learned '
-                   'attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two domains')
+                   'the latter with fixed weights of channels; afd, ast, act, ast_act: with '
+                   'learned attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two '
+                   'domains')
     t.add_argument('--alpha', type=float, metavar='X', help="weight of the method's loss, the "
                    "papers' (default: " +
                    ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
@@ -62,7 +63,8 @@ def add_flags(parser, frozen):
                    'compute, which leaves channel_weights.json in the folder of the run; or such a '
                    'folder or file, or a file of the published code')
     t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
-                   'parameters, of the same classes')
+                   'parameters, of the same classes; of methods that compare features: what they '
+                   'compare with in place of --source')
     t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of kd')
     t.add_argument('--at_groups', default='[-2,-1]', metavar='LIST', help='json list of the '
                    'groups that at compares, from 0; -1 is the last one')
@@ -92,9 +94,10 @@ def check_sources(opt):
     """Refuse, with an InputError, a method without what it compares with, or with what it does not
     use."""
     method = METHODS[opt.method]
-    if bool(opt.teacher) != (method.needs == 'teacher'):
-        raise InputError('--method at and kd need a --teacher, a net of the same classes, and no '
-                         'other method does')
+    if not opt.teacher and method.needs == 'teacher':
+        raise InputError(f'--method {opt.method} needs a --teacher, a net of the same classes')
+    if opt.teacher and method.needs not in ('teacher', 'features'):
+        raise InputError(f'--method {opt.method} compares with no --teacher: leave it out')
     if method.needs in ('parameters', 'features') and not opt.source:
         raise InputError(f'--method {opt.method} compares with a source: give --source')
     if method.needs == 'target' and not (opt.target or opt.shift and not opt.domain):
@@ -200,7 +203,7 @@ def logged(lines):
     only."""
     epochs = [z for z in lines if 'epoch' in z]
     found = {'best_on_test_acc': max(z['test_acc'] for z in epochs)}
-    if epochs[-1]['method'] in ('afd', 'ast', 'act'):
+    if epochs[-1]['method'] in attentive.ENTRIES:
         loss, *found['attention_entropy'] = epochs[-1]['at_losses']
         found['at_losses'] = [loss]
     if 'val_acc' in epochs[-1]:

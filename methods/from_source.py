@@ -6,20 +6,21 @@
   Convolutional Networks', https://arxiv.org/abs/1901.09229
   AFD and AFA: see attentive.py
 
-All are means over the batch. Features are dicts {name of a convolution: its output (B, C, H, W)}.
+All but L2-SP are means over the batch. Features are dicts {name of a convolution: its output
+(B, C, H, W)}.
 """
 import torch
 
-import utils
 from methods.attentive import channel_attention, entropy, spatial_attention
+from utils import without_prefix
 
 
 def feature_distance(source, target, weights=None, positions='mean', normalize=False):
-    """Half the squared distance of feature maps, added up over layers.
+    """Compute half the squared distance of features, added up over layers -> ().
 
-    weights: {layer: (C,), (B, C) or (B, H, W)}, of which the squared differences of channels or
-    positions are multiplied; None: 1. positions: 'mean' or 'sum' over H and W. normalize: each
-    channel's map is divided by its norm first.
+    weights: {layer: (C,), (B, C) or (B, H, W)}, by which the squared differences of channels or
+    positions are multiplied; None: 1. positions: 'mean' or 'sum' over H and W. normalize: whether
+    each channel's map is divided by its norm first.
     """
     total = 0.
     for layer, x in source.items():
@@ -37,41 +38,38 @@ def feature_distance(source, target, weights=None, positions='mean', normalize=F
     return total
 
 
-def l2_distance(params, start):
-    """Half the squared distance of parameters to where they started, both {name: tensor} of the
-    same names (L2-SP without the decay of the head)."""
-    return sum((params[k] - v).square().sum() for k, v in start.items()) / 2
-
-
 # ---- methods ------------------------------------------------------------------------------------
 
 def l2_sp(batch):
-    """L2-SP; the source's parameters are those under 'teacher.', without its head."""
-    start = utils.without_prefix(batch.params, 'teacher.')
-    return [l2_distance(utils.without_prefix(batch.params, 'student.'), start)]
+    """L2-SP: half the squared distance of the parameters to those of the source, without the head:
+    the entries under 'teacher.'."""
+    student, start = (without_prefix(batch.params, k) for k in ('student.', 'teacher.'))
+    return [sum((student[k] - v).square().sum() for k, v in start.items()) / 2]
 
 
 def features(batch, weights=None):
-    """`feature_distance` between source and student, by the options."""
+    """Compute the `feature_distance` between source and student, by the options."""
     return feature_distance(batch.teacher.taps, batch.student.taps, weights, batch.opt.positions,
                             batch.opt.normalize_features)
 
 
 def feature_map(batch):
-    """The distance of all features alike, DELTA without its channel weights."""
+    """DELTA without its channel weights: the distance of all features alike."""
     return [features(batch)]
 
 
 def delta(batch):
-    """DELTA; the channel weights are entries 'teacher.channel_weights.<layer>'."""
-    channels = utils.without_prefix(batch.params, 'teacher.channel_weights.')
+    """DELTA: the distance weighted by fixed weights of channels, the entries
+    'teacher.channel_weights.<layer>' (C,), times C."""
+    channels = without_prefix(batch.params, 'teacher.channel_weights.')
     return [features(batch, {k: v * len(v) for k, v in channels.items()})]
 
 
-def attentive(batch, attention, factor):
-    """The distance weighted by learned `attention`, times `factor`(attention). The entropies of the
-    layers' attention are logged."""
-    found = {k: attention(x, batch.params, f'attention.{k}')
+def attentive(batch, attention, factor, part=''):
+    """Compute the distance weighted by factor(attention) of learned attention -> [the loss], and
+    the entropy of each layer's attention, to be logged. The entries of attention are those under
+    'attention.<layer>', or a `part` of these."""
+    found = {k: attention(x, batch.params, f'attention.{k}{part}')
              for k, x in batch.teacher.taps.items()}
     weights = {k: factor(v) for k, v in found.items()}
     return [features(batch, weights)], list(map(entropy, found.values()))
@@ -82,11 +80,19 @@ def afd(batch):
     return attentive(batch, channel_attention, lambda a: 2 * a)
 
 
-def ast(batch):
-    """AFA's first stage, Eq. 6: attention of positions, squared."""
-    return attentive(batch, spatial_attention, lambda a: (a * a[0].numel()).square())
+def ast(batch, part=''):
+    """AFA's first stage, Eq. 6: attention to positions, squared; as in the published code times
+    H W, and with the half."""
+    return attentive(batch, spatial_attention, lambda a: (a * a[0].numel()).square(), part)
 
 
-def act(batch):
-    """AFA's second stage, Eq. 8: attention of channels."""
-    return attentive(batch, channel_attention, lambda a: a * a.shape[1])
+def act(batch, part=''):
+    """AFA's second stage, Eq. 8: attention to channels; as in the published code times C, and with
+    the half."""
+    return attentive(batch, channel_attention, lambda a: a * a.shape[1], part)
+
+
+def ast_act(batch):
+    """AFA in one stage, section 5.5.4: the sum of the losses of both stages."""
+    ((x,), of_positions), ((y,), of_channels) = ast(batch, '.ast'), act(batch, '.act')
+    return [x + y], of_positions + of_channels

@@ -16,8 +16,8 @@ def attention(batch):
 
 
 def activations(batch):
-    """F-ActT, table 1: a loss of full activations for each of the groups, the student's through a
-    1x1 convolution 'regressor.group<i>', if there is one."""
+    """F-ActT, table 1: a loss between full activations for each of the groups. The student's go
+    through the 1x1 convolution 'regressor.group<i>', if there is one."""
     def regress(x, key):
         return F.conv2d(x, batch.params[key]) if key in batch.params else x
 
@@ -26,7 +26,7 @@ def activations(batch):
 
 
 def soft_targets(batch):
-    """KD: T² KL - CE, since cross-entropy plus alpha times that is alpha T² KL + (1 - alpha) CE."""
+    """KD: T² KL - CE. CE plus alpha times this is alpha T² KL + (1 - alpha) CE."""
     kd = utils.distillation(batch.student.logits, batch.teacher.logits, batch.labels,
                             batch.opt.temperature, 1.)
     return [kd - F.cross_entropy(batch.student.logits, batch.labels)]
@@ -35,7 +35,7 @@ def soft_targets(batch):
 # ---- gradients with respect to the input --------------------------------------------------------
 
 def gradient(logits, inputs, labels, create_graph=True):
-    """Compute each image's gradient of its own cross-entropy, (B, 3, H, W): J of Eq. 3. (Batch
+    """Compute J of Eq. 3, the gradient of each image's own cross-entropy -> (B, 3, H, W). (Batch
     normalisation in training mode ties the images together.)"""
     loss = F.cross_entropy(logits, labels, reduction='sum')
     return torch.autograd.grad(loss, inputs, create_graph=create_graph)[0]
@@ -49,13 +49,13 @@ def gradient_attention(batch):
 
 
 def gradient_penalty(batch):
-    """min-l2, table 3: the penalty on the gradient's norm."""
+    """min-l2, table 3: a penalty on the norm of the gradient."""
     return [utils.gradient_loss(gradient(batch.student.logits, batch.inputs, batch.labels))]
 
 
 def symmetry_norm(batch):
-    """Symmetry norm, Eq. 6: the change of the gradient under a flip of the image. Batch
-    normalisation, if there is any, counts the mirrored images into its running statistics too."""
+    """Symmetry norm, Eq. 6: the change of the gradient when the image is mirrored. The running
+    statistics of batch normalisation, if there is any, count the mirrored images too."""
     mirrored = batch.inputs.detach().flip(3).requires_grad_()
     logits, _ = batch.net(mirrored, batch.params, True, 'student.')
     j = gradient(utils.at_least_float(logits), mirrored, batch.labels)

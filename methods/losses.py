@@ -1,4 +1,5 @@
-"""The one objective of all scripts, and the table of methods that can be added to cross-entropy.
+"""The one objective of all scripts, and the table of methods, whose losses it adds to
+cross-entropy.
 
 A method of your own is a function of a `Batch` and a line in METHODS; docs/extending.md has an
 example.
@@ -16,8 +17,8 @@ from methods import domains, from_source, from_teacher
 
 
 class Outputs(NamedTuple):
-    """What a net computes: logits (B, K), in float at least; the outputs of its groups; those of
-    the layers that are looked at, {name: output}."""
+    """What a net computes: logits (B, K), in float at least; the outputs of its groups; the outputs
+    of the layers that a method looks at, {name: output}."""
     logits: Tensor
     groups: tuple
     taps: dict[str, Tensor]
@@ -26,10 +27,11 @@ class Outputs(NamedTuple):
 class Batch(NamedTuple):
     """What a method sees of a training batch.
 
-    opt: the options. params: all entries, the student's (the net that is trained) under 'student.',
-    the teacher's or source's under 'teacher.', attention's under 'attention.'. net(inputs, params,
-    mode, base): the student's function. inputs (B, 3, H, W); labels (B,), fewer than inputs where
-    the rest is of another domain. teacher: None, where nothing is computed by one.
+    opt: the options. params: all entries: those of the student, which is the net that is trained,
+    under 'student.', those of the teacher or source under 'teacher.', those of learned attention
+    under 'attention.'. net(inputs, params, mode, base): the student's function. inputs
+    (B, 3, H, W); labels (B,), fewer than inputs if the rest is of another domain. student, teacher:
+    what the nets compute; None without a teacher or source that computes something.
     """
     opt: object
     params: dict[str, Tensor]
@@ -41,69 +43,73 @@ class Batch(NamedTuple):
 
 
 class Method(NamedTuple):
-    """losses(batch) -> scalars, which are added, or two lists, of which the second is logged only.
+    """losses(batch) -> scalars, which are added up, or two lists, of which the second is only
+    logged. None: cross-entropy alone.
 
-    needs: what the student is compared with: a teacher, the features or parameters of its source,
-    a target domain. alpha, beta, weight_decay, positions: defaults of finetune.py. twice: the
-    losses hold gradients with respect to the input; teacher_too: also the teacher's. where:
-    'teaching' for cifar.py and imagenet.py, 'fine-tuning' for finetune.py, '' for all.
+    needs: what the student is compared with: 'teacher'; 'features' or 'parameters' of its source;
+    'target', another domain; '' for nothing. where: 'teaching' for cifar.py and imagenet.py,
+    'fine-tuning' for finetune.py, '' for all. alpha, beta, weight_decay, positions: defaults of
+    finetune.py. twice: whether the losses hold gradients with respect to the input.
     """
     losses: Callable | None
     needs: str = ''
+    where: str = ''
     alpha: float = 0.
     beta: float = 1e-4
     weight_decay: float = 1e-4
     positions: str = ''
     twice: bool = False
-    teacher_too: bool = False
-    where: str = ''
 
 
-of_fine_tuning, of_teaching = (functools.partial(Method, where=where)
-                               for where in ('fine-tuning', 'teaching'))
+in_teaching, in_fine_tuning = (functools.partial(Method, where=where)
+                               for where in ('teaching', 'fine-tuning'))
+of_features = functools.partial(in_fine_tuning, needs='features', beta=.01, weight_decay=0.)
+of_domains = functools.partial(in_fine_tuning, needs='target', beta=5e-4, weight_decay=5e-4)
 METHODS = {
-    'l2': of_fine_tuning(None),
-    'l2_sp': of_fine_tuning(from_source.l2_sp, 'parameters', .1, .01, 0.),
-    'feature_map': of_fine_tuning(from_source.feature_map, 'features', .64, .01, 0., 'mean'),
-    'delta': of_fine_tuning(from_source.delta, 'features', .64, .01, 0., 'mean'),
-    'afd': of_fine_tuning(from_source.afd, 'features', .01, 0., 0., 'sum'),
-    'ast': of_fine_tuning(from_source.ast, 'features', .1, .01, 0., 'sum'),
-    'act': of_fine_tuning(from_source.act, 'features', .15, .01, 0., 'sum'),
-    'at': Method(from_teacher.attention, 'teacher', 1e3),
-    'kd': of_fine_tuning(from_teacher.soft_targets, 'teacher', .9),     # elsewhere by --alpha
-    'ddc': of_fine_tuning(domains.ddc, 'target', .25, 5e-4, 5e-4),
-    'dan': of_fine_tuning(domains.dan, 'target', 1., 5e-4, 5e-4),
-    'f_actt': of_teaching(from_teacher.activations, 'teacher'),
-    'grad_at': of_teaching(from_teacher.gradient_attention, 'teacher', twice=True,
-                           teacher_too=True),
-    'min_l2': of_teaching(from_teacher.gradient_penalty, twice=True),
-    'symmetry': of_teaching(from_teacher.symmetry_norm, twice=True),
+    'l2': in_fine_tuning(None),
+    'l2_sp': in_fine_tuning(from_source.l2_sp, needs='parameters', alpha=.1, beta=.01,
+                            weight_decay=0.),
+    'feature_map': of_features(from_source.feature_map, alpha=.64, positions='mean'),
+    'delta': of_features(from_source.delta, alpha=.64, positions='mean'),
+    'afd': of_features(from_source.afd, alpha=.01, beta=0., positions='sum'),
+    'ast': of_features(from_source.ast, alpha=.1, positions='sum'),
+    'act': of_features(from_source.act, alpha=.15, positions='sum'),
+    'ast_act': of_features(from_source.ast_act, alpha=.1, positions='sum'),
+    'at': Method(from_teacher.attention, needs='teacher', alpha=1e3),
+    # elsewhere it is not a --method, but has the flag --alpha
+    'kd': in_fine_tuning(from_teacher.soft_targets, needs='teacher', alpha=.9),
+    'ddc': of_domains(domains.ddc, alpha=.25),
+    'dan': of_domains(domains.dan, alpha=1.),
+    'f_actt': in_teaching(from_teacher.activations, needs='teacher'),
+    'grad_at': in_teaching(from_teacher.gradient_attention, needs='teacher', twice=True),
+    'min_l2': in_teaching(from_teacher.gradient_penalty, twice=True),
+    'symmetry': in_teaching(from_teacher.symmetry_norm, twice=True),
 }
 
 
 def methods_of(where):
-    """Those that --method of the scripts for 'teaching' or 'fine-tuning' takes."""
+    """Return the methods that --method of the scripts for 'teaching' or 'fine-tuning' takes."""
     return {k: m for k, m in METHODS.items() if m.where in ('', where)}
 
 
 def outputs_of(f, inputs, params, mode, base, layers):
-    """Compute the `Outputs` of the net f, whose entries are under `base`, and of its `layers`."""
+    """Compute the `Outputs` of a net f, whose entries are under `base`, and of its `layers`."""
     taps = {base + k: None for k in layers} if layers else None
     logits, groups = f(inputs, params, mode, base, taps)
     return Outputs(utils.at_least_float(logits), groups, utils.without_prefix(taps or {}, base))
 
 
 def make_objective(opt, f_s, f_t=None, layers=(), terms=()):
-    """Make the objective of the net f_s, a pure function for `step.State`: cross-entropy plus
-    weights times losses; on test images cross-entropy alone.
+    """Make the objective of a net f_s, a pure function for `step.State`: cross-entropy plus
+    weighted losses; on test images cross-entropy alone.
 
-    f_t: the function of the teacher or source, if there is one. layers: the names of those whose
-    outputs methods look at. terms: [(key of METHODS, weight)]; the weight None is that of the
-    state, and only its losses are logged.
+    f_t: the function of the teacher or source, if there is one. layers: the names of the layers
+    whose outputs methods look at. terms: [(key of METHODS, weight)]; the one of weight None has the
+    weight of the state, and its losses are logged.
     """
     methods = [(METHODS[name], weight) for name, weight in terms if METHODS[name].losses]
     twice = any(m.twice for m, _ in methods)
-    teacher_too = any(m.teacher_too for m, _ in methods)
+    teacher_twice = any(m.twice and m.needs == 'teacher' for m, _ in methods)
 
     def objective(params, inputs, labels, mode, weight):
         if not (mode and methods):
@@ -113,7 +119,7 @@ def make_objective(opt, f_s, f_t=None, layers=(), terms=()):
             inputs = inputs.detach().requires_grad_()
         teacher = None
         if f_t is not None:
-            with torch.set_grad_enabled(teacher_too):
+            with torch.set_grad_enabled(teacher_twice):
                 teacher = outputs_of(f_t, inputs, params, False, 'teacher.', layers)
         student = outputs_of(f_s, inputs, params, True, 'student.', layers)
         student = student._replace(logits=student.logits[:len(labels)])     # the rest has no labels

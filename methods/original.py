@@ -14,15 +14,20 @@ from data import arrays, cifar_sets, decoded
 
 PAD = 4     # pixels around an image of CIFAR
 
-
 # ---- images -------------------------------------------------------------------------------------
 
+def normalised(image, mean, std):
+    """Normalise an image, uint8 (H, W, 3) -> float (3, H, W)."""
+    x = (image.astype(np.float32) - np.float32(mean)) / np.float32(std)
+    return np.ascontiguousarray(x.transpose(2, 0, 1))
+
+
 def augment(image, top, left, flip):
-    """uint8 (H, W, 3) -> float (3, H, W): padded, cropped, mirrored where `flip`, normalised."""
+    """Pad an image of CIFAR, uint8 (H, W, 3), crop it, mirror it if `flip`, and normalise it ->
+    float (3, H, W)."""
     x = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode='reflect')
     x = x[top:top + image.shape[0], left:left + image.shape[1]]
-    x = (x.astype(np.float32) - np.float32(cifar_sets.MEAN)) / np.float32(cifar_sets.STD)
-    return np.ascontiguousarray((x[:, ::-1] if flip else x).transpose(2, 0, 1))
+    return normalised(x[:, ::-1] if flip else x, cifar_sets.MEAN, cifar_sets.STD)
 
 
 def augment_all(samples):
@@ -33,7 +38,7 @@ def augment_all(samples):
 
 
 def images(images, labels, batch_size, nthread, device):
-    """`arrays.Images` of uint8 images (N, H, W, 3) and labels (N,), augmented in workers."""
+    """Make `arrays.Images` of uint8 images (N, H, W, 3) and labels (N,), augmented in workers."""
     warnings.filterwarnings('ignore', 'This DataLoader will create')   # as many as asked for
     loader = DataLoader(list(zip(images, labels, strict=True)), batch_size, shuffle=True,
                         num_workers=nthread, collate_fn=augment_all,
@@ -44,8 +49,8 @@ def images(images, labels, batch_size, nthread, device):
 
 
 def pil_crop(path, size, seed):
-    """Crop and flip a file at random, as torchvision's RandomResizedCrop and RandomHorizontalFlip
-    do -> uint8 (size, size, 3)."""
+    """Crop and mirror the image in a file at random, as torchvision's RandomResizedCrop and
+    RandomHorizontalFlip do -> uint8 (size, size, 3)."""
     image, rng = Image.open(path).convert('RGB'), np.random.default_rng(seed)
     top, left, h, w = decoded.random_box(rng, image.height, image.width)
     image = image.crop((left, top, left + w, top + h)).resize((size, size), Image.BILINEAR)
@@ -53,17 +58,15 @@ def pil_crop(path, size, seed):
 
 
 def pil_input(path, size, mean, std):
-    """A random crop of a file, less `mean` and divided by `std`, (3, size, size)."""
-    x = pil_crop(path, size, random.getrandbits(62)).astype(np.float32)
-    x = (x - np.float32(mean)) / np.float32(std)
-    return torch.from_numpy(x.transpose(2, 0, 1).copy())
+    """Read a random `pil_crop` of the image in a file, normalised, float (3, size, size)."""
+    return torch.from_numpy(normalised(pil_crop(path, size, random.getrandbits(62)), mean, std))
 
 
 # ---- a step -------------------------------------------------------------------------------------
 
-def loss_of(opt, targets, y_s, g_s, y_t=None, g_t=()):
-    """The loss of logits (B, K) and groups' outputs of student and teacher, and its attention
-    losses, operation by operation as published."""
+def loss(opt, targets, y_s, g_s, y_t=None, g_t=()):
+    """Compute the loss of logits (B, K) and groups' outputs of student and teacher, operation by
+    operation as published -> (), and the losses of attention transfer."""
     def at(x):
         return F.normalize(x.pow(2).mean(1).view(x.shape[0], -1))
 
@@ -76,9 +79,9 @@ def loss_of(opt, targets, y_s, g_s, y_t=None, g_t=()):
     return opt.alpha * kd + (1 - opt.alpha) * ce + opt.beta * sum(losses), losses
 
 
-def steps(opt, student, teacher, batches, device):
-    """A function of no arguments that trains the student, (f, params), on the next of `batches`:
-    inputs (B, 3, H, W) and targets (B,). `teacher`: (f, params), or None."""
+def make_step(opt, student, teacher, batches, device):
+    """Make a function of no arguments that trains the student, (f, params), on the next of
+    `batches`: inputs (B, 3, H, W) and targets (B,). `teacher`: (f, params), or None."""
     f_s, params = student
     f_t, fixed = teacher or (None, {})
     torch.backends.cudnn.benchmark = True
@@ -94,10 +97,10 @@ def steps(opt, student, teacher, batches, device):
         y, groups = f_s(inputs, params, True)
         with torch.no_grad():
             by = f_t(inputs, fixed, False) if f_t else ()
-        loss, parts = loss_of(opt, targets, y, groups, *by)
-        loss.backward()
+        total, parts = loss(opt, targets, y, groups, *by)
+        total.backward()
         errors.add(y.detach().cpu(), targets.cpu())
-        for meter, value in zip(meters, (loss, *parts), strict=False):
+        for meter, value in zip(meters, (total, *parts), strict=False):
             meter.add(value.item())
         optimizer.step()
 

@@ -7,19 +7,19 @@ import torch
 import utils
 from engine import flags, step
 from methods import channels, gates
-from methods.channels import masked
 from methods.losses import METHODS
 from system import clock, processes
 from utils import InputError
 from weights import facts, folding
 
-# ---- phases of training -------------------------------------------------------------------------
+# ---- flags --------------------------------------------------------------------------------------
 
 KINDS = ('afs', 'magnitude', 'random')
-DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels=1)
+DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0, round_channels=1)
 
 
 def add_flags(parser):
+    """Add the flags of pruning."""
     p = parser.add_argument_group('pruning of channels')
     p.add_argument('--prune', default='', choices=['', *KINDS], help='prune the channels '
                    'whose gates, which are trained too, give least (afs; with --method afd this is '
@@ -40,12 +40,15 @@ def add_flags(parser):
 
 
 def check_flags(opt):
+    """Refuse options of pruning that mean nothing, alone or together, with an InputError."""
     flags.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
+    for name in ('macs_target', 'density'):
+        if not 0 < getattr(opt, name) <= 1:
+            raise InputError(f'--{name} is {getattr(opt, name):g}: give a number above 0, at most '
+                             f'1')
     given = [f'--{k}' for k, v in DEFAULTS.items() if getattr(opt, k) != v]
     if given and not opt.prune:
         raise InputError(f'{given[0]} belongs to --prune')
-    channels.check_part('--macs_target', opt.macs_target)
-    channels.check_part('--density', opt.density)
     if opt.prune == 'afs' and {'bn', 'body'} & set(opt.freeze):
         raise InputError(f'--prune afs trains gates in place of scales, which --freeze '
                          f'{" ".join(opt.freeze)} leaves as they are')
@@ -57,70 +60,71 @@ def check_flags(opt):
             raise InputError(f'--prune {opt.prune} removes nothing: give a --macs_target below 1')
 
 
-def starts(opt):
-    """The epochs with which phases begin: {epoch: the part of the way that is gone, 0 to 1}."""
+# ---- phases of training -------------------------------------------------------------------------
+
+def phases(opt):
+    """Return the epochs with which phases begin, and how far pruning has come in each, from 0 to 1
+    in the last one: {epoch: progress}."""
     if opt.phases == 1:
         return {1: 1.}
     return {1 + p * opt.epochs // opt.phases: p / (opt.phases - 1) for p in range(opt.phases)}
 
 
-def with_trained_gates(opt, f, params, size):
-    """The net as training starts from it: with gates, if those are trained. Refuses what would fail
-    in a later phase."""
+def net_to_prune(opt, f, params, size):
+    """Return the net with which training starts: with gates for AFS, else as it is. InputError for
+    what would fail in a later phase."""
     if not opt.prune:
         return params
     if opt.epochs < opt.phases:
         raise InputError(f'--phases {opt.phases}: there are {opt.epochs} epochs; give less, or a '
                          f'smaller --epoch_steps')
-    gated = gates.with_gates(f, params) if opt.prune == 'afs' else params
-    scores = {k: v for k, v in channels.by_chance(params, 0).items()
-              if opt.prune != 'afs' or k in gates.gated_sets(gated)}
+    scores, start = channels.by_chance(params, 0), params
+    if opt.prune == 'afs':
+        start = gates.with_gates(params)
+        scores = {k: scores[k] for k in gates.gated_sets(start)}
     scores = channels.of_trained(params, scores)
     channels.to_target(f, params, scores, size, opt.macs_target, opt.round_channels)
-    return gated
+    return start
 
 
 @torch.no_grad()
 def begin_phase(opt, f, params, epoch, size, batches):
-    """Where a phase begins with the epoch, mask channels of the student in `params` (as of
-    `loop.Training`), in place -> whether it does. `batches` are of training images."""
-    progress = starts(opt).get(epoch) if opt.prune else None
+    """Mask channels of the student in `params` (as of `loop.Training`), in place, if a phase that
+    prunes begins with the epoch -> whether one does. `batches` are of training images."""
+    progress = phases(opt).get(epoch) if opt.prune else None
     student = utils.without_prefix(params, 'student.')
     if progress:
-        student = processes.from_first(lambda: {k: v.cpu() for k, v in pruned(
+        student = processes.from_first(lambda: {k: v.cpu() for k, v in next_phase(
             opt, f, student, progress, epoch > 1, size, batches).items()})
         for k, v in student.items():
             params[f'student.{k}'].data.copy_(v)
     if opt.prune and METHODS[opt.method].needs == 'parameters':
-        # what those are drawn to is zero too; in each epoch, since a continued run starts anew
-        compared = utils.without_prefix(params, 'teacher.')
-        whole = masked({**student, **compared}, channels.unmasked(student))
-        for k, v in compared.items():
+        # what the student is drawn to is masked too; in each epoch, as a continued run starts anew
+        source = utils.without_prefix(params, 'teacher.')
+        whole = channels.masked({**student, **source}, channels.unmasked(student))
+        for k, v in source.items():
             v.copy_(whole[k])
     return bool(progress)
 
 
-def pruned(opt, f, params, progress, trained, size, batches):
-    """The net with the masks, and the density, that are due after a part of the way, `progress`, 0
-    to 1. Gates that are not `trained` yet stay dynamic."""
-    positions, target = channels.areas(f, params, size), opt.macs_target ** progress
-    whole = channels.macs(gates.plain(params), positions)
-    if opt.prune != 'afs':
-        scores = channels.masked_lowest(params, channels.by_chance(params, opt.seed) if
-                                      opt.prune == 'random' else channels.by_magnitude(params))
-        keep = channels.to_target(f, params, channels.of_trained(params, scores), size, target,
-                                  opt.round_channels)
-        params = masked(params, keep)
-    else:
+def next_phase(opt, f, params, progress, trained, size, batches):
+    """Return the net with more channels masked, and gates of lower density, as is due at `progress`
+    from 0 to 1; print what is left. Gates that are not `trained` yet stay dynamic."""
+    whole = facts.multiply_adds(f, gates.without_gates(params), size)
+    if opt.prune == 'afs':
         found = gates.statistics(f, params, (inputs for inputs, _ in batches))
         params = gates.make_static(params, found, opt.delta_s) if trained else params
-        now = channels.macs(gates.settled(params), positions)     # gates cost something too
-        params = gates.mask_to_target(f, params, found, size, min(1., target * whole / now),
-                                      opt.round_channels)
-        params |= {k: torch.full_like(params[k], opt.density ** progress)
-                   for k in (f'{base}.gate.density' for base in gates.gates(params))}
-    part = channels.macs(gates.pruned(params), positions) / whole
-    print(f'{part:.3f} of the multiply-adds are left')
+        scores = gates.by_gates(params, found)
+    else:
+        scores = (channels.by_chance(params, opt.seed) if opt.prune == 'random' else
+                  channels.by_magnitude(params))
+    # the part of what the net takes now, predictors of gates included
+    now = facts.multiply_adds(f, gates.without_gates(params, static_only=True), size)
+    target = min(1., opt.macs_target ** progress * whole / now)
+    params = mask_to_target(f, params, scores, size, target, opt.round_channels)
+    params = gates.with_density(params, opt.density ** progress)
+    left = facts.multiply_adds(f, gates.compact(params), size) / whole
+    print(f'{left:.3f} of the multiply-adds are left')
     if opt.prune == 'afs':
         on, dynamic = (int(sum(params[f'{base}.gate.{k}'].sum() for base in gates.gates(params)))
                        for k in ('mask', 'dynamic'))
@@ -129,50 +133,60 @@ def pruned(opt, f, params, progress, trained, size, batches):
     return params
 
 
+def mask_to_target(f, params, scores, size, target, multiple=1):
+    """Return the net with the lowest-scoring trained channels masked, as `channels.to_target` says;
+    `target` is a part of what it takes without its static gates. Masked channels stay masked."""
+    scores = channels.of_trained(params, channels.masked_lowest(params, scores))
+    net = gates.without_gates(params, static_only=True)
+    return channels.masked(params, channels.to_target(f, net, scores, size, target, multiple))
+
+
+# ---- what pruning has given ---------------------------------------------------------------------
+
 def size_of(f, params, pixels):
-    """Parameters, and multiply-adds of an image of pixels x pixels."""
+    """Return a net's number of parameters, and its multiply-adds in an image of pixels x pixels."""
     return (sum(v.numel() for k, v in params.items() if not utils.is_statistic(k)),
             facts.multiply_adds(f, params, pixels))
 
 
-def logged(opt, lines, f, params, size, images):
-    """For the log's last line, of the masked student in `params`: multiply-adds of an image of
-    size x size pixels in the net that it was, in the cut one, and in that less what gates leave
-    out, the mean over `images`; parameters of the cut one. Before the last epoch, nothing."""
+def sizes(opt, lines, f, params, size, images):
+    """Return what the last epoch's line of the log says of the masked student in `params`; {} for
+    other lines. Multiply-adds of an image of size x size pixels: of the net without pruning, of the
+    cut net, and of that less what gates turn off, the mean over `images`; parameters of the cut
+    net."""
     if not opt.prune or lines[-1]['epoch'] < opt.epochs:
         return {}
     student = utils.without_prefix(params, 'student.')
-    small = gates.pruned(student)
+    small = gates.compact(student)
     count, macs = size_of(f, small, size)
     inputs = (x for x, _ in images.batches())
-    return {'multiply_adds_before': size_of(f, gates.plain(student), size)[1],
+    return {'multiply_adds_before': facts.multiply_adds(f, gates.without_gates(student), size),
             'multiply_adds': macs, 'n_parameters_cut': count,
             'multiply_adds_dynamic': gates.dynamic_macs(f, small, inputs, size)}
 
 
-def speeds(opt, device, f, nets, size, batch=32, rounds=5, steps=3):
-    """Images/s in evaluation of {name: params} of one function, in batches of images of size x size
-    pixels: {name: [in each round]}; the nets take turns of so many steps."""
+def images_per_second(opt, device, f, nets, size, batch=32):
+    """Measure how fast nets {name: params} of one function are in evaluation, on batches of images
+    of size x size pixels -> {name: images/s}, medians of five rounds in which they take turns."""
     x = torch.randn(batch, 3, size, size, device=device, dtype=step.parameter_dtype(opt.dtype))
     x, timed = x.contiguous(memory_format=torch.channels_last), {}
     for name, params in nets.items():
         folded = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
-        timed[name] = partial(clock.seconds, partial(step.logits_of, f, folded, x, opt.dtype),
-                              steps)
-    return {k: [batch / t for t in v] for k, v in clock.turns(timed, rounds).items()}
+        timed[name] = partial(clock.seconds, partial(step.logits_of, f, folded, x, opt.dtype), 3)
+    return {k: batch / median(v) for k, v in clock.turns(timed, 5).items()}
 
 
-def report(opt, device, f, params, last):
+def print_gain(opt, device, f, params, last):
     """Print what pruning has given the masked net; `last` is the last line of the run's log."""
-    size, both = last['input_size'], {'before': gates.plain(params), 'after': gates.pruned(params)}
-    images = {k: median(v) for k, v in speeds(opt, device, f, both, size).items()}
-    macs = {}
+    size = last['input_size']
+    both = {'before': gates.without_gates(params), 'after': gates.compact(params)}
+    speeds, macs = images_per_second(opt, device, f, both, size), {}
     for k, v in both.items():
         count, macs[k] = size_of(f, v, size)
         print(f'{k} pruning: {count:,} parameters, {macs[k]:,} multiply-adds, '
-              f'{images[k]:.0f} images/s')
+              f'{speeds[k]:.0f} images/s')
     print(f'{macs["after"] / macs["before"]:.3f} of the multiply-adds, '
-          f'{images["after"] / images["before"]:.2f} times the images/s')
+          f'{speeds["after"] / speeds["before"]:.2f} times the images/s')
     if last['multiply_adds_dynamic'] != last['multiply_adds']:
         print(f'its gates leave {last["multiply_adds_dynamic"] / last["multiply_adds_before"]:.3f} '
               f'of the multiply-adds, the mean over the test images, if what they turn off is '

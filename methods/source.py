@@ -6,7 +6,7 @@ import utils
 from methods.losses import METHODS
 from utils import InputError
 from weights import facts, folding
-from weights.architecture import architecture_of
+from weights.architecture import architecture_of, weight_of
 
 # ---- the head, and what is frozen ---------------------------------------------------------------
 
@@ -73,6 +73,16 @@ def stages(params):
         raise InputError('of this net no layers are known that could be compared; those of '
                          'residual nets, MobileNetV2 and AlexNet are')
     return list(found)
+
+
+def check_stages(name, params, start):
+    """Refuse, with an InputError, a net `name` whose stages' outputs cannot be compared with those
+    of the net `start`."""
+    ours, its = ([(k, len(p[weight_of(p, k)])) for k in architecture_of(p).stages]
+                 for p in (start, params))
+    if its != ours:
+        raise InputError(f'the features of {name} cannot be compared with those of --source: give '
+                         f'the same net')
 
 
 def last_layers(params):

@@ -1,10 +1,10 @@
-"""Training a student with a teacher: what cifar.py and imagenet.py share, from flags to `Training`.
+"""Training a student with a teacher: what cifar.py and imagenet.py share, from flags to training.
 
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
 
-The loss of a student is CE + alpha (T² KL - CE) + beta Σ losses of --method; before --transfer_from
-it is CE.
+The loss of a student is CE + alpha (T² KL - CE) + beta times the sum of the losses of --method;
+before --transfer_from it is CE.
 """
 import math
 import re
@@ -24,7 +24,8 @@ DECAYS = ('constant', 'linear', 'cosine', 'step')
 # ---- flags --------------------------------------------------------------------------------------
 
 def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
-    """Add the flags of a transfer from a teacher; `teacher` is the flag that names it."""
+    """Add the flags of a transfer from a teacher, which the flag `teacher` names; at_groups: the
+    default of --at_groups; groups_help: what its help says of that."""
     t = parser.add_argument_group('transfer from a teacher')
     t.add_argument(f'--{teacher}', default='', metavar='NET', help=teacher_help)
     t.add_argument('--alpha', default=0, type=float, metavar='X', help='weight of distillation '
@@ -52,7 +53,7 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
 
 
 def epoch(text):
-    """Convert the text of --transfer_from; ValueError, if it is no epoch."""
+    """Convert the text of --transfer_from. ValueError, if it is no epoch."""
     value = float(text) if '.' in text else int(text)
     if not flags.is_epoch(value):
         raise ValueError
@@ -60,10 +61,10 @@ def epoch(text):
 
 
 def check_flags(opt, teacher, groups):
-    """Refuse what means nothing for nets of `groups` groups; resolve --at_groups to a list,
-    --beta_decay and --transfer_from. `teacher` is the flag that names the teacher."""
-    chosen = flags.json_list(opt.at_groups, '--at_groups', '[0,1,2]')
-    possible = range(groups)
+    """Refuse options that mean nothing, alone, together or for nets of `groups` groups, with an
+    InputError; make a list of --at_groups, resolve --beta_decay and --transfer_from. `teacher` is
+    the flag that names the teacher."""
+    chosen, possible = flags.json_list(opt.at_groups, '--at_groups', '[0,1,2]'), range(groups)
     if not chosen or not all(type(g) is int and chosen.count(g) == (g in possible) for g in chosen):
         raise InputError(f'--at_groups {opt.at_groups}: choose from '
                          f'{", ".join(map(str, possible))}, each once')
@@ -76,7 +77,7 @@ def check_flags(opt, teacher, groups):
         raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
     if losses.METHODS[opt.method].twice and opt.compile:
         raise InputError(f'--method {opt.method} differentiates twice, which --compile cannot')
-    alone = opt.method in ('min_l2', 'symmetry') and not opt.alpha
+    alone = losses.METHODS[opt.method].needs != 'teacher' and not opt.alpha
     if (opt.alpha or opt.beta) and not alone and not given:
         raise InputError(f'--alpha and --beta weigh what comes from a teacher: give --{teacher}')
     if alone and given:
@@ -94,9 +95,9 @@ def check_flags(opt, teacher, groups):
 
 
 def run_name(opt, parts, usual, teacher):
-    """Make a folder name from the options that tell experiments of the paper apart: the script's
-    own `parts`, weights and method of the transfer, options that are not the `usual` ones ({name:
-    value}), the teacher."""
+    """Make the name of a run's folder from the options that tell experiments of the paper apart:
+    the script's own `parts`, method and weights of the transfer, options that are not the `usual`
+    ones ({name: value}), the teacher, the seed."""
     parts = [*parts, *[f'{opt.method}{opt.beta:g}'] * bool(opt.beta),
              *[f'kd{opt.alpha:g}'] * bool(opt.alpha), *flags.unusual(opt, usual),
              *[f'from_{teacher}'] * bool(teacher), f'seed{opt.seed}']
@@ -106,7 +107,8 @@ def run_name(opt, parts, usual, teacher):
 # ---- what is minimised --------------------------------------------------------------------------
 
 def beta_in(opt, epoch):
-    """Return the weight of the method's loss in an epoch, from 1; zero before --transfer_from."""
+    """Return the weight of the method's loss in an epoch, counted from 1: zero before
+    --transfer_from, then --beta, which decays by --beta_decay."""
     first = opt.transfer_from
     if epoch < first:
         return 0.
@@ -116,20 +118,19 @@ def beta_in(opt, epoch):
 
 
 def student_objective(opt, f_s, f_t=None):
-    """The objective of a student: --alpha times KD, and --method with the weight of the
-    epoch; without a teacher f_t, only what needs none."""
+    """Make the objective of a student: --alpha times KD, and --method with the weight of the epoch;
+    without a teacher f_t, only what needs none."""
     terms = [('kd', opt.alpha)] * bool(opt.alpha) + [(opt.method, None)] * bool(opt.beta)
     terms = [(k, v) for k, v in terms if f_t or losses.METHODS[k].needs != 'teacher']
     return losses.make_objective(opt, f_s, f_t, terms=terms)
 
 
 def regressors(f_s, student, f_t, teacher, size, groups):
-    """Make 1x1 convolutions from the student's to the teacher's channels, for those of the `groups`
-    in which they differ: {'regressor.group0': (no, ni, 1, 1), ...}. `size`: of the images, in
-    pixels."""
-    image = next(iter(student.values())).new_zeros(1, 3, size, size)
-    with torch.no_grad():
-        g_s, g_t = f_s(image, student, False)[1], f_t(image, teacher, False)[1]
+    """Draw 1x1 convolutions from the student's to the teacher's channels, for those of the `groups`
+    in which they differ, by images of size x size pixels -> {'regressor.group0': (no, ni, 1, 1),
+    ...}."""
+    g_s, g_t = (f(*facts.on_meta(params, size), False)[1]
+                for f, params in ((f_s, student), (f_t, teacher)))
     return {f'regressor.group{i}': utils.conv_params(x.shape[1], y.shape[1]).requires_grad_()
             for i, (x, y) in enumerate(zip(g_s, g_t, strict=True))
             if i in groups and x.shape[1] != y.shape[1]}
@@ -138,53 +139,54 @@ def regressors(f_s, student, f_t, teacher, size, groups):
 # ---- the training of a student ------------------------------------------------------------------
 
 def load_net(name, functions, any_head=False):
-    """A run, a file of parameters or a known name -> (f, number of classes, params, path), where
-    f(inputs, params, mode, base='', taps=None) gives logits and groups; `functions` as of
-    `architecture.net_of`. Channels that a run has masked are cut. With `any_head` a net that lacks
-    its head has one of a single class, of zeros, to be replaced. Raises InputError."""
+    """Load the net of a run, a file of parameters or a known name -> (f, number of classes, params,
+    path), where f(inputs, params, mode, base='', taps=None) gives logits and groups; `functions` as
+    for `architecture.net_of`. Channels that a run has masked are cut. With `any_head`, a net that
+    lacks its head gets one of a single class, of zeros, to be replaced. InputError, if there is no
+    such net, or it is none of the functions'."""
     with processes.first_alone():        # it may have to be downloaded
         path = store.locate(name)
     params = store.read_params(path)
     if any_head:
         params = store.with_some_head(params, architecture.architecture_of(params).head)
     f, classes = architecture.net_of(functions, params, path)   # before anything relies on shapes
-    return f, classes, gates.pruned(params), path
+    return f, classes, gates.compact(params), path
 
 
 def check_classes(name, outputs, classes, where):
-    """Refuse a teacher of other classes than the data set `where`."""
+    """Refuse, with an InputError, a teacher `name` of other classes than the data set `where`."""
     if outputs != classes:
         raise InputError(f'the teacher {name} knows {outputs} classes, {where} has {classes}')
 
 
 def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
-    """The `loop.Training` of the net that make_net() gives, by --method from `teacher`: name, f,
-    params, in which batch normalisation is folded; or None.
+    """Make the `loop.Training` of the net that make_net() gives, by --method from `teacher`: None,
+    or its name, f and params, whose batch normalisation is folded here.
 
-    checkpoint, lines: what to go on from; train, test: `data.arrays.Images` of size x size pixels.
+    checkpoint, lines: what a run goes on from; train, test: `data.arrays.Images` of size x size
+    pixels. InputError, if these are too small for one of the nets.
     """
     name, f_t, teacher = teacher or ('', None, {})
+    generator = torch.Generator().manual_seed(opt.seed)
+    with runs.drawing_from(generator):
+        f_s, student = make_net()
     if f_t:
         facts.count_groups(f_t, teacher, size, f'the teacher {name}')
-    teacher = step.on_device(folding.fold(teacher), opt.dtype, device, fixed=True)
+    facts.count_groups(f_s, student, size, 'the net')
+    params = {}
+    if opt.method == 'f_actt':
+        # from a generator of their own: the images come in the same order as without
+        with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
+            params = regressors(f_s, student, f_t, teacher, size, opt.at_groups)
     if f_t:
+        teacher = step.on_device(folding.fold(teacher), opt.dtype, device, fixed=True)
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
         print(f'teacher {name}: test error {error:.2f} %')
         if not (opt.alpha or opt.beta):
             print(f'nothing is learnt from {name}: --alpha and --beta, the weights of what comes '
                   f'from a teacher, are zero')
-    generator = torch.Generator().manual_seed(opt.seed)
-    with runs.drawing_from(generator):
-        f_s, student = make_net()
-    facts.count_groups(f_s, student, size, 'the net')
-    student, helpers = step.on_device(student, opt.dtype, device), {}
-    if opt.method == 'f_actt':
-        # of a generator of their own: the images come in the same order as without
-        with (runs.drawing_from(torch.Generator().manual_seed(opt.seed)),
-              step.precision(opt.dtype, device)):
-            helpers = regressors(f_s, student, f_t, teacher, size, opt.at_groups)
-    params = {**utils.with_prefix(student, 'student.'),
-              **step.on_device(helpers, opt.dtype, device),
+    params = {**utils.with_prefix(step.on_device(student, opt.dtype, device), 'student.'),
+              **step.on_device(params, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}
     compiled = torch.compile if opt.compile else lambda objective: objective
     taught = compiled(student_objective(opt, f_s, f_t))

@@ -54,6 +54,7 @@ METHODS = {
     'l2': [], 'l2_sp': [], 'feature_map': [], 'delta': ['--channel_weights', 'compute'],
     'at': ['--teacher', 'teacher.pth'], 'kd': ['--teacher', 'teacher.pth'],
     'ddc': ['--shift', .5], 'dan': ['--shift', .5], 'afd': [], 'ast': [], 'act': [],
+    'ast_act': [],
 }
 
 

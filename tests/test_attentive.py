@@ -1,4 +1,5 @@
 """Learned attention of AFD and AFA: against loops in double precision, and within fine-tuning."""
+import itertools
 import math
 import pathlib
 
@@ -115,6 +116,18 @@ def test_regularisers_are_loops(method):
     torch.testing.assert_close(entropy, -(p * p.log()).sum(1).mean() / math.log(p.shape[1]))
 
 
+def test_one_stage_of_afa_is_the_sum_of_both():
+    x, y = features(0), features(1)
+    opt = finetune.parse(['--source', 'x', '--method', 'ast_act'])
+    params = entries(attentive.both_entries)
+    ((one,), entropies), expected = (losses.METHODS['ast_act'].losses(batch(opt, params, x, y)), [])
+    for part in ('ast', 'act'):
+        its = {k.replace(f'.{part}.', '.'): v for k, v in params.items() if f'.{part}.' in k}
+        expected.append(losses.METHODS[part].losses(batch(opt, its, x, y)))
+    ((a,), of_a), ((b,), of_b) = expected
+    torch.testing.assert_close((one, entropies), (a + b, [*of_a, *of_b]))
+
+
 @pytest.mark.parametrize('method, factor', [('afd', 2 / C), ('ast', 1), ('act', 1)])
 def test_uniform_attention_is_the_plain_distance(method, factor):
     x, y = features(0), features(1)
@@ -127,26 +140,27 @@ def test_uniform_attention_is_the_plain_distance(method, factor):
     assert entropy.item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize('method', ['afd', 'ast', 'act'])
-@pytest.mark.parametrize('arch', ['resnet50', 'mobilenet_v2'])
+@pytest.mark.parametrize('method, arch', [
+    *itertools.product(['afd', 'ast', 'act'], ['resnet50', 'mobilenet_v2']),
+    ('ast_act', 'mobilenet_v2')])
 def test_gradients_reach_attention_and_target_and_never_the_source(method, arch):
     opt, f, params, layers, x, y = objective_of(method, arch=arch)
     source = utils.without_prefix(params, 'teacher.')
     attention = attentive.attention_of(opt, f, source, layers, 40, torch.Generator())
-    assert {k.split('.hidden')[0] for k in attention if 'hidden' in k} == {
-        f'attention.{k}' for k in layers}
+    parts = ['.ast', '.act'] if method == 'ast_act' else ['']
+    bases = [f'attention.{k}{part}' for k in layers for part in parts]
+    assert {k.split('.hidden')[0] for k in attention if 'hidden' in k} == set(bases)
     params = {k: v.detach().requires_grad_(not utils.is_statistic(k)) for k, v in params.items()}
     params |= {k: v.detach().double().requires_grad_() for k, v in attention.items()}
     objective = losses.make_objective(opt, f, f, layers, [(method, None)])
-    loss, _, parts = objective(params, x, y, True, torch.tensor(1.))
-    assert len(parts) == 1 + len(layers)
+    loss, _, logged = objective(params, x, y, True, torch.tensor(1.))
+    assert len(logged) == 1 + len(bases)
     loss.backward()
     got = {k for k, v in params.items() if v.grad is not None}
     assert not any(k.startswith('teacher.') for k in got)
     assert {k for k in params if k.startswith('attention.')} <= got
     assert {k for k in params if k.startswith('student.') and not utils.is_statistic(k)} <= got
-    last = f'attention.{layers[-1]}.out.weight'
-    assert params[last].grad.abs().sum() > 0
+    assert params[f'{bases[-1]}.out.weight'].grad.abs().sum() > 0
 
 
 def test_attention_is_trained_and_is_no_part_of_the_net():
@@ -175,6 +189,20 @@ def test_stage_two_starts_from_stage_one():
     for k, v in one.items():
         torch.testing.assert_close(two[k], v, rtol=1e-5, atol=1e-6)
     assert z['at_losses'][0] == pytest.approx(0, abs=1e-6)
+
+
+def test_stage_two_can_keep_the_source_of_stage_one(fails):
+    """A --teacher of other classes: from the net of stage one, features are not at a distance of
+    zero from it; and it is the same net as the source."""
+    write_net()
+    call('logs/ast', '--method', 'ast', '--alpha', .001)
+    flags = ['--method', 'act', '--keep_head', '--lr', 1e-9, '--freeze', 'bn', '--dtype', 'float']
+    z = call('logs/act', *flags, '--teacher', 'source.pth', source='logs/ast')[-1]
+    assert z['at_losses'][0] > 1e-3
+    write_net('other.pth', 'mobilenet_v2')
+    status, said = fails(finetune.main, *FLAGS, '--source', 'source.pth', '--method', 'act',
+                         '--teacher', 'other.pth')
+    assert status == 2 and 'cannot be compared' in said
 
 
 def test_stage_two_wants_the_classes_of_stage_one(fails):

@@ -70,7 +70,7 @@ def test_both_ways_give_the_same_loss_and_gradients(net, beta):
             x = inputs.to(dtype)
             if way == 'published':
                 by = f_t(x, other, False) if f_t else ()
-                loss, parts = original.loss_of(opt, targets, *f_s(x, own, True), *by)
+                loss, parts = original.loss(opt, targets, *f_s(x, own, True), *by)
             else:
                 params = utils.with_prefix(own, 'student.') | utils.with_prefix(other, 'teacher.')
                 loss, _, parts = teaching.student_objective(opt, f_s, f_t)(

@@ -134,7 +134,7 @@ def test_channels_inside_of_blocks_are_pruned_and_gated(shortcut):
     small, zeroed = channels.cut(params, keep), channels.masked(params, keep)
     torch.testing.assert_close(f(x, small, False), f(x, zeroed, False), rtol=1e-4, atol=1e-4)
     assert nets.net_of(small, 'a cut net')[1] == 10
-    gated = gates.with_gates(f, params)
+    gated = gates.with_gates(params)
     assert len(gates.gates(gated)) == len(scores)
     torch.testing.assert_close(f(x, gated, False), f(x, params, False), rtol=1e-4, atol=1e-4)
 

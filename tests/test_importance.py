@@ -40,7 +40,8 @@ def with_noise(params, scale):
     params, rng = dict(params), torch.Generator().manual_seed(2)
     for its in architecture_of(params).channels.values():
         made, read = ([weight_of(params, k) for k in names] for names in (its.makers, its.readers))
-        for key, dim in channels.entries(params, its):
+        for key, dim in [(key, dim) for dim, keys in enumerate(channels.made_and_read(params, its))
+                         for key in keys]:
             v = params[key].detach()
             new = v.narrow(dim, 0, v.shape[dim] // 2)
             if key in made:
@@ -76,12 +77,12 @@ def seen():
 
 def afs(f, params):
     found = gates.statistics(f, params, (x for x, _ in seen()))
-    return {c: found[base]['pi'] for c, base in gates.gated_sets(params).items()}
+    return gates.by_gates(params, found)
 
 
 def test_gates_tell_useless_channels_once_they_are_trained(small):
     f, params, counts = small
-    start = gates.with_gates(f, with_noise(params, 1))
+    start = gates.with_gates(with_noise(params, 1))
     assert above(afs(f, start), counts) < .6
     assert above(afs(f, trained(f, start, 120)), counts) > .8
 
@@ -91,7 +92,7 @@ def test_quiet_noise_goes_first_by_magnitude_and_gates(small):
     noisy = with_noise(params, .1)
     keep = channels.to_target(f, noisy, channels.by_magnitude(noisy), 8, .5)
     assert all((kept < counts[c]).all() for c, kept in keep.items())
-    gated = trained(f, gates.with_gates(f, noisy), 20)
+    gated = trained(f, gates.with_gates(noisy), 20)
     assert above(channels.by_magnitude(gated), counts) > .95
     assert above(afs(f, gated), counts) > .95
 

@@ -10,7 +10,7 @@ import cifar
 import imagenet
 import nets
 import utils
-from methods import channels, gates, source
+from methods import channels, gates, pruning, source
 from utils import InputError
 from weights import facts, folding
 from weights.architecture import architecture_of
@@ -71,7 +71,7 @@ def net(name):
 def gated_net(name, density=1., spread=.3):
     """A net whose gates differ from image to image."""
     f, params = net(name)
-    params = gates.with_gates(f, params, density)
+    params = gates.with_density(gates.with_gates(params), density)
     for k, v in params.items():
         if k.endswith('.gate.weight'):
             params[k] = (torch.randn(v.shape).double() * spread).requires_grad_()
@@ -158,8 +158,8 @@ def test_masked_channels_stay_zero_in_training():
     for conv, kept in keep.items():
         off = torch.ones(len(params[conv + '.weight'])).bool()
         off[kept] = False
-        for key, dim in channels.entries(params, architecture_of(params).channels[conv]):
-            if dim == 0 and params[key].requires_grad:
+        for key in channels.made_and_read(params, architecture_of(params).channels[conv])[0]:
+            if params[key].requires_grad:
                 assert not params[key][off].any() and not params[key].grad[off].any()
                 found += bool(params[key].grad[kept].any())
     assert found > 50
@@ -238,9 +238,6 @@ def test_targets_out_of_reach_are_refused():
     least = channels.cut(params, {k: channels.best(s, 1) for k, s in scores.items()})
     part = facts.multiply_adds(f, least, SIZE) / facts.multiply_adds(f, params, SIZE)
     assert float(re.search(r'leaves (0\.\d+)', str(e.value))[1]) == pytest.approx(part, abs=1e-3)
-    for target in (0, 1.5):
-        with pytest.raises(InputError, match='above 0, at most 1'):
-            channels.to_target(f, params, scores, SIZE, target)
     with pytest.raises(InputError, match='no channels'):
         channels.to_target(*cifar.nin(.1, 7), {}, SIZE, .5)
 
@@ -257,7 +254,7 @@ def test_new_gates_change_nothing(name):
         params[base + '.bias'][1] = 1
     params[first + '.bias'] = torch.randn(len(params[base + '.bias'])).double()
     params = utils.fix_statistics(params, bases[-1:])
-    gated, x = gates.with_gates(f, params), images()
+    gated, x = gates.with_gates(params), images()
     torch.testing.assert_close(logits(f, gated, x), logits(f, params, x), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*(f(x, dict(p), True)[1] for p in (params, gated)))
     assert gates.gates(gated) == bases
@@ -275,9 +272,7 @@ def test_new_gates_change_nothing(name):
 
 def test_nets_without_a_place_for_gates():
     with pytest.raises(InputError, match='no place'):
-        gates.with_gates(*net('preactivation'))
-    with pytest.raises(InputError, match='density is 0'):
-        gates.with_gates(*net('resnet18'), 0)
+        gates.with_gates(net('preactivation')[1])
 
 
 def one_gate(c=6, ni=3, density=.5):
@@ -415,7 +410,8 @@ def test_removed_net_computes_what_the_masked_one_does(name, density, target, sp
     f, params = gated_net(name, density, spread)
     x = images()
     params = gates.make_static(params, gates.statistics(f, params, [x]), .01)
-    params = gates.mask_to_target(f, params, gates.statistics(f, params, [x]), SIZE, target)
+    scores = gates.by_gates(params, gates.statistics(f, params, [x]))
+    params = pruning.mask_to_target(f, params, scores, SIZE, target)
     first = gates.gates(params)[0]
     params[first + '.gate.dynamic'] = torch.zeros_like(params[first + '.gate.dynamic'])
     with torch.no_grad():
@@ -423,7 +419,7 @@ def test_removed_net_computes_what_the_masked_one_does(name, density, target, sp
         params[first + '.gate.scale'][on[0]] = 0    # no shift either
         if len(on) > 1:
             params[first + '.gate.scale'][on[1]] = -.5
-    small = gates.pruned(params)
+    small = gates.compact(params)
     torch.testing.assert_close(logits(f, small, x), logits(f, params, x))
     part = facts.multiply_adds(f, small, SIZE) / facts.multiply_adds(f, params, SIZE)
     assert part == pytest.approx(target, abs=.03)
@@ -436,15 +432,13 @@ def test_removed_net_computes_what_the_masked_one_does(name, density, target, sp
 def test_masks_only_shrink():
     f, params = gated_net('resnet18')
     x = images()
-    found = gates.statistics(f, params, [x])
     masks, parts = [], []
     for target, sign in ((.8, 1), (.5, -1), (.9, 1)):
-        turned = {b: {**s, 'pi': 1 / s['pi'].abs().clamp_min(.1) if sign < 0 else s['pi']}
-                  for b, s in found.items()}
-        params = gates.mask_to_target(f, params, turned, SIZE, target)
+        scores = gates.by_gates(params, gates.statistics(f, params, [x]))
+        turned = {k: s.clamp_min(.1) ** sign for k, s in scores.items()}
+        params = pruning.mask_to_target(f, params, turned, SIZE, target)
         masks.append(torch.cat([params[f'{b}.gate.mask'] for b in gates.gates(params)]))
         parts.append(float(masks[-1].mean()))
-        found = gates.statistics(f, params, [x])
     assert (masks[1] <= masks[0]).all() and torch.equal(masks[2], masks[1])
     assert 1 > parts[0] > parts[1] > 0
 
@@ -453,11 +447,10 @@ def test_what_is_left_is_not_masked_for_what_is_gone():
     f, params = gated_net('resnet18')
     keep = {conv: torch.tensor([2]) for conv in architecture_of(params).channels}
     params = channels.masked(params, keep)
-    never_on = {b: {'pi': torch.zeros(len(params[f'{b}.bias'])).double()}
-                for b in gates.gates(params)}
-    least = facts.multiply_adds(f, gates.pruned(params), SIZE) / facts.multiply_adds(
+    never_on = {k: torch.zeros(len(s)) for k, s in channels.by_chance(params, 0).items()}
+    least = facts.multiply_adds(f, gates.compact(params), SIZE) / facts.multiply_adds(
         f, params, SIZE)
-    params = gates.mask_to_target(f, params, never_on, SIZE, least)
+    params = pruning.mask_to_target(f, params, never_on, SIZE, least)
     assert all(params[f'{b}.gate.mask'].nonzero().tolist() == [[2]] for b in gates.gates(params))
 
 
@@ -467,14 +460,14 @@ def test_what_is_left_is_not_masked_for_what_is_gone():
 def test_dynamic_multiply_adds(name):
     f, params = net(name)
     x = images()
-    full = gates.with_gates(f, params)
+    full = gates.with_gates(params)
     predictors = sum(v.numel() for k, v in full.items() if k.endswith('.gate.weight'))
     plain = facts.multiply_adds(f, params, SIZE)
     assert gates.dynamic_macs(f, params, [x], SIZE) == plain
     assert gates.dynamic_macs(f, full, [x[:3], x[3:]], SIZE) == pytest.approx(plain + predictors)
     # of gates that are the same for all images: what a net without those channels has, but for the
     # predictors, which are there whole
-    half = gates.with_gates(f, params, .5)
+    half = gates.with_density(full, .5)
     left = gates.dynamic_macs(f, half, [x], SIZE)
     keep = {conv: channels.best(half[f'{base}.gate.bias'], -(-len(half[f'{base}.bias']) // 2))
             for conv, base in gates.gated_sets(half).items()}
@@ -493,6 +486,6 @@ def test_dynamic_multiply_adds_are_means_over_images():
 def test_gates_are_not_folded():
     f, params = imagenet.define_student(18, .125, 3)
     params = {k: v.detach().double() + .1 for k, v in params.items()}
-    gated = gates.with_gates(f, params, .5)
+    gated = gates.with_density(gates.with_gates(params), .5)
     x = torch.randn(2, 3, 40, 40).double()
     torch.testing.assert_close(f(x, folding.fold(gated), False)[0], f(x, gated, False)[0])

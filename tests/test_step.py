@@ -127,7 +127,7 @@ def test_a_step_of_each_method_of_fine_tuning_can_be_recorded(method):
     kind = 'l2' if method == 'afs' else method
     opt, f, params, layers, x, y = objective_of(kind, shift=method in ('ddc', 'dan'))
     if method == 'afs':
-        gated = gates.with_gates(f, utils.without_prefix(params, 'student.'), .5)
+        gated = gates.with_density(gates.with_gates(utils.without_prefix(params, 'student.')), .5)
         params = utils.with_prefix(gated, 'student.')
     if method == 'delta':
         params |= {f'teacher.channel_weights.{k}': torch.full((n,), 1 / n, dtype=torch.double)

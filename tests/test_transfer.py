@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import cifar
 import imagenet
 import utils
-from methods import delta, domains, from_source
+from methods import delta, domains, from_source, losses
 
 
 def features(seed, dtype=torch.double):
@@ -68,8 +68,13 @@ def test_feature_map_of_bfloat16_is_added_up_in_float():
 def test_l2_sp():
     params, start = features(0), features(1)
     expected = sum(d * d for k, v in start.items() for d in (params[k] - v).flatten()) / 2
-    torch.testing.assert_close(from_source.l2_distance(params, start), expected)
-    assert from_source.l2_distance({**start, 'fc': torch.ones(3)}, start) == 0
+
+    def l2_sp(params):
+        entries = utils.with_prefix(params, 'student.') | utils.with_prefix(start, 'teacher.')
+        return from_source.l2_sp(losses.Batch(None, entries, *[None] * 5))[0]
+
+    torch.testing.assert_close(l2_sp(params), expected)
+    assert l2_sp({**start, 'fc': torch.ones(3)}) == 0
 
 
 # ---- domains ------------------------------------------------------------------------------------
