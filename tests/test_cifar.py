@@ -11,7 +11,7 @@ import utils
 from data import arrays, cifar_sets, shapes
 from engine import flags, loop, runs, step
 from methods import teaching
-from weights import folding, store
+from weights import folding, formats, store
 
 
 def count_parameters(params):
@@ -233,7 +233,7 @@ def test_regressors_are_trained_and_no_part_of_the_net(cifar_run):
     z = cifar_run('logs/whole', *flags, '--epochs', 2)[-1]
     assert z['n_parameters'] == count_parameters(cifar.resnet(10, 1, 10)[1])
     assert z['beta_now'] == .5 and z['beta_decay'] == 'linear'
-    first = store.load('logs/whole/model.pt7')['params']
+    first = formats.read_contents('logs/whole/model.pt7')['params']
     assert [k for k in first if k.startswith('regressor.')]
     assert set(store.read_params('logs/whole/model.pt7')) == set(cifar.resnet(10, 1, 10)[1])
     assert cifar_run('logs/u', '--teacher_id', 'whole', '--beta', 1)[-1]['epoch'] == 1
