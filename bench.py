@@ -49,7 +49,6 @@ from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import flags, graphs, loop, runs, script, step
 from methods import channels, original, pruning, source
 from system import clock
-from system.clock import CUDA, DEVICE
 from utils import InputError
 from weights import folding, store
 from weights.architecture import weight_of
@@ -57,6 +56,8 @@ from weights.architecture import weight_of
 SIZE, CROP, DRAWN = 32, 224, 440    # pixels: of cifar; of imagenet, whose mean image has 468x401
 PIXELS, CLASSES = imagenet.PIXELS['torchvision'], 10
 BATCHES = {'cifar': 128, 'imagenet': 32, 'finetune': 16}
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device('cuda' if CUDA else 'cpu')
 CASES = ['16-1', '16-1:16-2', '16-2:40-2'] + ['16-1:16-2:kd'] * CUDA
 METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
 COLUMNS = {'case': '<24', 'way': '<25', 'images/s': '>9', 'ratio': '>7', 'GFLOP': '>8',
@@ -117,7 +118,7 @@ def parse(argv):
 def check_flags(bench):
     """Refuse, with an InputError, values that mean nothing and nets that there are not."""
     flags.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
-                         ('nthread', 'batch_size', 'images'))
+                        ('nthread', 'batch_size', 'images'))
     for case in bench.cases:
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+(:kd)?)?', case):
             raise InputError(f'--cases {case}: give student, student:teacher such as 16-1:16-2, or '

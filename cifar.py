@@ -56,10 +56,10 @@ def parse(argv):
                    help='pixels mirrored around an image before a random crop; 0: flips only')
     flags.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
-                           'file of parameters; the teacher, its depth and width follow from it',
-                           '[0,1,2]', 'the paper uses all')
+                       'file of parameters; the teacher, its depth and width follow from it',
+                       '[0,1,2]', 'the paper uses all')
     flags.add_run_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
-                         epoch_step='[60,120,160]', lr_decay_ratio=.2)
+                        epoch_step='[60,120,160]', lr_decay_ratio=.2)
     opt = flags.parse_args(parser, argv)
     flags.check_flags(opt)
     check_flags(opt)

@@ -67,7 +67,7 @@ def parse(argv):
     fine_tuning.add_flags(parser, source.FROZEN)
     pruning.add_flags(parser)
     flags.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
-                         epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
+                        epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
     opt = flags.parse_args(parser, argv)
     fine_tuning.check_flags(opt)
     check_flags(opt)
@@ -278,6 +278,9 @@ def reference(opt, f, start, head, layers, pixels):
                                    'the data set')
             return f, folding.fold(params)
         source.check_stages(opt.teacher, params, start)
+        if architecture_of(params).arch != 'alexnet' and folding.folded(f, params):
+            raise InputError(f'the teacher {opt.teacher} has its batch normalisation folded away, '
+                             f'so that its features are others than those of the net')
         start = params
     start = {k: v.detach() for k, v in start.items()}
     if needs == 'parameters':

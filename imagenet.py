@@ -61,17 +61,18 @@ def parse(argv):
                    "1), of Caffe's; '': Caffe's for its AlexNet, else torchvision's")
     flags.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
-                       f'{", ".join(store.KNOWN)}', '[2,3]', 'the paper uses the last two')
+                       f'{", ".join(store.OF_IMAGENET)}', '[2,3]', 'the paper uses the last two')
     e = parser.add_argument_group('evaluation')
     e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
-                   f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
+                   'training: a file of parameters, a run, or one of '
+                   f'{", ".join(store.OF_IMAGENET)}')
     e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='first give the net the '
                    'batch normalisation back that was folded into its convolutions, with the '
                    'statistics of N training images; --export writes that net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
                    'that the folders of val/, in order, stand for, if they are some of its classes')
     flags.add_run_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
-                         epoch_step='[30,60,90]', lr_decay_ratio=.1)
+                        epoch_step='[30,60,90]', lr_decay_ratio=.1)
     opt = flags.parse_args(parser, argv)
     flags.check_flags(opt)
     check_flags(opt)
@@ -394,7 +395,7 @@ def evaluate(opt, device):
 
     test = images_of(opt, files, labels, size, pixels, device)
     evaluation.report_test(opt, device, path, f, among, params, test, len(names), size, pixels)
-    for url, _, errors in store.KNOWN.values():
+    for url, _, errors in store.OF_IMAGENET.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))

@@ -19,15 +19,18 @@ def dogs(root):
 
 
 def dogs_list(path):
-    """Read a list in MATLAB's format -> names 'class/image'. Its labels number the classes in the
-    order of their names. InputError, if the list is damaged."""
+    """Read a list in MATLAB's format -> names 'class/image'. Its labels are not needed: they number
+    the classes in the order of their names. InputError, if the list is empty or damaged."""
     import scipy.io  # nothing else needs it
 
     lists.present(path, 'dogs')
     try:
-        return [str(cell.item()) for cell in scipy.io.loadmat(path)['file_list'].ravel()]
+        images = [str(cell.item()) for cell in scipy.io.loadmat(path)['file_list'].ravel()]
     except Exception as e:      # a damaged file raises nearly anything
         raise InputError(f'cannot read {path}: {type(e).__name__}, {e}: {remedy("dogs")}') from None
+    if not images:
+        raise InputError(f'{path} is empty: {remedy("dogs")}')
+    return images
 
 
 # list -> what follows the number in its lines

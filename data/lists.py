@@ -45,9 +45,11 @@ def read_lines(path, name):
 # ---- files, labels, names of classes ------------------------------------------------------------
 
 def listing(folder):
-    """Return the names in a folder, none if it is missing. InputError, if it cannot be read."""
+    """Return the names of the files in a folder, none if it is missing. InputError, if it cannot be
+    read."""
     try:
-        return set(os.listdir(folder))
+        with os.scandir(folder) as found:
+            return {e.name for e in found if e.is_file()}
     except (FileNotFoundError, NotADirectoryError, ValueError):     # the last: no name of a folder
         return set()
     except OSError as e:
@@ -115,7 +117,7 @@ def from_lists(name, folder, lists):
         (path, in_order({os.path.dirname(f) for f in files})) for path, files in lists.items())
     for path, classes in ((one, names), (other, others)):
         if '' in classes:
-            raise InputError(f'{path}: each line should be class/image: {remedy(name)}')
+            raise InputError(f'{path}: each image should be class/image: {remedy(name)}')
     same_classes(names, others, one, other)
     label = {c: k for k, c in enumerate(names)}
     train, test = ((as_bytes(f'{folder}/{f}' for f in files),

@@ -10,6 +10,7 @@ from weights import facts
 
 METHODS = losses.methods_of('fine-tuning')
 # options that mean something for these methods alone
+UNDECAYED = [k for k, m in METHODS.items() if not m.weight_decay]
 OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
               **dict.fromkeys(('positions', 'normalize_features'),
                               [k for k, m in METHODS.items() if m.positions]),
@@ -32,7 +33,7 @@ def add_flags(parser, frozen):
                    ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
     t.add_argument('--beta', type=float, metavar='X', help='weight decay of the head (default: ' +
                    ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that of all else '
-                   'is --weight_decay (default: 0 for l2_sp, feature_map and delta, else the same)')
+                   f'is --weight_decay (default: 0 for {", ".join(UNDECAYED)}, else the same)')
     t.add_argument('--head_lr_mult', default=1, type=float, metavar='X', help='learning rate of '
                    'the head, as a multiple of --lr')
     t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels in the head, '
@@ -51,8 +52,9 @@ def add_flags(parser, frozen):
     t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
                    'matrices, or biases and batch normalisation too')
     t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
-                   'features over height and width (default: mean of feature_map and delta, sum of '
-                   'afd, ast and act)')
+                   'features over height and width (default: ' + '; '.join(
+                       f'{how} of {", ".join(k for k, m in METHODS.items() if m.positions == how)}'
+                       for how in ('mean', 'sum')) + ')')
     t.add_argument('--normalize_features', action='store_true', help="divide each channel's map by "
                    'its norm before features are compared')
     t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: the '
@@ -114,7 +116,7 @@ def check_sources(opt):
 
 
 def check_shapes(opt, name, f, params, size):
-    """Refuse images that are too small for a net, and groups that it has not."""
+    """Refuse images that are too small for a net, and --at_groups that it lacks."""
     groups = facts.count_groups(f, params, size, name) if f else 0
     right = opt.at_groups and all(type(g) is int and -groups <= g < groups for g in opt.at_groups)
     if opt.method == 'at' and not (

@@ -15,7 +15,7 @@ from weights import facts, folding
 # ---- flags --------------------------------------------------------------------------------------
 
 KINDS = ('afs', 'magnitude', 'random')
-DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0, round_channels=1)
+DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels=1)
 
 
 def add_flags(parser):
@@ -118,11 +118,12 @@ def next_phase(opt, f, params, progress, trained, size, batches):
     else:
         scores = (channels.by_chance(params, opt.seed) if opt.prune == 'random' else
                   channels.by_magnitude(params))
-    # the part of what the net takes now, predictors of gates included
+    # the part of the net's present multiply-adds, predictors of gates included
     now = facts.multiply_adds(f, gates.without_gates(params, static_only=True), size)
-    target = min(1., opt.macs_target ** progress * whole / now)
+    target = min(1., opt.macs_target ** progress * (whole / now))
     params = mask_to_target(f, params, scores, size, target, opt.round_channels)
-    params = gates.with_density(params, opt.density ** progress)
+    if opt.prune == 'afs':
+        params = gates.with_density(params, opt.density ** progress)
     left = facts.multiply_adds(f, gates.compact(params), size) / whole
     print(f'{left:.3f} of the multiply-adds are left')
     if opt.prune == 'afs':
@@ -134,8 +135,9 @@ def next_phase(opt, f, params, progress, trained, size, batches):
 
 
 def mask_to_target(f, params, scores, size, target, multiple=1):
-    """Return the net with the lowest-scoring trained channels masked, as `channels.to_target` says;
-    `target` is a part of what it takes without its static gates. Masked channels stay masked."""
+    """Return the net with the lowest-scoring trained channels masked, as `channels.to_target` says.
+    `target` is the part of its multiply-adds to keep; those of dynamic gates count, those of static
+    ones do not. Masked channels stay masked."""
     scores = channels.of_trained(params, channels.masked_lowest(params, scores))
     net = gates.without_gates(params, static_only=True)
     return channels.masked(params, channels.to_target(f, net, scores, size, target, multiple))

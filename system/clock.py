@@ -14,10 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils import RunError
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device('cuda' if CUDA else 'cpu')
-
-
 # ---- what is measured of a function -------------------------------------------------------------
 
 def seconds(f, n, discard=1):
@@ -27,7 +23,7 @@ def seconds(f, n, discard=1):
     for times in (discard, n):
         for _ in range(times):
             f()
-        if CUDA:
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         marks.append(time.perf_counter())
     return (marks[1] - marks[0]) / n
@@ -49,7 +45,7 @@ def flop(f):
 def peak_memory(f):
     """Return the peak memory of the process, which has called f, in MB; on a GPU the peak of the
     GPU's: the most that was in use, or what graphs keep, if that is more."""
-    if CUDA:
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
         return max(torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()) / 2 ** 20
     with open('/proc/self/status') as status:
@@ -67,7 +63,7 @@ def covered(spans):
 
 def idle(f, n):
     """Measure the share of time without a kernel at work, as text: '12 %', or '-' without a GPU."""
-    if not CUDA:
+    if not torch.cuda.is_available():
         return '-'
     wall = seconds(f, n) * n        # without the profiler, which costs time itself
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
@@ -79,8 +75,8 @@ def idle(f, n):
 
 def peak(dtype):
     """Measure the FLOP/s of a large matrix product or a large convolution, whichever is faster."""
-    k = 4 if CUDA else 1
-    a, x, w = (torch.randn(shape, device=DEVICE, dtype=dtype) for shape in (
+    device, k = ('cuda', 4) if torch.cuda.is_available() else ('cpu', 1)
+    a, x, w = (torch.randn(shape, device=device, dtype=dtype) for shape in (
         (2048 * k, 2048 * k), (128, 128 * k, 16, 16), (128 * k, 128 * k, 3, 3)))
     x, w = (v.contiguous(memory_format=torch.channels_last) for v in (x, w))
     return max(flop(f) / min(seconds(f, 1) for _ in range(5))

@@ -14,7 +14,7 @@ import torch
 from system import files
 from utils import InputError
 
-STALLED = 60    # seconds after which a download that is not written to is nobody's
+STALLED = 600    # seconds after which a download that is not written to is nobody's
 
 
 def sha256_of(path):

@@ -326,10 +326,14 @@ def test_an_epoch_has_as_many_images_as_its_steps():
     assert z['train_acc'] * 32 / 100 == pytest.approx(round(z['train_acc'] * 32 / 100))
 
 
-def test_a_folded_source_is_given_its_batch_normalisation_back(capsys):
+def test_a_folded_source_is_given_its_batch_normalisation_back(capsys, fails):
     f, params = NETS['resnet18'](13)
     params = {k: v + .1 if k.endswith('running_mean') else v for k, v in params.items()}
     store.write_params(folding.fold(params), 'folded.pth')
+    status, said = fails(finetune.main, *FLAGS, '--source', 'folded.pth', '--method', 'feature_map',
+                         '--teacher', 'folded.pth')
+    assert status == 2 and 'folded.pth has its batch normalisation folded away' in said
+    capsys.readouterr()
     call('logs/a', '--freeze', 'body', '--dtype', 'double', source='folded.pth')
     assert 'given back' in capsys.readouterr().out
     got = store.read_params('logs/a/model.pt7')

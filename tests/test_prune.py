@@ -1,5 +1,6 @@
 """Gates, masks and the pruning of channels, in double precision so that no rounding hides much."""
 import re
+import types
 
 import pytest
 import torch
@@ -481,6 +482,15 @@ def test_dynamic_multiply_adds_are_means_over_images():
     single = [gates.dynamic_macs(f, params, [x[i:i + 1]], SIZE) for i in range(3)]
     assert len(set(single)) > 1
     assert gates.dynamic_macs(f, params, [x[:2], x[2:]], SIZE) == pytest.approx(sum(single) / 3)
+
+
+@pytest.mark.parametrize('kind, expected', [('afs', .25), ('magnitude', .6), ('random', .6)])
+def test_only_afs_lowers_the_density_of_gates(kind, expected):
+    f, params = gated_net('resnet18', .6)
+    opt = types.SimpleNamespace(prune=kind, macs_target=.8, density=.25, delta_s=0., seed=0,
+                                round_channels=1)
+    found = pruning.next_phase(opt, f, params, 1., True, SIZE, [(images(), None)])
+    assert {v.item() for k, v in found.items() if k.endswith('.gate.density')} == {expected}
 
 
 def test_gates_are_not_folded():

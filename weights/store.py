@@ -18,7 +18,7 @@ from weights.formats import StandIn, array, check_regular, read_contents
 TORCH_HOST = 'https://download.pytorch.org/models'
 ZOO_HOST = 'https://s3.amazonaws.com/modelzoo-networks'
 CIFAR_HOST = 'https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models'
-KNOWN = {
+OF_IMAGENET = {
     'resnet18': (f'{TORCH_HOST}/resnet18-f37072fd.pth', 'f37072fd', (30.24, 10.92)),
     'resnet34': (f'{TORCH_HOST}/resnet34-b627a593.pth', 'b627a593', (26.69, 8.58)),
     'resnet50': (f'{TORCH_HOST}/resnet50-0676ba61.pth', '0676ba61', (23.87, 7.14)),
@@ -27,6 +27,9 @@ KNOWN = {
     'alexnet': (f'{TORCH_HOST}/alexnet-owt-7be5be79.pth', '7be5be79', (43.48, 20.93)),
     'resnet-34-export': (f'{ZOO_HOST}/resnet-34-export.pth', '', (26.72, 8.74)),
     'resnet-18-at-export': (f'{ZOO_HOST}/resnet-18-at-export.pth', '', (29.44, 10.12)),
+}
+KNOWN = {
+    **OF_IMAGENET,
     'cifar10_resnet20': (f'{CIFAR_HOST}/resnet20-12fca82f.th', '12fca82f', (8.27,)),
     'cifar10_resnet32': (f'{CIFAR_HOST}/resnet32-d509ac18.th', 'd509ac18', (7.37,)),
     'cifar10_resnet44': (f'{CIFAR_HOST}/resnet44-014dd654.th', '014dd654', (6.90,)),
