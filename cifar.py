@@ -247,7 +247,7 @@ def nin(width, num_classes, bn=True, pool_relu=True):
 
 
 def network_in_network(inputs, params, mode, base='', taps=None):
-    """The function of NIN: a layer with `bias` has no BN, one that is called `linear` no ReLU."""
+    """Compute NIN: a layer with `bias` has no BN, one that is called `linear` no ReLU."""
     def layer(x, base):
         weight = params[base + '.conv']
         x = F.conv2d(x, weight, params.get(base + '.bias'), padding=weight.shape[2] // 2)

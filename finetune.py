@@ -142,7 +142,7 @@ def check_flags(opt):
 
 
 def run_name(opt):
-    """A folder name from the options that tell experiments apart."""
+    """Make a folder name from the options that tell experiments apart."""
     parts = [opt.dataset, opt.domain, opt.target, opt.arch or opt.source, opt.method,
              f'{opt.alpha:g}' if opt.alpha else '', *flags.unusual(opt, USUAL),
              f'seed{opt.seed}']
@@ -152,8 +152,8 @@ def run_name(opt):
 # ---- data ---------------------------------------------------------------------------------------
 
 def read_sets(opt):
-    """The sets that the options name -> {'train', 'validation', 'test', 'target': set or None},
-    the names of the classes. A set is (files, labels, ...), arrays."""
+    """Read the sets that the options name -> {'train', 'validation', 'test', 'target': set or
+    None}, the names of the classes. A set is (files, labels, ...), arrays."""
     fetch(opt)
     train, test, target, names = image_sets.load_sets(
         opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift, opt.skip_broken)
@@ -174,9 +174,9 @@ def read_sets(opt):
 
 
 def images_of(opt, images, size, pixels, device, train=False, batch_size=0, count=0, ten=None):
-    """`arrays.Images` of a set (files, labels, boxes...). Images in memory that have the size of
-    the crops lie on the device, and are augmented as by cifar.py: an eighth of their size around
-    them is 4 pixels of CIFAR's. `ten`: as --ten_crop, unless given."""
+    """Make the `arrays.Images` of a set (files, labels, boxes...). Images in memory that have the
+    size of the crops lie on the device, and are augmented as by cifar.py: an eighth of their size
+    around them is 4 pixels of CIFAR's. `ten`: as --ten_crop, unless given."""
     files, labels, *boxes = images
     batch_size, ten = batch_size or opt.batch_size, opt.ten_crop if ten is None else ten
     (mean, std), dtype = nets.PIXELS[pixels], step.parameter_dtype(opt.dtype)
@@ -192,8 +192,8 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
 
 
 def input_of(opt, params, made, images):
-    """`imagenet.input_of`, but that a net for CIFAR's small images takes those in memory as they
-    are."""
+    """Do what `imagenet.input_of` does, but a net for CIFAR's small images takes those in memory as
+    they are."""
     size, pixels = imagenet.input_of(opt, params, made)
     small = images.ndim == 4 and architecture_of(params).pixels == 'cifar'
     return (images.shape[1] if small and not (opt.size or made.get('input_size')) else size), pixels
@@ -265,7 +265,8 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 
 
 def reference(opt, f, start, head, layers, pixels):
-    """What the target net, which starts as (f, start), is compared with -> (f or None, params)."""
+    """Return what the target net, which starts as (f, start), is compared with: (f or None,
+    params)."""
     needs = METHODS[opt.method].needs
     if opt.teacher:
         f, outputs, params, path = nets.load_net(opt.teacher, any_head=needs == 'features')
@@ -352,7 +353,8 @@ def check_drawn(opt, made, path):
 
 
 def as_trained(opt, path):
-    """The options of the run that a file is of, of which --resize is taken unless it is given."""
+    """Return the options of the run that a file is of; its --resize is taken unless one is
+    given."""
     made = store.options(path)
     if 'resize' not in opt.given:
         opt.resize = made.get('resize', opt.resize)
@@ -434,7 +436,7 @@ def check_data(opt, device):
 
 
 def instead(opt):
-    """What is to be done instead of training."""
+    """Return the function that is to be called instead of training, or None."""
     return (check_data if opt.check_data else predict if opt.predict else
             evaluate if opt.evaluate else None)
 

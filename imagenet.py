@@ -241,7 +241,7 @@ def mobilenet_v2(width=1, num_classes=1000):
 
 
 def inverted_residual(inputs, params, mode, base='', taps=None):
-    """The function of MobileNetV2; the entries give the channels and what is folded."""
+    """Compute MobileNetV2; the entries give the channels and what is folded."""
     utils.check_mode(mode)
     strides = [s if not k else 1 for _, _, n, s in INVERTED for k in range(n)]
 

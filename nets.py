@@ -13,12 +13,13 @@ PIXELS = {**imagenet.PIXELS, 'cifar': (cifar_sets.MEAN, cifar_sets.STD)}
 
 
 def net_of(params, path):
-    """The net whose parameters these are -> (f, number of classes); `path` is for messages."""
+    """Make the function of the net with these parameters -> (f, number of classes). InputError,
+    which names `path`, for other nets."""
     return architecture.net_of(FUNCTIONS, params, path)
 
 
 def load_net(name, any_head=False):
-    """A run, a file of parameters or a known name -> (f, number of classes, params, path), as
+    """Load a run, a file of parameters or a known name -> (f, number of classes, params, path), as
     `teaching.load_net`."""
     return teaching.load_net(name, FUNCTIONS, any_head)
 
@@ -35,7 +36,7 @@ def new_net(arch, classes):
 
 
 def over_crops(f):
-    """The net that gives the mean of the logits of several crops, (B, V, 3, H, W)."""
+    """Make a net that averages the logits of several crops, (B, V, 3, H, W)."""
     def net(inputs, params, mode, base='', taps=None):
         if inputs.ndim == 4:
             return f(inputs, params, mode, base, taps)

@@ -16,7 +16,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 def make_parser(doc):
-    """A parser of a script's flags whose errors are InputErrors, of one line."""
+    """Make a parser of a script's flags, whose errors are InputErrors of one line."""
     def error(message):
         raise InputError(f'{message}; see --help')
 
@@ -26,7 +26,7 @@ def make_parser(doc):
 
 
 def parse_args(parser, argv):
-    """The options of the words `argv`; `given` are the names of those that are not at their
+    """Return the options of the words `argv`; `given` are the names of those that are not at their
     defaults. InputError, if the parser does not understand the words."""
     opt = parser.parse_args(argv)
     opt.given = [k for k, v in vars(opt).items() if v != parser.get_default(k)]
@@ -34,7 +34,7 @@ def parse_args(parser, argv):
 
 
 def add_schedule_flags(parser):
-    """The schedule of training, which all scripts share -> the group of its flags."""
+    """Add the flags of the schedule, which all scripts share -> their group."""
     t = parser.add_argument_group('training')
     t.add_argument('--batch_size', type=int, metavar='N', help='images of a step, in all processes '
                    'together')
@@ -54,8 +54,8 @@ def add_schedule_flags(parser):
 
 
 def add_run_flags(parser, **defaults):
-    """Where and on what a run runs, which all scripts share; `defaults` are a script's own, of
-    these and other flags."""
+    """Add the flags of a run and its device, which all scripts share; `defaults` are a script's
+    own, of these and other flags."""
     r = parser.add_argument_group('run')
     r.add_argument('--save', default='', metavar='DIR',
                    help="folder of log and checkpoint; '': logs/, named by the options")
@@ -117,13 +117,13 @@ def whole_epochs(opt):
 
 
 def is_epoch(value):
-    """Whether a value is a whole epoch from 1, or a fraction of all epochs."""
+    """Return whether a value is a whole epoch from 1, or a fraction of all epochs."""
     return type(value) is int and value > 0 or type(value) is float and 0 < value < 1
 
 
 def whole_epoch(value, epochs, first=1):
-    """The epoch that `is_epoch` has accepted, of so many, `first` at least where it is a fraction.
-    """
+    """Resolve what `is_epoch` accepts to an epoch; a fraction is of `epochs`, and gives at least
+    `first`."""
     return value if type(value) is int else max(first, round(value * epochs))
 
 
@@ -141,7 +141,7 @@ def check_numbers(opt, above_zero=(), zero_or_more=()):
 
 
 def json_list(text, flag, example):
-    """The list that a flag's text stands for."""
+    """Read the list that a flag's text stands for. InputError, if it is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -152,5 +152,5 @@ def json_list(text, flag, example):
 
 
 def unusual(opt, usual):
-    """What the name of a run says of its options that are not the `usual` ones ({name: value})."""
+    """List, for the name of a run, its options that are not the `usual` ones ({name: value})."""
     return [f'{k}{getattr(opt, k)}' for k, v in usual.items() if getattr(opt, k) != v]

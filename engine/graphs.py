@@ -26,8 +26,8 @@ def eager(sample):
 
 
 def captured(device):
-    """A function like `eager` that replays graphs, made when a new kind of sample comes. They share
-    streams and memory, in which none of them leaves anything."""
+    """Make a function like `eager` that replays graphs, captured when a new kind of sample comes.
+    They share streams and memory, in which none of them leaves anything."""
     made, pool = {}, torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
 
     def replay(sample):

@@ -70,7 +70,7 @@ class Training:
 
     @property
     def told(self):
-        """What log and checkpoint say of the run as a whole, beside its options."""
+        """Return what log and checkpoint say of the whole run, beside its options."""
         return {'class_names': self.names} if self.names else {}
 
     def task(self, name):
@@ -208,18 +208,18 @@ def end_epoch(t, z, device, save):
 
 
 def count_parameters(params):
-    """The number of trained parameters of the student."""
+    """Count the trained parameters of the student."""
     return sum(v.numel() for k, v in params.items() if k.startswith('student.') and v.requires_grad)
 
 
 def tested_on(z):
-    """What the numbers named test_ in the log are of: images held out, if those take the place of
-    the test set."""
+    """Return what the numbers named test_ in the log are of: images held out, if those take the
+    place of the test set."""
     return 'held-out' if z['validate'] and 'val_acc' not in z else 'test'
 
 
 def summary(t, z):
-    """An epoch's line for the screen, of its numbers in the log."""
+    """Return an epoch's line for the screen, from its numbers in the log."""
     return (f'{t.folder}: epoch {z["epoch"]}/{z["epochs"]}  train loss {z["train_loss"]:.4f} error '
             f'{100 - z["train_acc"]:.2f} %  {tested_on(z)} loss {z["test_loss"]:.4f} error '
             f'{100 - z["test_acc"]:.2f} %  {z["train_time"]:.1f} s, '
@@ -256,7 +256,7 @@ def in_turn(trainings, name):
 
 
 def why_no_graph(opt, device):
-    """Why steps are not captured on a device; '' if they are."""
+    """Say why steps are not captured on a device; '' if they are."""
     if device.type != 'cuda':
         return 'this is no GPU'
     if processes.world() > 1:

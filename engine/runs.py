@@ -79,7 +79,7 @@ def take_lock(path):
 
 
 def environment(opt, device):
-    """What produced a run's numbers, beside its options."""
+    """Return what produced a run's numbers, beside its options."""
     revision, changed = revision_of(HERE)
     return dict(command=opt.command, git=revision, git_dirty=changed, torch=str(torch.__version__),
                 python=platform.python_version(), device=device_name(device),
@@ -87,8 +87,8 @@ def environment(opt, device):
 
 
 def revision_of(folder):
-    """The revision of the scripts, and whether a source file was changed since: as git says; in a
-    copy without git as the file REVISION does, which `make revision` writes; else ''."""
+    """Return the revision of the scripts, and whether a source file was changed since: as git says;
+    in a copy without git as the file REVISION does, which `make revision` writes; else ''."""
     def git(*command):
         return subprocess.run(['git', *command], cwd=folder, text=True, capture_output=True,
                               check=True).stdout.strip()
@@ -104,7 +104,7 @@ def revision_of(folder):
 
 
 def cpuinfo():
-    """What Linux says of the processor; '' on other systems."""
+    """Read what Linux says of the processor; '' on other systems."""
     path = pathlib.Path('/proc/cpuinfo')
     return path.read_text() if path.exists() else ''
 
@@ -118,7 +118,8 @@ def device_name(device):
 
 
 def read_log(path):
-    """The lines of a log.txt as dicts: options and environment, then one per epoch."""
+    """Read the lines of a log.txt as dicts: options and environment, then one per epoch.
+    InputError, if it is damaged."""
     mark = 'json_stats: '
     check_regular(path)
     try:
@@ -146,13 +147,13 @@ def write_log(path, lines):
 
 
 def student_of(params):
-    """The entries that belong to the trained net, without the student's prefix."""
+    """Return the entries of the trained net, without the student's prefix."""
     return {k.removeprefix('student.'): v for k, v in params.items()
             if not k.startswith('teacher.')}
 
 
 def previous(opt):
-    """What a run goes on from: (checkpoint or None, lines of the log so far).
+    """Find what a run goes on from -> checkpoint or None, lines of the log so far.
 
     The folder's own checkpoint if it holds a run of the same options, else --resume; anything
     else that is in the way is an InputError. Nothing is written here.
@@ -188,15 +189,15 @@ def previous(opt):
 
 
 def undecided(opt):
-    """The options that the machine or the number of images decides when a run begins."""
+    """Return the options that the machine or the number of images decides when a run begins."""
     names = {'dtype'} if opt.dtype == 'auto' else set()
     names |= set() if getattr(opt, 'iterations', 1) else {'iterations'}
     return names if opt.epochs else names | {'epochs', 'epoch_step'}
 
 
 def differences(opt, line):
-    """Where the options of a run differ from those of the run that has `line` in its log, as
-    {option: (logged value, or None if it is not logged, value)}.
+    """Compare the options of a run with those of the run that has `line` in its log -> where they
+    differ: {option: (logged value, or None if it is not logged, value)}.
 
     What does not change the numbers of a run (NEUTRAL) is left out, and so is what is `undecided`
     yet. An option that the log lacks is newer than the log, which counts as a run with its default.
@@ -223,7 +224,8 @@ def check_options(opt, lines):
 
 
 def why_epochs_stay(opt, last):
-    """Why a run, of the last line `last`, cannot go on to the epochs of `opt`; '' if it can."""
+    """Say why a run, whose log ends with `last`, cannot go on to the epochs of `opt`; '' if it
+    can."""
     if getattr(opt, 'beta_decay', '') in ('linear', 'cosine'):
         return ': --beta falls to zero over the epochs'
     if getattr(opt, 'prune', ''):
@@ -248,7 +250,8 @@ def save_checkpoint(folder, options, line, state, random):
 
 
 def random_state(generator, cuda):
-    """Of a run's own generator, and with `cuda` of the device's, from which dropout draws."""
+    """Return the state of a run's generator, and with `cuda` of the device's, from which dropout
+    draws."""
     return dict(cpu=generator.get_state(), cuda=[torch.cuda.get_rng_state()] if cuda else [])
 
 

@@ -22,7 +22,7 @@ from weights import store
 
 
 def set_up(opt):
-    """Device, precision and determinism -> the device. Fills in `opt.dtype`."""
+    """Choose device, precision and determinism -> the device. Fills in `opt.dtype`."""
     device = processes.connect()
     if opt.batch_size % processes.world():
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by '
@@ -40,8 +40,8 @@ def set_up(opt):
 
 def main(argv, script, parse, prepare, instead=lambda opt: None,
          exported=lambda opt, params: params, afterwards=lambda opt, device: None):
-    """What the command line `argv` (None: the process's) of the file `script` says: train one run,
-    or, with ` + ` between their flags, several side by side.
+    """Do what the command line `argv` (None: the process's) of the file `script` says: train one
+    run, or, with ` + ` between their flags, several side by side.
 
     parse(argv) -> options; prepare(opt, device) -> (checkpoint, lines) -> `loop.Training`, of which
     the first part reads what the number of epochs depends on; instead(opt) -> None, or what to do
@@ -69,7 +69,7 @@ def main(argv, script, parse, prepare, instead=lambda opt: None,
 
 
 def split_at_plus(words):
-    """The words between those that are '+'."""
+    """Split words at '+' -> the lists between."""
     parts = [[]]
     for word in words:
         if word == '+':
@@ -137,8 +137,8 @@ def train(opts, device, prepare, exported, afterwards):
 
 
 def fit(trainings, device):
-    """`loop.fit`, which says on Ctrl-C what the same command would do. Runs that fail in their
-    first step, say for want of memory, leave no log behind."""
+    """Call `loop.fit`; on Ctrl-C say what the same command would do. Runs that fail in their first
+    step, say for want of memory, leave no log behind."""
     try:
         loop.fit(trainings, device)
     except (InputError, RuntimeError, MemoryError, OSError):
@@ -153,8 +153,8 @@ def fit(trainings, device):
 
 
 def finish(opt, exported):
-    """What is left to do when a run has all of its epochs: the curves, and --export of what
-    `exported` makes of the net."""
+    """Finish a run that has all of its epochs: draw its curves, and --export what `exported` makes
+    of the net."""
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
     print(f'{folder} is finished: {last["epoch"]} epoch{"s" * (last["epoch"] > 1)}, '
@@ -175,7 +175,7 @@ def keep_memory():
 
 
 def computes_bfloat16(device):
-    """Whether the device has instructions for bfloat16 products."""
+    """Return whether the device has instructions for bfloat16 products."""
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', runs.cpuinfo()))
@@ -187,7 +187,7 @@ OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFI
 
 
 def message_of(e):
-    """What an error says to the user; '' for one that is a fault of the code."""
+    """Return what an error says to the user; '' for one that is a fault of the code."""
     if isinstance(e, (InputError, RunError)):
         return str(e)
     if isinstance(e, OSError) and e.errno in OF_THE_MACHINE:

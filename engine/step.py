@@ -89,7 +89,7 @@ def new_state(objective, params, dtype, weight_decay=0., groups=None, nesterov=F
 
 
 def changed_by(state):
-    """The tensors that `train_step` changes."""
+    """Return the tensors that `train_step` changes."""
     own = [v for k, v in state.params.items() if not k.startswith('teacher.')]
     return [*own, *state.momenta.values(), state.sums]
 

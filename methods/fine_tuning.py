@@ -167,7 +167,7 @@ def set_epochs(opt, n=0):
 
 
 def steps_of(opt, n):
-    """The steps that n training images take by default."""
+    """Return the default number of steps for n training images."""
     passes = STEPS * opt.batch_size / n
     if passes <= PASSES:
         return STEPS
@@ -177,7 +177,7 @@ def steps_of(opt, n):
 
 
 def rate(opt, steps, epoch, step):
-    """The learning rate of a step of an epoch, both from 1; `steps`: of an epoch."""
+    """Return the learning rate of a step of an epoch, both from 1; an epoch has `steps`."""
     if opt.schedule == 'inv':
         return opt.lr * (1 + opt.lr_gamma * ((epoch - 1) * steps + step - 1)) ** -opt.lr_power
     if opt.schedule == 'exp':

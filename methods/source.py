@@ -28,7 +28,7 @@ def with_new_head(params, head, classes, bottleneck=0, dropout=0.):
 
 
 def bottleneck_of(opt, params):
-    """The channels of the layer before the last one; 0 for none."""
+    """Return the channels of the layer before the last one; 0 for none."""
     if opt.bottleneck is None:
         wanted = opt.method == 'ddc' or opt.dropout or opt.method == 'dan' and (
             opt.mmd_layers == 'bottleneck' or architecture_of(params).arch != 'alexnet')
@@ -58,7 +58,7 @@ def freeze(f, params, what, head):
 # ---- the layers that are looked at --------------------------------------------------------------
 
 def tapped(opt, params):
-    """The names of the layers that a method looks at in a net, as `taps` has them."""
+    """Return the names of the layers that a method looks at in a net, as `taps` has them."""
     needs = METHODS[opt.method].needs
     if needs == 'target':
         alone = opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'
