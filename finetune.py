@@ -43,7 +43,7 @@ from methods import (
     source,
     teaching,
 )
-from methods.fine_tuning import METHODS
+from methods.losses import METHODS
 from system import processes
 from utils import InputError
 from weights import facts, folding, store
@@ -117,9 +117,10 @@ def add_data_flags(parser):
     p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
                    "deviation that are taken off the pixels; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
-                   '--size 224) before the crop: height and width, or the short side')
-    p.add_argument('--crop', default='place', choices=decoded.CROPS, help='in training: of random '
-                   'place, of random area and place (8 to 100 %%), both mirrored at random; centre')
+                   '--size 224) before the crop: squash: height and width; keep: the short side')
+    p.add_argument('--crop', default='place', choices=decoded.CROPS, help='in training: '
+                   'place: at random; area: of random area too, 8 to 100 %%; both mirrored at '
+                   'random; centre: in the middle, not mirrored')
     p.add_argument('--ten_crop', action='store_true', help='test on the mean of ten crops: corners '
                    'and centre, mirrored and not')
     p.add_argument('--box', action='store_true', help='cub: cut the bounding boxes out')
@@ -130,9 +131,10 @@ def check_flags(opt):
     flags.check_flags(opt)
     flags.check_numbers(opt, zero_or_more=(
         'iterations', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
-    if opt.predict and (not opt.evaluate or opt.ngpu > 1):
-        raise InputError('--predict takes the net of --evaluate, in one process: give that, and no '
-                         '--ngpu')
+    if opt.predict and not opt.evaluate:
+        raise InputError('--predict takes the net of --evaluate: give that, too')
+    if opt.predict and opt.ngpu > 1:
+        raise InputError('--predict is work for one process: leave --ngpu out')
     if opt.per_class and opt.fraction or not opt.fraction < 1:
         raise InputError('--fraction is a number below 1, and not together with --per_class')
     if opt.schedule == 'exp' and len(opt.epoch_step) != 1:

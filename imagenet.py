@@ -7,9 +7,9 @@
         --teacher_params resnet34 --beta 1e+3
     python imagenet.py --imagenetpath ~/ILSVRC2012 --evaluate resnet34
 
-The first should give 29.3 % top-1 error (table 5 of the paper; without the teacher 30.4 %), the
-second 26.69 %. The folder holds train/ and val/, each with a folder per class. Defaults are the
-paper's, but for the batch size, which it does not give.
+With --transfer_from 60 the first should give 29.3 % top-1 error (table 5 of the paper; without the
+teacher 30.4 %), the second 26.69 %. The folder holds train/ and val/, each with a folder per class.
+Defaults are the paper's, but for the batch size, which it does not give.
 """
 import functools
 

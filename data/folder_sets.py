@@ -47,8 +47,8 @@ def class_folders(root, part=''):
     empty = [name for name, found in zip(names, files, strict=True) if not found]
     if empty:
         raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}: '
-                         f'it should hold a folder of images for each class, or, where a data set '
-                         f'begins, train/ and test/ or val/')
+                         f'it should hold a folder of images for each class, or train/ and test/ '
+                         f'or val/ with such folders; --dataset names other data sets')
     print_left_out(folder, sum(others, []))
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
     return lists.as_bytes(f for found in files for f in found), labels, names
@@ -106,8 +106,8 @@ def files_named(paths):
 def print_left_out(folder, others):
     """Print how many files of a folder are no images by their names, unless there are none."""
     if others:
-        print(f'{folder}: {len(others):,} files are left out, whose names are not those of images, '
-              f'such as {printable(others[0])}')
+        print(f'{folder}: files left out, since their names are not those of images: '
+              f'{len(others):,}, such as {printable(others[0])}')
 
 
 def folders(root):

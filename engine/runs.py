@@ -217,8 +217,9 @@ def check_options(opt, lines):
     if not reason:
         found.pop('epochs', None)
     if found:
-        said = '; '.join(f'--{k} was {"the default" if old is None else old}, is {new}'
-                         for k, (old, new) in found.items())
+        said = '; '.join(
+            f'--{k} was {"the default" if old is None else old or repr(old)}, is {new or repr(new)}'
+            for k, (old, new) in found.items())
         raise InputError(f'{opt.save} holds a run of other options ({said}{reason}); give those or '
                          f'another --save')
 

@@ -8,32 +8,23 @@ from methods import attentive, domains, losses
 from utils import InputError
 from weights import facts
 
-METHODS = losses.methods_of('fine-tuning')
-# options that mean something for these methods alone
-UNDECAYED = [k for k, m in METHODS.items() if not m.weight_decay]
-OF_METHODS = {'alpha': [k for k, m in METHODS.items() if m.losses],
-              **dict.fromkeys(('positions', 'normalize_features'),
-                              [k for k, m in METHODS.items() if m.positions]),
-              'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
-              'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
-
-
 # ---- flags --------------------------------------------------------------------------------------
 
 def add_flags(parser, frozen):
     """Add the flags of the method; `frozen`: what --freeze can name."""
-    t = parser.add_argument_group('method')
-    t.add_argument('--method', default='l2', choices=METHODS, help='l2: weight decay; l2_sp: '
+    t, methods = parser.add_argument_group('method'), losses.methods_of('fine-tuning')
+    undecayed = [k for k, m in methods.items() if not m.weight_decay]
+    t.add_argument('--method', default='l2', choices=methods, help='l2: weight decay; l2_sp: '
                    'distance of the parameters to the source; feature_map, delta: of the features, '
                    'the latter with fixed weights of channels; afd, ast, act, ast_act: with '
                    'learned attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two '
                    'domains')
     t.add_argument('--alpha', type=float, metavar='X', help="weight of the method's loss, the "
                    "papers' (default: " +
-                   ', '.join(f'{k} {m.alpha:g}' for k, m in METHODS.items() if m.alpha) + ')')
+                   ', '.join(f'{k} {m.alpha:g}' for k, m in methods.items() if m.alpha) + ')')
     t.add_argument('--beta', type=float, metavar='X', help='weight decay of the head (default: ' +
-                   ', '.join(f'{k} {m.beta:g}' for k, m in METHODS.items()) + '); that of all else '
-                   f'is --weight_decay (default: 0 for {", ".join(UNDECAYED)}, else the same)')
+                   ', '.join(f'{k} {m.beta:g}' for k, m in methods.items()) + '); that of all else '
+                   f'is --weight_decay (default: 0 for {", ".join(undecayed)}, else the same)')
     t.add_argument('--head_lr_mult', default=1, type=float, metavar='X', help='learning rate of '
                    'the head, as a multiple of --lr')
     t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels in the head, '
@@ -53,7 +44,7 @@ def add_flags(parser, frozen):
                    'matrices, or biases and batch normalisation too')
     t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
                    'features over height and width (default: ' + '; '.join(
-                       f'{how} of {", ".join(k for k, m in METHODS.items() if m.positions == how)}'
+                       f'{how} of {", ".join(k for k, m in methods.items() if m.positions == how)}'
                        for how in ('mean', 'sum')) + ')')
     t.add_argument('--normalize_features', action='store_true', help="divide each channel's map by "
                    'its norm before features are compared')
@@ -72,15 +63,25 @@ def add_flags(parser, frozen):
                    'groups that at compares, from 0; -1 is the last one')
 
 
+def options_of_methods():
+    """Return the options that mean something for some methods alone, {option: methods}."""
+    methods = losses.methods_of('fine-tuning')
+    return {'alpha': [k for k, m in methods.items() if m.losses],
+            **dict.fromkeys(('positions', 'normalize_features'),
+                            [k for k, m in methods.items() if m.positions]),
+            'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
+            'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
+
+
 def check_flags(opt):
     """Refuse what does not go together with an InputError, and fill in a method's defaults."""
-    for name, methods in OF_METHODS.items():
+    for name, methods in options_of_methods().items():
         if name in opt.given and opt.method not in methods:
             raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
                              f'{", ".join(methods)}')
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         if getattr(opt, name) is None:
-            setattr(opt, name, getattr(METHODS[opt.method], name))
+            setattr(opt, name, getattr(losses.METHODS[opt.method], name))
     flags.check_numbers(opt, above_zero=('head_lr_mult', 'temperature'),
                          zero_or_more=('alpha', 'beta', 'bottleneck'))
     if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
@@ -95,7 +96,7 @@ def check_flags(opt):
 def check_sources(opt):
     """Refuse, with an InputError, a method without what it compares with, or with what it does not
     use."""
-    method = METHODS[opt.method]
+    method = losses.METHODS[opt.method]
     if not opt.teacher and method.needs == 'teacher':
         raise InputError(f'--method {opt.method} needs a --teacher, a net of the same classes')
     if opt.teacher and method.needs not in ('teacher', 'features'):

@@ -76,8 +76,8 @@ def net_to_prune(opt, f, params, size):
     if not opt.prune:
         return params
     if opt.epochs < opt.phases:
-        raise InputError(f'--phases {opt.phases}: there are {opt.epochs} epochs; give less, or a '
-                         f'smaller --epoch_steps')
+        raise InputError(f'--phases {opt.phases}: training has {opt.epochs} epoch'
+                         f'{"s" * (opt.epochs > 1)}; give fewer phases, or a smaller --epoch_steps')
     scores, start = channels.by_chance(params, 0), params
     if opt.prune == 'afs':
         start = gates.with_gates(params)
