@@ -280,10 +280,10 @@ At half of the multiply-adds gates choose channels better than chance and worse 
 error of AFS is 2.3 ± 0.4 points above that of magnitude, that of AFDS 1.6 ± 0.4, that of random
 pruning 3.5 ± 0.5. At a quarter AFS and AFDS are 1.7 ± 1.1 and 1.2 ± 1.4 points better than
 magnitude and random pruning 0.7 ± 0.3 worse; three seeds do not tell these apart. At a tenth AFDS
-is better than magnitude with each seed, by 2.8 ± 0.2 points, but so is random pruning, by 2.0 ± 0.8,
-and with errors of 84 to 87 % no net is of use. Pruning is costly whatever chooses the channels: 600
-steps are too few for the nets to recover. The tenfold reduction for which AFDS was published is
-that of ResNet-101, with far longer training; nothing of this was run here.
+is better than magnitude with each seed, by 2.8 ± 0.2 points, but so is random pruning, by 2.0 ±
+0.8, and with errors of 84 to 87 % no net is of use. Pruning is costly whatever chooses the
+channels: 600 steps are too few for the nets to recover. The tenfold reduction for which AFDS was
+published is that of ResNet-101, with far longer training; nothing of this was run here.
 
 All layers lose the same part of their channels. An earlier version ranked channels by their score
 per multiply-add, over all layers: the first layers of a MobileNetV2 then lost as many channels as
