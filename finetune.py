@@ -74,7 +74,7 @@ def parse(argv):
     pruning.check_flags(opt)
     if not (opt.evaluate or opt.check_data):
         fine_tuning.check_sources(opt)
-    if opt.epochs or opt.epoch_steps:
+    if opt.epochs or opt.steps_per_epoch:
         opt.iterations = opt.iterations or fine_tuning.STEPS
         fine_tuning.set_epochs(opt)
     opt.save = opt.save or ('' if opt.evaluate else f'logs/{run_name(opt)}')
@@ -130,7 +130,7 @@ def check_flags(opt):
     """Refuse, with an InputError, values and combinations that mean nothing."""
     flags.check_flags(opt)
     flags.check_numbers(opt, zero_or_more=(
-        'iterations', 'epoch_steps', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
+        'iterations', 'steps_per_epoch', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
     if opt.predict and not opt.evaluate:
         raise InputError('--predict takes the net of --evaluate: give that, too')
     if opt.predict and opt.ngpu > 1:
@@ -323,7 +323,7 @@ def make_training(opt, device, sets, names, steps, checkpoint, lines):
         found = delta.channel_weights(opt, f, utils.without_prefix(params, 'student.'), head,
                                       layers, lambda: its.batches(order), checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
-    count = opt.epoch_steps * opt.batch_size
+    count = opt.steps_per_epoch * opt.batch_size
     learn = images('train', train=True, count=count)
     if METHODS[opt.method].needs == 'target':
         learn = arrays.both(learn, images('target', train=True, count=count or learn.n))

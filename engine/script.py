@@ -83,8 +83,8 @@ def split_at_plus(words):
 
 # options that runs side by side share
 SHARED = ('dataset', 'dataroot', 'imagenetpath', 'domain', 'target', 'per_class', 'fraction',
-          'batch_size', 'epochs', 'iterations', 'epoch_steps', 'validate', 'size', 'ngpu', 'gpu_id',
-          'deterministic', 'no_graph', 'nthread', 'skip_broken')
+          'batch_size', 'epochs', 'iterations', 'steps_per_epoch', 'validate', 'size', 'ngpu',
+          'gpu_id', 'deterministic', 'no_graph', 'nthread', 'skip_broken')
 
 
 def check_together(opts):

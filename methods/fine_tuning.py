@@ -137,9 +137,9 @@ def add_schedule_flags(parser):
     """Add the flags of the schedule, those of `flags.add_schedule_flags` and fine-tuning's own."""
     s = flags.add_schedule_flags(parser)
     s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, in '
-                   f'whole epochs; 0: {STEPS:,}, but without --epoch_steps at most {PASSES} passes '
-                   'over the training images; --epochs above 0 is taken instead')
-    s.add_argument('--epoch_steps', default=0, type=int, metavar='N', help='steps of an epoch, '
+                   f'whole epochs; 0: {STEPS:,}, but without --steps_per_epoch at most {PASSES} '
+                   'passes over the training images; --epochs above 0 is taken instead')
+    s.add_argument('--steps_per_epoch', default=0, type=int, metavar='N', help='steps of an epoch, '
                    'after each of which the net is tested; 0: one pass over the training images')
     s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
                    '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
@@ -150,15 +150,15 @@ def add_schedule_flags(parser):
 
 def set_epochs(opt, n=0):
     """Fill in how many epochs the steps make of n training images, and where the rate drops ->
-    the steps of an epoch. --epochs or --epoch_steps make n needless for all but these."""
-    steps = opt.epoch_steps or -(-n // opt.batch_size)
+    the steps of an epoch. --epochs or --steps_per_epoch make n needless for all but these."""
+    steps = opt.steps_per_epoch or -(-n // opt.batch_size)
     if not opt.epochs:
         opt.iterations = opt.iterations or steps_of(opt, n)
-        if opt.epoch_steps and opt.iterations % opt.epoch_steps:
-            raise InputError(f'--iterations {opt.iterations} is no multiple of --epoch_steps '
-                             f'{opt.epoch_steps}')
+        if opt.steps_per_epoch and opt.iterations % opt.steps_per_epoch:
+            raise InputError(f'--iterations {opt.iterations} is no multiple of --steps_per_epoch '
+                             f'{opt.steps_per_epoch}')
         # of passes, as in the published codes of DELTA and AFA
-        one = opt.epoch_steps or n / opt.batch_size
+        one = opt.steps_per_epoch or n / opt.batch_size
         opt.epochs = max(1, round(opt.iterations / one))
     # unlike in the other scripts: after that part of the epochs, which may be few; rounded down, as
     # in the published codes

@@ -77,7 +77,8 @@ def net_to_prune(opt, f, params, size):
         return params
     if opt.epochs < opt.phases:
         raise InputError(f'--phases {opt.phases}: training has {opt.epochs} epoch'
-                         f'{"s" * (opt.epochs > 1)}; give fewer phases, or a smaller --epoch_steps')
+                         f'{"s" * (opt.epochs > 1)}; give fewer phases, or a smaller '
+                         f'--steps_per_epoch')
     scores, start = channels.by_chance(params, 0), params
     if opt.prune == 'afs':
         start = gates.with_gates(params)

@@ -21,7 +21,7 @@ TABLES = {
     'amazon10-choices': table(
         'Ten images per class of amazon: settings, chosen on 100 held-out images of 310',
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=3,
-        common=f'{AMAZON10} --lr {LR:g} --epoch_steps 100 --validate 100',
+        common=f'{AMAZON10} --lr {LR:g} --steps_per_epoch 100 --validate 100',
         rows={
             **choices('l2', 'L2, learning rate', '--lr', (.01, .003, .001, .0003)),
             **{k: r for method, (label, options, alphas) in METHODS.items()
@@ -32,7 +32,7 @@ TABLES = {
     'amazon10': table(
         'Ten images per class of amazon: a pretrained MobileNetV2, 300 steps of 32 images at 96x96',
         script='finetune.py', epochs=3, against='vs. L2',
-        common=f'{AMAZON10} --epoch_steps 100 --lr {LR:g}',
+        common=f'{AMAZON10} --steps_per_epoch 100 --lr {LR:g}',
         rows={'l2': row('L2', seeds=3),
               **{k: row(label, options=f'--method {k} {options} --alpha {ALPHA[k]:g}', plain='l2',
                         seeds=3) for k, (label, options, _) in METHODS.items()}}),

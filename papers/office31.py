@@ -61,7 +61,8 @@ TABLES = {
     'office31-alexnet': table(
         "Office-31 with AlexNet: torchvision's, and Caffe's, whose numbers the papers give",
         script='finetune.py', epochs=20, against='vs. source-only',
-        common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 --epoch_steps 1000',
+        common=f'{OFFICE_RECIPE} --lr 0.001 --batch_size 64 --iterations 20000 '
+               '--steps_per_epoch 1000',
         rows=domains({
             'source': ("Caffe's AlexNet, source-only",
                        '--source bvlc_reference_caffenet.pth --weight_decay 0 --beta 0'),
@@ -75,7 +76,7 @@ TABLES = {
         script='finetune.py', epochs=20, against='vs. source-only',
         common='--dataset office31 --dataroot office31 --source resnet50 --schedule inv '
                '--lr_gamma 3e-4 --lr_power 0.75 --lr 3e-4 --head_lr_mult 10 --bottleneck 256 '
-               '--batch_size 32 --iterations 10000 --epoch_steps 500 --weight_decay 5e-4 '
+               '--batch_size 32 --iterations 10000 --steps_per_epoch 500 --weight_decay 5e-4 '
                '--beta 5e-4 --crop area',
         rows=domains({
             'source': ('source-only', ''), 'ddc': ('DDC', '--method ddc'),
@@ -86,21 +87,22 @@ TABLES = {
     'office31-choices': table(
         "Office-31: the learning rate, chosen on 500 held-out images of amazon's 2,817",
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=1,
-        common=f'{OFFICE_RECIPE} {PRETRAINED} --epoch_steps 300 --bottleneck 256 --domain amazon '
-               '--target webcam --validate 500',
+        common=f'{OFFICE_RECIPE} {PRETRAINED} --steps_per_epoch 300 --bottleneck 256 '
+               '--domain amazon --target webcam --validate 500',
         rows=choices('lr', 'amazon, source-only, learning rate', '--lr',
                      (.03, .01, .003, .001, .0003, .0001))),
     'office31-mobilenet': table(
         'Office-31: a pretrained MobileNetV2, 300 steps of 32 images at 96x96',
         script='finetune.py', epochs=3, against='vs. source-only',
-        common=f'{OFFICE_RECIPE} {PRETRAINED} --lr {OFFICE_LR:g} --epoch_steps 100 '
+        common=f'{OFFICE_RECIPE} {PRETRAINED} --lr {OFFICE_LR:g} --steps_per_epoch 100 '
                '--bottleneck 256 --validate 100',
         rows=domains({'source': ('source-only', ''), 'dan': ('DAN', '--method dan')})),
     'office31-parts': table(
         'amazon → webcam, source-only: what each part of the recipe contributes',
         script='finetune.py', epochs=3, against='vs. the recipe',
         common='--dataset office31 --dataroot office31 --domain amazon --target webcam '
-               f'--schedule inv {PRETRAINED} --lr {OFFICE_LR:g} --epoch_steps 100 --validate 100',
+               f'--schedule inv {PRETRAINED} --lr {OFFICE_LR:g} --steps_per_epoch 100 '
+               '--validate 100',
         rows={
             'recipe': row('the recipe: ten times the learning rate for the head, inverse decay, '
                           'crops at random positions', options='--head_lr_mult 10', seeds=1),

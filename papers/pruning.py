@@ -7,7 +7,7 @@ from papers.rows import choices, part_of_table, row, table
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
 PRUNED_ALPHA = .001
-AMAZON10_PRUNED = f"{AMAZON10} --iterations 600 --epoch_steps 100 --epoch_step '[0.84]'"
+AMAZON10_PRUNED = f"{AMAZON10} --iterations 600 --steps_per_epoch 100 --epoch_step '[0.84]'"
 # the part of the multiply-adds that is left
 REDUCTIONS = {'2x': .5, '4x': .25, '10x': .1}
 
@@ -30,8 +30,8 @@ def pruning_rows(afs, afd, seeds):
 
 # a net trained on shapes is trained on while it is pruned
 SHAPES = "--dataset shapes --size 16 --batch_size 32 --dtype float"
-LESS = ("--source @source --keep_head --lr 0.01 --epochs 9 --epoch_steps 40 --epoch_step '[0.84]' "
-        "--macs_target 0.35 --prune")
+LESS = ("--source @source --keep_head --lr 0.01 --epochs 9 --steps_per_epoch 40 "
+        "--epoch_step '[0.84]' --macs_target 0.35 --prune")
 
 TABLES = {
     'shapes-pruned': table(
@@ -52,7 +52,7 @@ TABLES = {
     'afds': table(          # the paper's numbers were not available
         'AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
         script='finetune.py', epochs=18, against='vs. L2 or magnitude', pruned=True,
-        common="--source resnet101 --epoch_steps 500 --epoch_step '[0.84]'",
+        common="--source resnet101 --steps_per_epoch 500 --epoch_step '[0.84]'",
         rows={k: r for name, label in fine_tuning.DATA.items() for k, r in part_of_table(
                   name, label, fine_tuning.on(name),
                   pruning_rows('--prune afs --density 0.9', '--method afd', 3)).items()}),

@@ -26,7 +26,7 @@ AS_CIFAR = '--weight_decay 5e-4 --beta 5e-4'        # cifar.py's decay
 
 def iterations(steps, epochs=12):
     """Return the options of training for so many steps in so many epochs."""
-    return f'--iterations {steps} --epoch_steps {steps // epochs}'
+    return f'--iterations {steps} --steps_per_epoch {steps // epochs}'
 
 
 HALF = iterations(STEPS // 2)

@@ -19,7 +19,7 @@ from weights import store
 from weights.architecture import architecture_of
 
 FLAGS = ['--dataset', 'shapes', '--size', '40', '--batch_size', '16', '--iterations', '4',
-         '--epoch_steps', '2', '--nthread', '0', '--fraction', '0.4', '--lr', '0.01']
+         '--steps_per_epoch', '2', '--nthread', '0', '--fraction', '0.4', '--lr', '0.01']
 
 
 NETS = {

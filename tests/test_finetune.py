@@ -293,7 +293,8 @@ def test_rates():
 
 @pytest.mark.parametrize('flags, images, epochs, steps', [
     (['--epochs', '3'], 100, 3, 2), (['--iterations', '9000'], 12000, 48, 188),
-    (['--iterations', '10', '--epoch_steps', '5'], 100, 2, 5), (['--iterations', '1'], 100, 1, 2)])
+    (['--iterations', '10', '--steps_per_epoch', '5'], 100, 2, 5),
+    (['--iterations', '1'], 100, 1, 2)])
 def test_epochs_of_iterations(flags, images, epochs, steps):
     """48 epochs of Stanford Dogs, as published."""
     opt = finetune.parse(['--arch', 'resnet18', *flags])
@@ -407,7 +408,7 @@ def test_small_images_are_held_as_they_are_and_augmented_as_by_cifar_py(monkeypa
     monkeypatch.setattr(arrays, 'held_images', lambda x, y, n, *how: (
         seen.append((tuple(x.shape), how[3:])), real(x, y, n, *how))[1])
     flags = ['--dataset', 'shapes', '--per_class', '5', '--validate', '9', '--batch_size', '16',
-             '--epoch_steps', '2', '--iterations', '2', '--arch']
+             '--steps_per_epoch', '2', '--iterations', '2', '--arch']
     finetune.main([*flags, 'wrn-10-1', '--save', 'logs/a'])
     assert runs.read_log('logs/a/log.txt')[-1]['input_size'] == 16
     assert {v for v in seen if v[1][1]} == {((41, 20, 20, 3), (2, True, 32))}
@@ -614,7 +615,7 @@ def test_a_run_is_a_source_a_teacher_and_a_net_for_imagenet_py(shapes_folder, ca
     (['--source', 'source.pth', '--box'], '--box'),
     (['--source', 'source.pth', '--fraction', '1.5'], '--fraction'),
     (['--source', 'source.pth', '--per_class', '3'], '--fraction'),
-    (['--source', 'source.pth', '--epoch_steps', '3'], 'no multiple'),
+    (['--source', 'source.pth', '--steps_per_epoch', '3'], 'no multiple'),
     (['--source', 'source.pth', '--alpha', '-1'], '--alpha'),
     (['--source', 'source.pth', '--validate', '1000'], '--validate'),
     (['--source', 'source.pth', '--at_groups', '[7]', '--method', 'at', '--teacher', 'ten.pth'],

@@ -78,8 +78,8 @@ def test_captured_steps_of_images_in_memory(more):
     write_net(arch='wrn-10-1')
     both_ways(finetune.main, [
         '--dataset', 'shapes', '--domain', 'shifted', '--shift', '.5', '--per_class', '7',
-        '--batch_size', '16', '--iterations', '9', '--epoch_steps', '3', '--source', 'source.pth',
-        '--method', 'afd', '--alpha', '1e-3', *more])
+        '--batch_size', '16', '--iterations', '9', '--steps_per_epoch', '3',
+        '--source', 'source.pth', '--method', 'afd', '--alpha', '1e-3', *more])
 
 
 def test_captured_steps_of_files(shapes_folder):

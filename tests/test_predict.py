@@ -76,4 +76,4 @@ def test_default_length_follows_the_size_of_the_set(capsys):
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 and '13,714 passes over 42 training images; 120 are made' in said[0]
     assert epochs(42, '--iterations', '9000') == 13714      # what is given is made
-    assert epochs(42, '--epoch_steps', '500') == 18 and not capsys.readouterr().out
+    assert epochs(42, '--steps_per_epoch', '500') == 18 and not capsys.readouterr().out

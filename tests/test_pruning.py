@@ -211,7 +211,7 @@ def test_bad_input(flags, said, fails):
     if 'alexnet.pth' in flags:
         store.write_params(imagenet.alexnet(3)[1], 'alexnet.pth')
     status, error = fails(finetune.main, '--dataset', 'shapes', '--size', 40, '--iterations', 4,
-                          '--epoch_steps', 2, '--source', 'source.pth', '--nthread', 0, *flags)
+                          '--steps_per_epoch', 2, '--source', 'source.pth', '--nthread', 0, *flags)
     assert status == 2 and said in error and error.count('\n') == 1
     assert not pathlib.Path('logs').exists()
 

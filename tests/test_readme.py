@@ -181,7 +181,7 @@ def on_shapes(options):
     more = ['--shift', '.5'] if '--target' in options else []
     more += ['--macs_target', '.85', '--phases', '1'] if '--prune' in options else []
     return [*kept, '--dataset', 'shapes', *more, '--size', '40', '--batch_size', '16',
-            '--iterations', '2', '--epoch_steps', '2', '--nthread', '0', '--lr', '1e-3']
+            '--iterations', '2', '--steps_per_epoch', '2', '--nthread', '0', '--lr', '1e-3']
 
 
 @pytest.mark.parametrize('options', readme_commands('finetune.py'), ids=' '.join)

@@ -127,7 +127,7 @@ def test_number_of_epochs_that_images_decide_is_that_of_the_log():
     options = vars(tables.options_of(words))
     write_run(pathlib.Path('a'), [1., 2.], options=options | dict(epochs=2, epoch_step=[2]))
     assert tables.has_finished(words)
-    for flags in ('--iterations 60', '--epoch_steps 10', '--epochs 3'):
+    for flags in ('--iterations 60', '--steps_per_epoch 10', '--epochs 3'):
         assert not tables.has_finished([*words, *flags.split()]), flags
 
 

@@ -70,7 +70,7 @@ def test_fine_tuning_of_images_in_memory(way):
     call([*QUICK, '--save', 'logs/t', '--width', 2])
     captured.clear()
     flags = ['--dataset', 'shapes', '--domain', 'shifted', '--shift', .5, '--per_class', 7,
-             '--batch_size', 16, '--iterations', 9, '--epoch_steps', 3, '--source', 'logs/t']
+             '--batch_size', 16, '--iterations', 9, '--steps_per_epoch', 3, '--source', 'logs/t']
     methods = {'l2': ['--seed', 1], 'ast': ['--method', 'ast'],
                'afds': ['--method', 'afd', '--prune', 'afs', '--macs_target', .5, '--alpha', 1e-3]}
     call(*([*flags, *v, '--save', f'logs/both/{k}'] for k, v in methods.items()), script=finetune)
@@ -143,7 +143,7 @@ def test_a_plus_without_a_run(fails):
 
 
 def test_runs_with_dropout_draw_from_their_own_generators():
-    flags = ['--dataset', 'shapes', '--arch', 'wrn-10-1', '--iterations', 4, '--epoch_steps', 2,
+    flags = ['--dataset', 'shapes', '--arch', 'wrn-10-1', '--iterations', 4, '--steps_per_epoch', 2,
              '--batch_size', 16, '--nthread', 0, '--size', 32, '--bottleneck', 8, '--dropout', .5]
     commands = {k: [*flags, '--seed', k] for k in (0, 1)}
     call(*([*v, '--save', f'logs/both/{k}'] for k, v in commands.items()), script=finetune)
