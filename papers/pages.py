@@ -17,7 +17,7 @@ from papers.results import (
     without_empty,
     write_pictures,
 )
-from papers.texts import NEEDS, STATUS, TEXTS
+from papers.texts import NEEDS, NOTES, STATUS, TEXTS
 from system import files
 
 # ---- the pages ----------------------------------------------------------------------------------
@@ -67,8 +67,9 @@ def pictures(name, root, logs):
 def page(name, root, logs):
     """Make the text of ROOT/TABLE/README.md."""
     parts = [WRITTEN, f'# {title(name)}', '\n'.join(table_lines(name, logs)), legend(name, logs),
-             TEXTS.get(name, '').strip(), *pictures(name, root, logs)]
-    return '\n\n'.join(filter(None, parts)) + '\n'
+             TEXTS.get(name, ''), *(note for note, names in NOTES.items() if name in names),
+             *pictures(name, root, logs)]
+    return '\n\n'.join(filter(None, map(str.strip, parts))) + '\n'
 
 
 # ---- the status ---------------------------------------------------------------------------------

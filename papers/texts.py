@@ -1,8 +1,8 @@
 """The texts of the README's status and of the pages in results/; `papers.pages` writes them.
 
 STATUS is the README's status table. TEXTS is the Markdown below the table of each page: what was
-run, how its settings were chosen, and what the numbers do not show. Tables that are only grids of
-settings have a text but no row in STATUS.
+run, how its settings were chosen, and what the numbers do not show; NOTES is how several of them
+end. Tables that are only grids of settings have a text but no row in STATUS.
 """
 
 # heading -> {table: (what it is, the rows that may represent it)}
@@ -56,10 +56,6 @@ numbers at the revision that the logs name, and other ones today."""
 CORES = """\
 The runs with one thread shared the machine's two cores with each other and with other work, so
 *seconds per run* is only a loose upper bound.
-"""
-CIFAR_IMAGES = """\
-The images are those of CIFAR-10, but not in the order of the published batches; training shuffles
-them anyway.
 """
 IMAGENETTE = """\
 The images are a subset of [Imagenette](https://github.com/fastai/imagenette), which has ten classes
@@ -116,33 +112,20 @@ Repeated with both cores free, with the same numbers to the last digit, all 15 r
 took 2 minutes 59 seconds; the same command once more took 7 seconds.
 """,
 
-    'cifar10': f"""\
+    'cifar10': """\
 The first run with the paper's schedule: the student without a teacher, one seed. Its error lies in
 the range that others found. The whole table, in a twentieth of the epochs, is
-[cifar10-10epochs](../cifar10-10epochs/README.md).
+[cifar10-10epochs](../cifar10-10epochs/README.md).""",
 
-{CIFAR_IMAGES}
-{CORES}""",
-
-    'cifar10-10epochs': f"""\
+    'cifar10-10epochs': """\
 β of F-ActT (10) and the linear decay of β in AT+KD are not in the paper; they were chosen [on
-held-out training images](../cifar10-choices/README.md). Each seed has its own teacher.
+held-out training images](../cifar10-choices/README.md). Each seed has its own teacher.""",
 
-{CIFAR_IMAGES}
-{CORES}""",
-
-    'cifar10-maps-10epochs': f"""\
-{CIFAR_IMAGES}
-{CORES}""",
-
-    'cifar10-gradients-5epochs': f"""\
+    'cifar10-gradients-5epochs': """\
 The learning rate (0.01) and β of min-l2 (0.1) are not in the paper; they were chosen [on held-out
-training images](../cifar10-choices/README.md).
+training images](../cifar10-choices/README.md).""",
 
-{CIFAR_IMAGES}
-{CORES}""",
-
-    'cifar10-choices': f"""\
+    'cifar10-choices': """\
 Each setting was chosen once, on held-out training images, with one seed per value:
 
 * the learning rate of NIN without batch normalisation, from 0.1 (which diverges in its fifth step),
@@ -154,10 +137,7 @@ Each setting was chosen once, on held-out training images, with one seed per val
   teacher of gradient AT has a larger error than its students), and the paper's full table may need
   another value;
 * the decay of β in AT+KD, from none, linear, cosine and step, after five epochs on 20,000 images,
-  tested on the other 30,000: no difference was visible, so **linear**, the simplest.
-
-{CIFAR_IMAGES}
-{CORES}""",
+  tested on the other 30,000: no difference was visible, so **linear**, the simplest.""",
 
     'imagenette': f"""\
 ImageNet itself was not available, so there is no run of table 5 yet (`python tables.py commands
@@ -169,17 +149,14 @@ paper's.
 
 **Attention transfer does harm here.** The first row suggests why: in twelve epochs on 2,000 images
 the deeper net learns less than the shallower one, which makes it a bad teacher. This says nothing
-about the paper's table 5, where the teacher is the better net.
-
-{CORES}""",
+about the paper's table 5, where the teacher is the better net.""",
 
     'imagenette-choices': f"""\
 The learning rates of [imagenette](../imagenette/README.md) were chosen once, from values between
 0.05 and 0.002, after six epochs on 1,600 images, tested on the other 400, with one seed per value:
 **0.01** for ResNet-34, **0.005** for ResNet-18.
 
-{IMAGENETTE}
-{CORES}""",
+{IMAGENETTE}""",
 
     'cifar10-weights': """\
 Y. Idelbayev trained CIFAR-10 ResNets as described by He et al. and [published their
@@ -189,13 +166,11 @@ normalisation that they were trained with, ImageNet's mean and standard deviatio
 fifth net, ResNet-110, were not available.
 """,
 
-    'imagenette-mobilenet': f"""\
+    'imagenette-mobilenet': """\
 A MobileNetV2 whose batch normalisation is folded into its convolutions, tested on the 500 test
 images of [imagenette](../imagenette/README.md) before and after `--restore_bn` restored it (see
 [how that works](../../docs/weights.md#restoring-batch-normalisation)).
-[weights.txt](weights.txt) describes the file of weights, which is not part of this repository.
-
-{CORES}""",
+[weights.txt](weights.txt) describes the file of weights, which is not part of this repository.""",
 
     'amazon10': f"""\
 The nets are fine-tuned on ten images of each of the 31 classes of Office-31's amazon, drawn by the
@@ -212,8 +187,7 @@ these numbers do not contradict the papers' results after 4,500 and 9,000 steps.
 
 AFD's loss allows its attention to collapse: with one of the three seeds the entropy on the first of
 four layers ends at a thousandth of that of uniform attention (with the others at 0.02 and 0.39).
-
-{CORES}""",
+""",
 
     'amazon10-choices': f"""\
 The settings of [amazon10](../amazon10/README.md) were chosen once, on 100 held-out training images,
@@ -228,8 +202,7 @@ with one seed per value; the standard error of each number is about five points:
   **0.004**.
 
 The grids include the published values of α, but those belong to features of another scale: this
-net's batch normalisation, with its scales, had been folded into the convolutions. {MOBILENET}
-{CORES}""",
+net's batch normalisation, with its scales, had been folded into the convolutions. {MOBILENET}""",
 
     'transfer-shapes': """\
 The source, a net trained on `shapes`, is the teacher of the [demo](../demo/README.md) with the same
@@ -248,7 +221,7 @@ worse.
 
 All 72 runs took 6 minutes on two free cores.""",
 
-    'shapes-pruned': f"""\
+    'shapes-pruned': """\
 A CIFAR ResNet-14 trained on `shapes` is trained on for nine epochs of 40 steps while it is pruned:
 after a third and two thirds of the steps or, with nine phases, before each epoch but the first. All
 layers lose the same part of their channels, so the nets have nearly the same widths whatever the
@@ -262,9 +235,7 @@ too little of it is left after the last step. Lowering the density to 0.5 from p
 these.
 
 `finetune.py --evaluate RUN --prune afs` prints what each channel is worth: the loss without it. (A
-run with `--macs_target 1` still has all of its channels.)
-
-{CORES}""",
+run with `--macs_target 1` still has all of its channels.)""",
 
     'amazon10-pruned': f"""\
 The nets are fine-tuned on the images of [amazon10](../amazon10/README.md), for 600 steps, and
@@ -315,16 +286,13 @@ The learning rate was chosen [on held-out images of amazon](../office31-choices/
 
 DAN helps where amazon is the target (by 1.6 and 2.7 points) and costs up to 1.1 points elsewhere.
 The mean accuracy over the six pairs is 62.2 % without it and 62.5 % with it, with one seed each.
+""",
 
-{CORES}""",
-
-    'office31-choices': f"""\
+    'office31-choices': """\
 The learning rate of [office31-mobilenet](../office31-mobilenet/README.md) and
 [office31-parts](../office31-parts/README.md) was chosen once, from values between 0.03 and 0.0001,
 on 500 held-out images of amazon, with one seed per value; the standard error of each number is
-about two points: **0.0003**.
-
-{CORES}""",
+about two points: **0.0003**.""",
 
     'office31-parts': f"""\
 This table belongs to [why Office-31 results
@@ -335,7 +303,16 @@ With one seed and 795 images a test error has a standard error of 1.8 points, so
 shows no difference between crops, with or without augmentation, or with or without decay. Training
 the classification head at ten times the learning rate, as in the published recipe, does harm here,
 by 3.9 points. That is after 300 steps; the effect after 20,000 was not measured. Choosing the best
-epoch on the test images would have made these runs look better by up to 1.5 points.
-
-{CORES}""",
+epoch on the test images would have made these runs look better by up to 1.5 points.""",
 }
+
+# what several texts end with, {note: tables}
+OF_CIFAR = ['cifar10', 'cifar10-10epochs', 'cifar10-maps-10epochs', 'cifar10-gradients-5epochs',
+            'cifar10-choices']
+NOTES = {
+    """\
+The images are those of CIFAR-10, but not in the order of the published batches; training shuffles
+them anyway.""": OF_CIFAR,
+    CORES: [*OF_CIFAR, 'imagenette', 'imagenette-choices', 'imagenette-mobilenet', 'amazon10',
+            'amazon10-choices', 'shapes-pruned', 'office31-mobilenet', 'office31-choices',
+            'office31-parts']}
