@@ -279,8 +279,7 @@ def parse(argv):
                         'more runs, and stop the current ones after their epoch; the same command '
                         'continues')
     opt = parser.parse_intermixed_args(argv)     # `run --root logs TABLE`, too
-    flags.check_numbers(opt, above_zero=[
-        k for k in ('epochs', 'seeds', 'at_once', 'minutes') if getattr(opt, k) is not None])
+    flags.check_numbers(opt, above_zero=('epochs', 'seeds', 'at_once', 'minutes'))
     return opt
 
 

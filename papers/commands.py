@@ -43,26 +43,6 @@ def owner(name, row):
     return (f'{table}-{epochs}epochs' if epochs else table), row
 
 
-def plural(number, noun):
-    """Return a number with its noun: 1 epoch, 2 epochs."""
-    return f'{number:,} {noun}' + 's' * (number != 1)
-
-
-def schedule_of(name):
-    """Return the paper's schedule for a table, in words."""
-    epochs = table_of(name)['epochs']
-    return 'as published' if epochs is None else plural(epochs, 'epoch')
-
-
-def title(name):
-    """Return the heading of a table; it mentions a short schedule."""
-    table, epochs = table_of(name), split(name)[1]
-    if not epochs:
-        return table['title']
-    usual = 'the published number' if table['epochs'] is None else table['epochs']
-    return f'{table["title"]}, in {plural(epochs, "epoch")} instead of {usual}'
-
-
 # ---- the commands -------------------------------------------------------------------------------
 
 def folder_of(name, row, seed, root):

@@ -5,18 +5,8 @@ A page is results/TABLE/README.md: the table, its plots, and its text from paper
 import math
 import re
 
-from papers import catalogue
-from papers.commands import command, flags_of, plural, rows_of, schedule_of, split, table_of, title
-from papers.results import (
-    cells,
-    curves_of,
-    grid,
-    logs_of,
-    markdown,
-    table_lines,
-    without_empty,
-    write_pictures,
-)
+from papers import catalogue, results
+from papers.commands import command, flags_of, rows_of, split, table_of
 from papers.texts import NEEDS, NOTES, STATUS, TEXTS
 from system import files
 
@@ -38,13 +28,15 @@ LOGS = ('row names link to the logs; the first line of a log has the command, re
         'machine, precision and seed')
 SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: they cannot be compared, "
          'but the order of the rows can.')
+CURVES = '![Learning curves of the first seed of each row](curves.png)'
+TRADEOFF = '![Error against multiply-adds](tradeoff.png)'
 
 
 def legend(name, logs):
     """Explain the columns of a table in Markdown, with a warning if the table has our numbers for a
     short schedule beside the paper's."""
-    head, *_ = grid(name, logs)
-    columns = {text.removesuffix(f', {schedule_of(name)}') for text in head}
+    head, *_ = results.grid(name, logs)
+    columns = {text.removesuffix(f', {results.schedule_of(name)}') for text in head}
     against, measure = table_of(name)['against'], table_of(name)['measure'].removesuffix(', %')
     if any(z[-1]['epochs'] for by_seed in logs.values() for z in by_seed.values()):
         measure += ' after the **last** epoch'
@@ -53,22 +45,17 @@ def legend(name, logs):
     lines = [f'* {text}' for text in [*said, LOGS]]
     epochs = split(name)[1]
     if epochs and 'paper' in columns:
-        lines += ['', SHORT.format(paper=schedule_of(name), ours=epochs)]
+        lines += ['', SHORT.format(paper=results.schedule_of(name), ours=epochs)]
     return '\n'.join(lines)
-
-
-def pictures(name, root, logs):
-    """Return the links to a table's plots, as a list."""
-    curves = '![Learning curves of the first seed of each row](curves.png)'
-    tradeoff = '![Error against multiply-adds](tradeoff.png)'
-    return [curves] * bool(curves_of(name, root, logs)) + [tradeoff] * table_of(name)['pruned']
 
 
 def page(name, root, logs):
     """Make the text of ROOT/TABLE/README.md."""
-    parts = [WRITTEN, f'# {title(name)}', '\n'.join(table_lines(name, logs)), legend(name, logs),
-             TEXTS.get(name, ''), *(note for note, names in NOTES.items() if name in names),
-             *pictures(name, root, logs)]
+    parts = [WRITTEN, f'# {results.title(name)}', '\n'.join(results.table_lines(name, logs)),
+             legend(name, logs), TEXTS.get(name, ''),
+             *(note for note, names in NOTES.items() if name in names),
+             CURVES if results.curves_of(name, root, logs) else '',
+             TRADEOFF if table_of(name)['pruned'] else '']
     return '\n\n'.join(filter(None, map(str.strip, parts))) + '\n'
 
 
@@ -77,7 +64,7 @@ def page(name, root, logs):
 def read_logs(root):
     """Read the logs in ROOT of the tables that have finished runs of their own, by name."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
-    found = {name: logs_of(name, root) for name in names
+    found = {name: results.logs_of(name, root) for name in names
              if re.sub(r'-[1-9]\d*epochs$', '', name) in catalogue.TABLES}
     return {name: logs for name, logs in found.items()
             if any(z for row, z in logs.items() if '/' not in row)}
@@ -90,12 +77,12 @@ def length_of(name, row, logs):
         return 'tested'
     for z in (lines[-1] for lines in logs.values()):
         if 'iterations' in z:
-            return plural(z['epochs'] * z['steps'], 'step')
+            return results.plural(z['epochs'] * z['steps'], 'step')
     if split(name)[1]:
-        return f'{split(name)[1]} of {schedule_of(name)}'
+        return f'{split(name)[1]} of {results.schedule_of(name)}'
     if '--iterations' in flags:
-        return plural(int(flags['--iterations'][0]), 'step')
-    return schedule_of(name)
+        return results.plural(int(flags['--iterations'][0]), 'step')
+    return results.schedule_of(name)
 
 
 def result_of(name, row, logs):
@@ -103,7 +90,7 @@ def result_of(name, row, logs):
     if not logs[row]:
         table = split(name)[0]
         return 'not run' + (f': needs {NEEDS[table]}' if table in NEEDS else '')
-    z, against = cells(name, row, logs), table_of(name)['against']
+    z, against = results.cells(name, row, logs), table_of(name)['against']
     return z['ours'] + (f' ({z[against]} {against})' if z[against] else '')
 
 
@@ -134,7 +121,7 @@ def status(found):
     lines = []
     for heading, tables in STATUS.items():
         rows = [status_row(table, *said, found) for table, said in tables.items()]
-        lines += [f'**{heading}**', '', *markdown(*without_empty(rows)), '']
+        lines += [f'**{heading}**', '', *results.markdown(*results.without_empty(rows)), '']
     return lines
 
 
@@ -155,6 +142,6 @@ def write_all(home):
     """Write the README's status table, the tables' pages and their plots, all from the logs."""
     found = read_logs(home / 'results')
     for name, logs in found.items():
-        write_pictures(name, home / 'results', logs)
+        results.write_pictures(name, home / 'results', logs)
     for path, text in files_to_write(home, found).items():
         files.write_whole(path, text.encode())

@@ -11,18 +11,7 @@ import pathlib
 import statistics
 
 from engine import plots, runs
-from papers.commands import (
-    command,
-    flags_of,
-    folder_of,
-    owner,
-    plural,
-    rows_of,
-    schedule_of,
-    split,
-    table_of,
-    title,
-)
+from papers.commands import command, flags_of, folder_of, owner, rows_of, split, table_of
 
 DECAYS = {'inv': 'inverse decay of the learning rate',
           'exp': 'exponential decay of the learning rate'}
@@ -99,6 +88,26 @@ def macs_kept(logs, what='multiply_adds'):
 
 # ---- a table ------------------------------------------------------------------------------------
 
+def plural(number, noun):
+    """Return a number with its noun: 1 epoch, 2 epochs."""
+    return f'{number:,} {noun}' + 's' * (number != 1)
+
+
+def schedule_of(name):
+    """Return the paper's schedule for a table, in words."""
+    epochs = table_of(name)['epochs']
+    return 'as published' if epochs is None else plural(epochs, 'epoch')
+
+
+def title(name):
+    """Return the heading of a table; it mentions a short schedule."""
+    table, epochs = table_of(name), split(name)[1]
+    if not epochs:
+        return table['title']
+    usual = 'the published number' if table['epochs'] is None else table['epochs']
+    return f'{table["title"]}, in {plural(epochs, "epoch")} instead of {usual}'
+
+
 def cells(name, row, logs):
     """Format a row of a table as {column: text}."""
     table, short = table_of(name), split(name)[1]
@@ -172,11 +181,9 @@ def caption(name, logs):
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]
     rows = [rows_of(name)[row] for row in logs]
-    sources = {r['source'] for r in rows if r['paper'] and r['source']}
-    if sources:
+    if sources := {r['source'] for r in rows if r['paper']}:
         said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
-    missing = len(rows_of(name)) - len(logs)
-    if missing:
+    if missing := len(rows_of(name)) - len(logs):
         said.append(f'Rows without a finished run, not shown: {missing}')
     return '. '.join(said) + '.'
 
