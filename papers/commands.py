@@ -36,11 +36,8 @@ def rows_of(name):
 def owner(name, row):
     """Return the table that a row's runs belong to and the row's name there:
     'cifar10-maps-10epochs', 'cifar10/at' -> 'cifar10-10epochs', 'at'."""
-    if '/' not in row:
-        return name, row
-    table, row = row.split('/')
-    epochs = split(name)[1]
-    return (f'{table}-{epochs}epochs' if epochs else table), row
+    table, _, row = row.rpartition('/')
+    return (table + name.removeprefix(split(name)[0]) if table else name), row
 
 
 # ---- the commands -------------------------------------------------------------------------------
@@ -88,17 +85,15 @@ def with_teachers(name, row):
 def commands(name, root, seeds=None, only=''):
     """Yield the command line of each run of a table, or of one row and its teachers, as a list of
     words: seed by seed, teachers first. Raises InputError if there is no such row."""
-    rows, short, known = rows_of(name), split(name)[1], set()
+    rows, short = rows_of(name), split(name)[1]
     if only and only not in rows:
         raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows)}')
     numbers = {k: seeds or min(r['seeds'], SHORT_SEEDS if short else r['seeds'])
                for k, r in rows.items() if only in ('', k)}
-    for seed in range(max(numbers.values())):
-        for wanted in (k for k, n in numbers.items() if seed < n):
-            for place in with_teachers(name, wanted):
-                if (place, seed) not in known:
-                    known.add((place, seed))
-                    yield command(*place, seed, root)
+    runs = ((place, seed) for seed in range(max(numbers.values()))
+            for wanted, n in numbers.items() if seed < n for place in with_teachers(name, wanted))
+    for place, seed in dict.fromkeys(runs):
+        yield command(*place, seed, root)
 
 
 def save_of(words):

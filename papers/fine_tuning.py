@@ -31,8 +31,9 @@ TABLE_3 = {
         'caltech256-30': '78.5±0.2 77.8±0.3 81.0±0.3 81.2±0.1 81.9±0.1',
         'caltech256-60': '80.8±0.1 80.9±0.1 83.0±0.1 83.3±0.1 83.9±0.1'},
 }
-# accuracies in tables 4, 5, 7, 8 and 10: DFA, AST only, ACT only, one stage, ACT before AST, the
-# source not replaced
+# accuracies in tables 4, 5, 7, 8 and 10, of the rows that `ablations` makes
+ABLATED = {'resnet101': ('dfa', 'ast', 'act', 'one_stage', 'ast_second', 'kept'),
+           'mobilenet_v2': ('ast', 'act')}
 ABLATIONS = {
     'resnet101': {
         'dogs': '88.3±0.2 90.1±0.1 90.1±0.1 90.0±0.1 90.1±0.1 90.0±0.1',
@@ -40,10 +41,8 @@ ABLATIONS = {
         'mit67': '85.3±0.2 85.6±0.2 85.6±0.2 85.5±0.1 85.8±0.1 85.6±0.1',
         'caltech256-30': '85.7±0.3 86.9±0.1 87.0±0.1 87.0±0.1 87.0±0.1 86.5±0.1',
         'caltech256-60': '87.6±0.2 89.2±0.1 89.4±0.1 89.4±0.2 89.4±0.1 88.6±0.1'},
-    'mobilenet_v2': {
-        'dogs': '- 81.8 81.7 - - -', 'cub': '- 77.0 77.3 - - -',
-        'mit67': '- 77.8±0.3 77.9±0.1 - - -', 'caltech256-30': '- 81.6 81.6 - - -',
-        'caltech256-60': '- 83.7 83.8 - - -'},
+    'mobilenet_v2': {'dogs': '81.8 81.7', 'cub': '77.0 77.3', 'mit67': '77.8±0.3 77.9±0.1',
+                     'caltech256-30': '81.6 81.6', 'caltech256-60': '83.7 83.8'},
 }
 # errors that others reached with ResNet-101: L2-SP's authors; PaddlePaddle's DELTA, in 100 epochs
 OTHERS = {'dogs_l2': '18 to 19 (holyseven)', 'dogs_l2_sp': '11 to 12 (holyseven)',
@@ -117,42 +116,31 @@ def ablations(net, data):
     """Make the rows of a net and a data set in the table afa-ablations. The paper does not say how
     long a single stage was trained; here it takes as long as both, and DFA and both kinds of
     attention in one stage have the α of AST."""
-    label = f'{NETS[net][0]}, {DATA[data]}'
-    dfa, ast, act, one, reverse, kept = ABLATIONS[net][data].split()
-    base, start = f'{net}_{data}', source_on(net, data)
-    plain = f'{base}_dfa' if net == 'resnet101' else ''
+    base, start, alpha = f'{net}_{data}', source_on(net, data), NETS[net][1]['ast']
+    ast, act, second = stage(net, 'ast'), stage(net, 'act'), f'{HALF} {CONTINUED}'
     rows = {
-        'ast': row(f'{label}, AST only', error_of(ast), AFA, f'{start} {stage(net, "ast")}', plain),
-        'act': row(f'{label}, ACT only', error_of(act), AFA, f'{start} {stage(net, "act")}', plain)}
-    if net == 'resnet101':
-        alpha = NETS[net][1]['ast']
-        rows = {'dfa': row(f'{label}, DFA: features without attention', error_of(dfa), AFA,
-                           f'{start} --method feature_map --positions sum --alpha {alpha}'),
-                **rows,
-                'one_stage': row(f'{label}, AST and ACT in one stage', error_of(one), AFA,
-                                 f'{start} --method ast_act --alpha {alpha}', plain),
-                'act_first': row(f'{label}, reverse order: ACT',
-                                 options=f'{start} {stage(net, "act")} {HALF}'),
-                'ast_second': row(f'{label}, reverse order: ACT, then AST', error_of(reverse), AFA,
-                                  f'--source @{base}_act_first {on(data)} {stage(net, "ast")} '
-                                  f'{HALF} {CONTINUED}', plain),
-                'kept': row(f'{label}, AFA, the source not replaced', error_of(kept), AFA,
-                            f'--source @afa/{name_of(net, data, "ast")} {on(data)} '
-                            f'{stage(net, "act")} {HALF} {CONTINUED} '
-                            f'--teacher {weights_of(net, data)}', plain)}
-    return {f'{base}_{name}': r for name, r in rows.items()}
+        'dfa': ('DFA: features without attention',
+                f'{start} --method feature_map --positions sum --alpha {alpha}'),
+        'ast': ('AST only', f'{start} {ast}'),
+        'act': ('ACT only', f'{start} {act}'),
+        'one_stage': ('AST and ACT in one stage', f'{start} --method ast_act --alpha {alpha}'),
+        'act_first': ('reverse order: ACT', f'{start} {act} {HALF}'),
+        'ast_second': ('reverse order: ACT, then AST',
+                       f'--source @{base}_act_first {on(data)} {ast} {second}'),
+        'kept': ('AFA, the source not replaced',
+                 f'--source @afa/{name_of(net, data, "ast")} {on(data)} {act} {second} '
+                 f'--teacher {weights_of(net, data)}')}
+    papers = dict(zip(ABLATED[net], map(error_of, ABLATIONS[net][data].split()), strict=True))
+    plain = f'{base}_dfa' if 'dfa' in papers else ''
+    return {f'{base}_{k}': row(f'{NETS[net][0]}, {DATA[data]}, {label}', papers.get(k, ''), AFA,
+                               options, '' if k in ('dfa', 'act_first') else plain)
+            for k, (label, options) in rows.items() if plain or k in papers}
 
 
 def joined(rows_of):
     """Join the rows that rows_of(net, data) returns for all nets and data sets of AFA's paper."""
     return {k: r for net, by_data in TABLE_3.items() for data in by_data
             for k, r in rows_of(net, data).items()}
-
-
-def released(label, error, file):
-    """Make the row of weights that AFA's authors released, for Stanford Dogs."""
-    return row(f'{label}, Stanford Dogs, released weights', error, RELEASED,
-               f'{on("dogs")} --evaluate {file}', seeds=1)
 
 
 TABLES = {
@@ -165,8 +153,10 @@ TABLES = {
         'compared with',
         script='finetune.py', epochs=None, against='vs. L2',
         rows={**joined(of_table_3),
-              'resnet101_released': released('ResNet-101', '9.78', 'afa_resnet101.pth'),
-              'mobilenet_released': released('MobileNetV2', '17.83', 'afa_mobilenet_v2.pth')}),
+              **{f'{net.partition("_")[0]}_released': row(
+                     f'{NETS[net][0]}, Stanford Dogs, released weights', error, RELEASED,
+                     f'{on("dogs")} --evaluate afa_{net}.pth', seeds=1)
+                 for net, error in (('resnet101', '9.78'), ('mobilenet_v2', '17.83'))}}),
     'afa-ablations': table(
         'AFA without attention, with one kind of it, in one stage, in the reverse order, and '
         'with the source not replaced',

@@ -33,7 +33,6 @@ TABLES = {
                f"--classes '{IMAGENETTE_CLASSES}' --dtype float",
         rows={
             'given': row('batch normalisation folded, as in the file', seeds=1),
-            'restored': row('batch normalisation restored', options='--restore_bn 512',
-                            seeds=1),
+            'restored': row('batch normalisation restored', options='--restore_bn 512', seeds=1),
         }),
 }

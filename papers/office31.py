@@ -38,23 +38,21 @@ PRETRAINED = ('--source mobilenet_v2_imagenet.pth --pixels tensorflow --size 96 
 OFFICE_LR = .0003         # chosen in the table office31-choices
 
 
-def error_in(accuracies, k):
-    """Return the error of pair k, '' if there are no accuracies."""
-    return error_of(accuracies.split()[k]) if accuracies else ''
-
-
 def domains(methods, papers=None, source='', others=None):
     """Make the rows of Office-31: for each pair of domains, each of `methods`, {name: (label,
     options)}. `papers`: {name: accuracies}, from `source`; `others`: {name: {who: accuracies}}."""
-    def of_pair(k, a, b, name, label, options):
-        by = (others or {}).get(name, {})
-        theirs = '; '.join(f'{error_in(accuracies, k)} ({who})' for who, accuracies in by.items())
-        plain = '' if label.endswith('source-only') else f'{a}_{b}_source'
-        return row(f'{a} → {b}, {label}', error_in((papers or {}).get(name), k), source,
-                   f'--domain {a} --target {b} {options}', plain, 1, theirs)
+    def error(accuracies, pair):
+        return error_of(accuracies.split()[PAIRS.index(pair)])
 
-    return {f'{a}_{b}_{name}': of_pair(PAIRS.index((a, b)), a, b, name, *method)
-            for a, b in sorted(PAIRS) for name, method in methods.items()}
+    papers, others, rows = papers or {}, others or {}, {}
+    for a, b in sorted(PAIRS):
+        for name, (label, options) in methods.items():
+            theirs = (f'{error(v, (a, b))} ({who})' for who, v in others.get(name, {}).items())
+            paper = error(papers[name], (a, b)) if name in papers else ''
+            plain = '' if label.endswith('source-only') else f'{a}_{b}_source'
+            rows[f'{a}_{b}_{name}'] = row(f'{a} → {b}, {label}', paper, source, f'--domain {a} '
+                                          f'--target {b} {options}', plain, 1, '; '.join(theirs))
+    return rows
 
 
 TABLES = {

@@ -181,7 +181,7 @@ def caption(name, logs):
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]
     rows = [rows_of(name)[row] for row in logs]
-    if sources := {r['source'] for r in rows if r['paper']}:
+    if sources := {r['source'] for r in rows if r['paper'] and r['source']}:
         said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
     if missing := len(rows_of(name)) - len(logs):
         said.append(f'Rows without a finished run, not shown: {missing}')
