@@ -7,12 +7,9 @@
     python tables.py report             write README.md's status table and, for each table that has
                                         runs, results/TABLE/README.md, all from the logs
 
-With --epochs N a table is run with a schedule of N epochs, in its own folder, TABLE-Nepochs. With
---at_once K up to K runs are trained at a time: on a GPU in one process, whose command line has the
-runs with a + between them; on a CPU in K processes with one thread each. Several `run` commands
-started at the same time share the work.
-
-The numbers come from the finished runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/results.py.
+With --epochs N a table is run with a schedule of N epochs, in its own folder, TABLE-Nepochs.
+Several `run` commands started at the same time share the work. The numbers come from the finished
+runs in ROOT/TABLE/ROW/seed<k>/log.txt; see papers/results.py.
 """
 import contextlib
 import importlib

@@ -65,10 +65,9 @@ def attention_on_object(maps, masks):
     """Compute the fraction of each map's mass that lies on the object, (N,). Maps are (N, h, w),
     masks bool (N, H, W); the mask is averaged over the area of each of the map's pixels."""
     n, h, w = maps.shape
-    _, height, width = masks.shape
     # each row of the mask comes h times, so that each row of the map covers whole ones; so columns
-    on = masks.repeat(h, axis=1).reshape(n, h, height, width).mean(2)
-    on = on.repeat(w, axis=2).reshape(n, h, w, width).mean(3)
+    on = masks.repeat(h, axis=1).reshape(n, h, *masks.shape[1:]).mean(2)
+    on = on.repeat(w, axis=2).reshape(n, h, w, -1).mean(3)
     return (maps * on).sum((1, 2)) / maps.sum((1, 2))
 
 

@@ -1,14 +1,13 @@
 """Attention to features that is learned while a net is fine-tuned, from the source's features.
 
-  AFD: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
-  https://openreview.net/forum?id=ryxyCeHtPB
+  AFD, AFS: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
+  https://openreview.net/forum?id=ryxyCeHtPB (by secondary sources: its text was not available)
   AFA: Xie et al., 'Towards Effective Deep Transfer via Attentive Feature Alignment', Neural
   Networks 138, 2021; code https://github.com/xiezheng-cs/AFA
 
 Its parameters are entries of a net's dict under 'attention.<layer>.', which say what is computed.
 The channel attention of AFD and of AFA's second stage (ACT) is one function: they differ in their
-initial entries, and in a bias. AFD follows secondary sources: the text of its paper was not
-available.
+initial entries, and in a bias.
 """
 import math
 

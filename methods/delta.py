@@ -62,11 +62,8 @@ def losses_without(f, params, layer, inputs, targets):
     here, out = next(n for n in graph.graph.nodes if n.op == 'output').args[0]
     whole = Interpreter(graph, garbage_collect_values=False)
     whole.run(inputs)
-    before = {}
-    for node in graph.graph.nodes:
-        before[node] = whole.env[node]
-        if node is here:
-            break
+    before = {k: whole.env[k] for k in itertools.takewhile(lambda k: k is not here,
+                                                           graph.graph.nodes)}
     bias, x, losses = params.get(layer + '.bias'), whole.env[here], []
     for c in range(x.shape[1]):
         y = x.clone()
@@ -109,9 +106,8 @@ def from_growth(growth):
 
 
 def channel_weights(opt, f, params, head, layers, batches, checkpoint):
-    """Return DELTA's weights {layer: (C,)}: computed, and left in the run's folder for when it is
-    continued, or read from such a folder or a file. InputError, if there is none, and for computing
-    in several processes."""
+    """Return DELTA's weights {layer: (C,)}: computed, and left in the run's folder for when it goes
+    on, or read from such a folder or a file. InputError without one, or in several processes."""
     made = pathlib.Path(opt.save, 'channel_weights.json')
     path = made if opt.channel_weights == 'compute' else pathlib.Path(opt.channel_weights)
     path = path / made.name if path.is_dir() else path

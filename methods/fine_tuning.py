@@ -63,25 +63,20 @@ def add_flags(parser, frozen):
                    'groups that at compares, from 0; -1 is the last one')
 
 
-def options_of_methods():
-    """Return the options that mean something for some methods alone, {option: methods}."""
-    methods = losses.methods_of('fine-tuning')
-    return {'alpha': [k for k, m in methods.items() if m.losses],
-            **dict.fromkeys(('positions', 'normalize_features'),
-                            [k for k, m in methods.items() if m.positions]),
-            'sp': ['l2_sp'], 'channel_attention': ['afd'], 'temperature': ['kd'],
-            'at_groups': ['at'], **dict.fromkeys(('mmd', 'mmd_layers'), ['dan'])}
-
-
 def check_flags(opt):
     """Refuse what does not go together with an InputError, and fill in a method's defaults."""
-    for name, methods in options_of_methods().items():
-        if name in opt.given and opt.method not in methods:
+    methods = losses.methods_of('fine-tuning')
+    of_features = [k for k, m in methods.items() if m.positions]
+    meant = {'alpha': [k for k, m in methods.items() if m.losses], 'positions': of_features,
+             'normalize_features': of_features, 'sp': ['l2_sp'], 'channel_attention': ['afd'],
+             'temperature': ['kd'], 'at_groups': ['at'], 'mmd': ['dan'], 'mmd_layers': ['dan']}
+    for name, its in meant.items():
+        if name in opt.given and opt.method not in its:
             raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
-                             f'{", ".join(methods)}')
+                             f'{", ".join(its)}')
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         if getattr(opt, name) is None:
-            setattr(opt, name, getattr(losses.METHODS[opt.method], name))
+            setattr(opt, name, getattr(methods[opt.method], name))
     flags.check_numbers(opt, above_zero=('head_lr_mult', 'temperature'),
                          zero_or_more=('alpha', 'beta', 'bottleneck'))
     if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
@@ -94,8 +89,7 @@ def check_flags(opt):
 
 
 def check_sources(opt):
-    """Refuse, with an InputError, a method without what it compares with, or with what it does not
-    use."""
+    """Refuse, with an InputError, a method without what it needs, or with what it does not use."""
     method = losses.METHODS[opt.method]
     if not opt.teacher and method.needs == 'teacher':
         raise InputError(f'--method {opt.method} needs a --teacher, a net of the same classes')

@@ -2,12 +2,9 @@
 
   L2-SP: Li, Grandvalet & Davoine, 'Explicit Inductive Bias for Transfer Learning with
   Convolutional Networks', https://arxiv.org/abs/1802.01483
-  DELTA: Li et al., 'DELTA: Deep Learning Transfer using Feature Map with Attention for
-  Convolutional Networks', https://arxiv.org/abs/1901.09229
-  AFD and AFA: see attentive.py
+  DELTA: see delta.py; AFD and AFA: see attentive.py
 
-All but L2-SP are means over the batch. Features are dicts {name of a convolution: its output
-(B, C, H, W)}.
+All but L2-SP are means over the batch. Features are {name of a convolution: output (B, C, H, W)}.
 """
 import torch
 

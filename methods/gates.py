@@ -1,12 +1,11 @@
 """Gates: scales of channels that are predicted for each image (AFS).
 
-  AFS: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
-  https://openreview.net/forum?id=ryxyCeHtPB
+  AFS: the paper of AFD, and its sources, see attentive.py
   FBS: Gao et al., 'Dynamic Channel Pruning: Feature Boosting and Suppression',
   https://arxiv.org/abs/1810.05331
 
-AFS follows secondary sources: the text of its paper was not available. A gate is the entries of a
-net's dict under '<normalisation>.gate'; `utils.gated` computes it, and says what q and pi are.
+A gate is the entries of a net's dict under '<normalisation>.gate'; `utils.gated` computes it, and
+says what q and pi are.
 """
 import torch
 
@@ -120,8 +119,7 @@ def by_gates(params, found):
 @torch.no_grad()
 def make_static(params, found, delta_s):
     """Return the net in which channels whose q has a variance of at most `delta_s`, in `found` of
-    `statistics`, have the same scale for all images: at first, the mean of q. Static channels never
-    become dynamic again."""
+    `statistics`, have one scale for all images, at first the mean of q. They stay static."""
     params = dict(params)
     for base in gates(params):
         scale, dynamic = (params[f'{base}.gate.{k}'] for k in ('scale', 'dynamic'))

@@ -14,8 +14,7 @@ IMAGES, SAMPLE = 256, 16    # images, and channels of each set, at most, that ar
 
 @torch.no_grad()
 def mean_loss(f, params, batches):
-    """Return the mean cross-entropy over batches (inputs (B, 3, H, W), labels), in evaluation
-    mode."""
+    """Return the mean cross-entropy over batches (inputs, labels), in evaluation mode."""
     return float(torch.cat([F.cross_entropy(f(x, params, False)[0], y, reduction='none')
                             for x, y in batches]).mean())
 

@@ -1,8 +1,7 @@
 """The one objective of all scripts, and the table of methods, whose losses it adds to
 cross-entropy.
 
-A method of your own is a function of a `Batch` and a line in METHODS; docs/extending.md has an
-example.
+A method of your own is a function of a `Batch` and a line in METHODS: see docs/extending.md.
 """
 import functools
 from collections.abc import Callable

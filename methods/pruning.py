@@ -53,8 +53,7 @@ def check_flags(opt):
         raise InputError(f'--prune afs trains gates in place of scales, which --freeze '
                          f'{" ".join(opt.freeze)} leaves as they are')
     if opt.prune in ('magnitude', 'random'):
-        wrong = {'--density', '--delta_s'} & set(given)
-        if wrong:
+        if wrong := {'--density', '--delta_s'} & set(given):
             raise InputError(f'--prune {opt.prune} has no gates: {wrong.pop()} belongs to afs')
         if opt.macs_target == 1:
             raise InputError(f'--prune {opt.prune} removes nothing: give a --macs_target below 1')

@@ -1,5 +1,4 @@
-"""What fine-tuning makes of its source: a net with a new head and frozen parts; which of its layers
-the methods look at."""
+"""What fine-tuning makes of its source, a new head and frozen parts; which layers it looks at."""
 import torch
 
 import utils
@@ -13,16 +12,13 @@ from weights.architecture import architecture_of, weight_of
 def with_new_head(params, head, classes, bottleneck=0, dropout=0.):
     """Replace the head of a net: random weights of deviation 0.01 and zero biases for so many
     classes, behind a `bottleneck` of so many channels with `dropout`, if those are above zero."""
-    def layer(ni, no):
-        return {'weight': torch.randn(no, ni) * .01, 'bias': torch.zeros(no)}
-
     old = params.get(head + '.bottleneck.weight', params[head + '.weight'])
     ni, new = old.shape[1], {}
     if bottleneck:
         new[head + '.bottleneck'], ni = utils.linear_params(ni, bottleneck), bottleneck
     if bottleneck and dropout:
         new[head + '.bottleneck.dropout'] = torch.tensor(dropout)
-    new[head] = layer(ni, classes)
+    new[head] = {'weight': torch.randn(classes, ni) * .01, 'bias': torch.zeros(classes)}
     body = {k: v for k, v in params.items() if not k.startswith(head + '.')}
     return {**body, **utils.flatten(new)}
 
@@ -40,8 +36,7 @@ FROZEN = ('first_group', 'bn', 'bn_statistics', 'body')
 
 
 def freeze(f, params, what, head):
-    """Return the net with `requires_grad` set for training, but not for the parts `what`, a list of
-    names in FROZEN."""
+    """Return the net with `requires_grad` set, but not for the parts `what`, names in FROZEN."""
     norms = [b for b in folding.normalisations(f, params) if b + '.running_mean' in params]
     of_norms = {f'{b}.{k}' for b in norms for k in ('weight', 'bias')}
     frozen = set(facts.first_group(f, params)) if 'first_group' in what else set()
@@ -59,11 +54,13 @@ def freeze(f, params, what, head):
 
 def tapped(opt, params):
     """Return the names of the layers that a method looks at in a net, as `taps` has them."""
-    needs = METHODS[opt.method].needs
-    if needs == 'target':
-        alone = opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'
-        return [architecture_of(params).head + '.input'] if alone else last_layers(params)
-    return stages(params) if needs == 'features' else []
+    needs, found = METHODS[opt.method].needs, architecture_of(params)
+    if needs != 'target':
+        return stages(params) if needs == 'features' else []
+    if opt.method == 'ddc' or opt.mmd_layers == 'bottleneck':
+        return [found.head + '.input']
+    wide = [found.head + '.bottleneck'] if found.head + '.bottleneck.weight' in params else []
+    return [*found.hidden, *wide, found.head]       # all linear layers, in order
 
 
 def stages(params):
@@ -83,10 +80,3 @@ def check_stages(name, params, start):
     if its != ours:
         raise InputError(f'the features of {name} cannot be compared with those of --source: give '
                          f'the same net')
-
-
-def last_layers(params):
-    """Return the names of a net's linear layers, in order; the head's is the last."""
-    found = architecture_of(params)
-    wide = [found.head + '.bottleneck'] if found.head + '.bottleneck.weight' in params else []
-    return [*found.hidden, *wide, found.head]

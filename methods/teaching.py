@@ -1,10 +1,7 @@
 """Training a student with a teacher: what cifar.py and imagenet.py share, from flags to training.
 
-  Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
-  Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
-
-The loss of a student is CE + alpha (T² KL - CE) + beta times the sum of the losses of --method;
-before --transfer_from it is CE.
+The loss of a student is CE + alpha (T² KL - CE) + beta times the sum of the losses of --method, in
+from_teacher.py; before --transfer_from it is CE.
 """
 import math
 import re
@@ -127,8 +124,7 @@ def student_objective(opt, f_s, f_t=None):
 
 def regressors(f_s, student, f_t, teacher, size, groups):
     """Draw 1x1 convolutions from the student's to the teacher's channels, for those of the `groups`
-    in which they differ, by images of size x size pixels -> {'regressor.group0': (no, ni, 1, 1),
-    ...}."""
+    in which they differ, by images of size x size pixels -> {'regressor.group0': filters, ...}."""
     g_s, g_t = (f(*facts.on_meta(params, size), False)[1]
                 for f, params in ((f_s, student), (f_t, teacher)))
     return {f'regressor.group{i}': utils.conv_params(x.shape[1], y.shape[1]).requires_grad_()

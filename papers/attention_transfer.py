@@ -1,5 +1,4 @@
-"""The tables of 'Paying More Attention to Attention', arXiv:1612.03928, and the choices for them.
-"""
+"""The tables of 'Paying More Attention to Attention', arXiv:1612.03928, and their choices."""
 from papers.rows import choice, choices, row, table
 
 PAPER = 'arXiv:1612.03928'
@@ -22,8 +21,7 @@ GRADIENTS_GRID = f'{ONE_EPOCH} {NO_BN} --validate 30000'
 
 
 def transfers(student, suffix, options, plain, teacher, label, papers):
-    """Make the rows AT, F-ActT, KD and AT+KD of a pair of nets in table 1; `papers`: their errors.
-    """
+    """Make the rows AT, F-ActT, KD, AT+KD of a pair of nets in table 1; `papers`: their errors."""
     methods = (('at', 'AT', '--beta 1e+3'), ('f_actt', 'F-ActT', F_ACTT),
                ('kd', 'KD', '--alpha 0.9'), ('at_kd', 'AT+KD', '--beta 1e+3 --alpha 0.9'))
     return {name + suffix: row(text := f'{student}, {method}{label}', error, PAPER,

@@ -74,8 +74,7 @@ def command(name, row, seed, root):
 
 
 def with_teachers(name, row):
-    """Yield the rows that a row depends on, teachers first, then the row itself, as (table, row).
-    """
+    """Yield (table, row) of each row that a row depends on, teachers first, and then its own."""
     name, row = owner(name, row)
     for teacher in re.findall(r'@(\S+)', rows_of(name)[row]['options']):
         yield from with_teachers(name, teacher)

@@ -68,8 +68,7 @@ def source_on(net, data):
 
 
 def compared(data):
-    """Return the methods that AFA is compared with, {name: (label, options)}, in the order of table
-    3."""
+    """Return the methods that AFA is compared with, {name: (label, options)}, as in table 3."""
     delta = '--method delta --channel_weights compute' + ' --alpha 6.4' * (data == 'dogs')
     return {'l2': ('L2', ''), 'l2_fe': ('L2-FE, head only', '--freeze body'),
             'l2_sp': ('L2-SP', '--method l2_sp'), 'delta': ('DELTA', delta)}

@@ -102,8 +102,7 @@ def name_shown(table, found):
 
 
 def status_row(table, of, rows, found):
-    """Make a table's row {column: text} in the status table; it shows the first of `rows` that has
-    runs."""
+    """Make a table's row {column: text} of the status; it shows the first of `rows` with runs."""
     name = name_shown(table, found)
     logs = dict.fromkeys(rows_of(name), {}) | found.get(name, {})
     row = next((k for k in rows if logs[k]), rows[0])
@@ -128,8 +127,7 @@ def status(found):
 # ---- what is written ----------------------------------------------------------------------------
 
 def files_to_write(home, found):
-    """Make the files that `report` writes into the repository `home`, {path: text}, but for plots.
-    """
+    """Make the files that `report` writes into the repository `home`, but plots: {path: text}."""
     lines = ['<!-- status -->', *status(found), '<!-- end of status -->']
     readme = re.sub(r'(?s)<!-- status -->.*?<!-- end of status -->', lambda _: '\n'.join(lines),
                     (home / 'README.md').read_text())

@@ -31,8 +31,7 @@ def finished_runs(folder):
 
 
 def epochs_of(name, row):
-    """Return the number of epochs of a row's runs: 0 if they only test, None if it depends on the
-    data."""
+    """Return the epochs of a row's runs: 0 if they only test, None if the data decide."""
     flags = flags_of(command(name, row, 0, ''))
     if '--evaluate' in flags:
         return 0
@@ -169,8 +168,7 @@ def threads(z):
 
 
 def caption(name, logs):
-    """Describe the runs of a table: schedule, machine, precision; with numbers of runs, where these
-    differ."""
+    """Describe the runs of a table: schedule, machine, precision; how many, where these differ."""
     lines = [z for by_seed in logs.values() for z in by_seed.values()]
     if not lines:
         return 'No run has finished yet.'
@@ -194,8 +192,7 @@ def markdown(head, *rows):
 
 
 def table_lines(name, logs):
-    """Make the lines of a page's table, with links from the rows to their folders, and its caption.
-    """
+    """Make the lines of a page's table, whose rows link to their folders, and of its caption."""
     head, *rows = grid(name, logs)
     for row, texts in zip(logs, rows, strict=True):
         if logs[row]:

@@ -1,5 +1,4 @@
-"""Tables and their rows, as data. The modules beside this one hold the tables; `catalogue` joins
-them.
+"""Tables and their rows, as data: the modules beside this one hold them, `catalogue` joins them.
 
 All numbers are errors in %, each with its source.
 """
@@ -49,8 +48,7 @@ def part_of_table(name, label, options, rows):
 
 
 def error_of(accuracy):
-    """Turn an accuracy into an error, both in % as text: '88.7±0.1' -> '11.3 ± 0.1', '75.61' ->
-    '24.39'."""
+    """Turn an accuracy into an error, % as text: '88.7±0.1' -> '11.3 ± 0.1', '75.61' -> '24.39'."""
     value, _, spread = accuracy.partition('±')
     digits = len(value.partition('.')[2])
     return f'{100 - float(value):.{digits}f}' + (f' ± {spread}' if spread else '')
