@@ -129,6 +129,7 @@ def ablations(net, data):
         'kept': ('AFA, the source not replaced',
                  f'--source @afa/{name_of(net, data, "ast")} {on(data)} {act} {second} '
                  f'--teacher {weights_of(net, data)}')}
+    # act_first has no number: it is the first half of ast_second
     papers = dict(zip(ABLATED[net], map(error_of, ABLATIONS[net][data].split()), strict=True))
     plain = f'{base}_dfa' if 'dfa' in papers else ''
     return {f'{base}_{k}': row(f'{NETS[net][0]}, {DATA[data]}, {label}', papers.get(k, ''), AFA,
