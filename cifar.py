@@ -74,6 +74,8 @@ def check_flags(opt):
     teaching.check_flags(opt, 'teacher_id', groups=3)
     if opt.model != 'nin' and (opt.no_bn or opt.no_pool_relu):
         raise InputError('--no_bn and --no_pool_relu are variants of --model nin')
+    if opt.model == 'nin' and 'depth' in opt.given:
+        raise InputError('--depth is not for --model nin, which has nine convolutions')
     if opt.model != 'cifar_resnet' and opt.shortcut != 'A':
         raise InputError('--shortcut is a variant of --model cifar_resnet')
     if opt.model in KINDS:

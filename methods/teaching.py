@@ -177,7 +177,7 @@ def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test
     if f_t:
         teacher = step.on_device(folding.fold(teacher), opt.dtype, device, fixed=True)
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
-        print(f'teacher {name}: test error {error:.2f} %')
+        print(f'teacher {name}: {loop.tested_on(vars(opt))} error {error:.2f} %')
         if not (opt.alpha or opt.beta):
             print(f'nothing is learnt from {name}: --alpha and --beta, the weights of what comes '
                   f'from a teacher, are zero')

@@ -81,12 +81,17 @@ def with_teachers(name, row):
     yield name, row
 
 
+def check_row(name, only):
+    """Raise an InputError, if the table has no row `only`; '' is none in particular."""
+    if only and only not in rows_of(name):
+        raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows_of(name))}')
+
+
 def commands(name, root, seeds=None, only=''):
     """Yield the command line of each run of a table, or of one row and its teachers, as a list of
-    words: seed by seed, teachers first. Raises InputError if there is no such row."""
+    words: seed by seed, teachers first. InputError as of `check_row`."""
+    check_row(name, only)
     rows, short = rows_of(name), split(name)[1]
-    if only and only not in rows:
-        raise InputError(f'{name} has no row {only}; its rows are {", ".join(rows)}')
     numbers = {k: seeds or min(r['seeds'], SHORT_SEEDS if short else r['seeds'])
                for k, r in rows.items() if only in ('', k)}
     runs = ((place, seed) for seed in range(max(numbers.values()))

@@ -11,7 +11,17 @@ import pathlib
 import statistics
 
 from engine import plots, runs
-from papers.commands import command, flags_of, folder_of, owner, rows_of, split, table_of
+from papers.commands import (
+    check_row,
+    command,
+    flags_of,
+    folder_of,
+    owner,
+    rows_of,
+    split,
+    table_of,
+    with_teachers,
+)
 
 DECAYS = {'inv': 'inverse decay of the learning rate',
           'exp': 'exponential decay of the learning rate'}
@@ -136,9 +146,11 @@ def without_empty(rows):
     return [columns, *([z[k] for k in columns] for z in rows)]
 
 
-def grid(name, logs):
-    """Format a table as lists of texts, the head first."""
-    return without_empty([cells(name, row, logs) for row in logs])
+def grid(name, logs, only=''):
+    """Format a table, or a row and its teachers alone, as lists of texts, the head first."""
+    places = set(with_teachers(name, only)) if only else set()
+    return without_empty([cells(name, row, logs) for row in logs
+                          if not only or owner(name, row) in places])
 
 
 def drops(epochs):
@@ -237,10 +249,12 @@ def write_pictures(name, root, logs):
         write_tradeoff(name, root, logs)
 
 
-def print_table(name, root):
-    """Print a table with aligned columns, and write its plots."""
+def print_table(name, root, only=''):
+    """Print a table, or its row `only` and that row's teachers, with aligned columns, and write the
+    plots of the whole table. InputError, if it has no such row."""
+    check_row(name, only)
     logs = logs_of(name, root)
-    rows = grid(name, logs)
+    rows = grid(name, logs, only)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(title(name))
     for texts in rows:

@@ -309,7 +309,7 @@ def test_beta_of_each_epoch_is_used_and_logged(cifar_run):
     ['--no_bn', '--method', 'symmetry', '--beta', .01, '--randomcrop_pad', 0,
      '--weight_decay', 0, '--deterministic']])
 def test_nin_alone_then_as_a_teacher(cifar_run, flags):
-    small = ['--model', 'nin', '--width', .1, '--lr', .01]
+    small = ['--model', 'nin', '--depth', 16, '--width', .1, '--lr', .01]   # 16: by default
     z = cifar_run('logs/t', *small, *flags)[-1]
     torch.use_deterministic_algorithms(False)
     assert len(z['at_losses']) == ('--method' in flags) and math.isfinite(z['train_loss'])
@@ -423,6 +423,8 @@ def test_teachers_error_is_said_first(cifar_run, capsys):
     cifar_run('logs/a', '--teacher_id', 't', '--beta', 1, '--dtype', 'float')
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f'teacher t: test error {100 - z["test_acc"]:.2f} %'
+    cifar_run('logs/b', '--teacher_id', 't', '--beta', 1, '--validate', 32)
+    assert capsys.readouterr().out.startswith('teacher t: held-out error ')
 
 
 def test_name_of_a_run_without_save(cifar_run):
@@ -474,6 +476,7 @@ BAD_FLAGS = [
     (['--ngpu', '3'], 'batch_size'),
     (['--export', 'x.txt'], 'x.txt'), (['--dataset', 'MNIST'], 'MNIST'),
     (['--no_bn'], 'nin'), (['--model', 'nin', '--width', '0.001'], 'no channels'),
+    (['--model', 'nin', '--depth', '22'], 'nine convolutions'),
     (['--method', 'f_actt', '--teacher_id', 'x'], '--beta'),
     (['--method', 'grad_at', '--beta', '1'], 'teacher_id'),
     (['--method', 'min_l2', '--beta', '1', '--alpha', '.9'], 'teacher_id'),

@@ -102,14 +102,15 @@ def check_replay(state, batches):
 
 
 @pytest.mark.parametrize('flags', [
-    [], ['--teacher_id', 't', '--beta', '1', '--alpha', '.9'],
-    ['--teacher_id', 't', '--beta', '1', '--method', 'f_actt'],
+    ['--depth', '10'],
+    ['--depth', '10', '--teacher_id', 't', '--beta', '1', '--alpha', '.9'],
+    ['--depth', '10', '--teacher_id', 't', '--beta', '1', '--method', 'f_actt'],
     ['--model', 'nin', '--width', '.1', '--no_bn', '--teacher_id', 't', '--beta', '1', '--method',
      'grad_at'],
     ['--model', 'nin', '--width', '.1', '--beta', '1', '--method', 'min_l2'],
     ['--model', 'nin', '--width', '.1', '--beta', '1', '--method', 'symmetry']])
 def test_a_step_of_each_method_can_be_recorded(flags):
-    opt = cifar.parse(['--depth', '10', '--dtype', 'double', *flags])
+    opt = cifar.parse(['--dtype', 'double', *flags])
     torch.manual_seed(0)
     f_s, student = cifar.make_net(opt, 10)
     f_t, teacher = cifar.make_net(opt, 10) if opt.teacher_id else (None, {})

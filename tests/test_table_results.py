@@ -78,6 +78,18 @@ def test_short_schedule_shows_what_was_run_alone(two_tables, tmp_path, capsys):
     head, _, none, own, *_ = lines_of('u-7epochs')
     assert '| paper, 1 epoch |' in head and '| -2.00 |' in own
     assert lines_of('u-8epochs') == ['', 'No run has finished yet.']
+
+
+def test_one_row_is_shown_with_its_teachers(two_tables, tmp_path, capsys, fails):
+    for name in ('teacher', 'student', 'at'):
+        write_run(tmp_path / f'results/t/{name}/seed0', [10.])
+    tables.main(['show', 't', '--only', 'at'])
+    said = capsys.readouterr().out.splitlines()
+    assert [s.split('  ')[0] for s in said[1:4]] == ['test error, %', 'WRN-10-1', 'WRN-10-1, AT']
+    assert said[4].startswith('1 epoch') and (tmp_path / 'results/t/curves.png').exists()
+    status, said = fails(tables.main, 'show', 't', '--only', 'nothing')
+    assert status == 2 and 'no row nothing; its rows are teacher, student, at' in said
+    assert fails(tables.main, 'show', 't', '--seeds', '1')[0] == 2
     tables.main(['show', 'u', '--epochs', '8'])
 
 

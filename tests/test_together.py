@@ -18,7 +18,7 @@ from utils import InputError
 RUNS = {'plain': [], 'wide': ['--width', '2', '--seed', '1'],
         'at': ['--teacher_id', 't', '--beta', '100'],
         'kd': ['--teacher_id', 't', '--alpha', '.9', '--lr', '.02', '--transfer_from', '2'],
-        'nin': ['--model', 'nin', '--width', '.1', '--dtype', 'float']}
+        'nin': ['--model', 'nin', '--depth', '16', '--width', '.1', '--dtype', 'float']}
 QUICK = ['--dataset', 'shapes', '--depth', '10', '--batch_size', '60', '--epochs', '2', '--lr',
          '.05']
 
