@@ -79,33 +79,34 @@ class Way(NamedTuple):
 def parse(argv):
     """Return the options that the words `argv` name. InputError for what means nothing."""
     parser = flags.make_parser(__doc__)
-    parser.add_argument('loop', choices=BATCHES, help='which loop')
+    parser.add_argument('loop', choices=BATCHES, help='the script whose loop is measured')
     m = parser.add_argument_group('measurement')
-    m.add_argument('--rounds', default=3 if CUDA else 7, type=int, help='turns that each way takes')
+    m.add_argument('--rounds', default=3 if CUDA else 7, type=int, help='turns of each way')
     m.add_argument('--steps', default=20 if CUDA else 10, type=int, help='steps measured in a turn')
     m.add_argument('--batch_size', default=0, type=int, help='images per step; 0: ' + ', '.join(
         f'{n} of {name}' for name, n in BATCHES.items()))
-    m.add_argument('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'],
-                   help='of our way; auto as in cifar.py')
-    m.add_argument('--images', default=0, type=int, help='in the training set; 0: 50000 of cifar, '
-                   '256 of imagenet')
+    m.add_argument('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'], help='number '
+                   'format of our way; auto as in cifar.py')
+    m.add_argument('--images', default=0, type=int, help='size of the training set; 0: 50000 for '
+                   'cifar, 256 for imagenet')
     c = parser.add_argument_group('cifar')
-    c.add_argument('--cases', nargs='+', default=CASES, metavar='CASE', help='wide residual nets '
-                   'of this depth-width: student, or student:teacher (AT+KD), or '
-                   'student:teacher:kd (KD alone)')
-    c.add_argument('--nthread', default=4, type=int, help='workers of the published way')
-    c.add_argument('--compile', action='store_true', help='our way also as cifar.py --compile does '
-                   'it; always on a GPU')
-    c.add_argument('--ablate', action='store_true', help='our way also less each of its parts')
+    c.add_argument('--cases', nargs='+', default=CASES, metavar='CASE', help='nets to measure, '
+                   'WRNs by depth-width: student; student:teacher (AT+KD); or student:teacher:kd '
+                   '(KD alone)')
+    c.add_argument('--nthread', default=4, type=int, help='worker processes of the published way')
+    c.add_argument('--compile', action='store_true', help='also measure our way with --compile of '
+                   'cifar.py, as is always done on a GPU')
+    c.add_argument('--ablate', action='store_true', help='also measure our way without each of its '
+                   'optimisations')
     i = parser.add_argument_group('imagenet')
-    i.add_argument('--imagenetpath', default='', metavar='DIR', help='folder of train/; '
-                   "'': shapes, drawn as large as ImageNet's images are on average")
+    i.add_argument('--imagenetpath', default='', metavar='DIR', help='folder that holds train/; '
+                   "'': drawn shapes, as large as ImageNet's images are on average")
     f = parser.add_argument_group('finetune')
     f.add_argument('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], metavar='NET',
-                   help='as --arch of finetune.py')
+                   help='nets to measure, by the names of --arch in finetune.py')
     f.add_argument('--size', default=224, type=int, help='height and width of the images')
-    f.add_argument('--round_channels', default=8, type=int, help='prune to multiples of so many '
-                   'channels too, for comparison')
+    f.add_argument('--round_channels', default=8, type=int, help='for comparison, also prune to '
+                   'multiples of N channels')
     bench = parser.parse_args(argv)
     check_flags(bench)
     bench.batch_size = bench.batch_size or BATCHES[bench.loop]

@@ -37,27 +37,26 @@ def parse(argv):
     m.add_argument('--model', default='resnet', choices=NETS,
                    help='resnet: WRN-depth-width; nin: network in network of nine convolutions; '
                    'cifar_resnet: ResNet-20 to 110 of He et al., section 4.2')
-    m.add_argument('--depth', default=16, type=int, metavar='N', help='layers of resnet, 6n+4, or '
-                   'cifar_resnet, 6n+2')
-    m.add_argument('--width', default=1, type=float, metavar='X', help='factor of 16, 32, 64 '
-                   "channels in the three groups (4 in RepDistiller's resnet8x4); nin: 1 "
-                   'is NIN-wide, 0.5 NIN-thin')
-    m.add_argument('--shortcut', default='A', choices=['A', 'B'], help='of cifar_resnet, where '
-                   'the number of channels grows: zeros for the new ones (A, He et al.) or '
+    m.add_argument('--depth', default=16, type=int, metavar='N', help='number of layers: 6n+4 of '
+                   'resnet, 6n+2 of cifar_resnet')
+    m.add_argument('--width', default=1, type=float, metavar='X', help='the three groups have X '
+                   "times 16, 32 and 64 channels (RepDistiller's resnet8x4: 4); nin: 1 is "
+                   'NIN-wide, 0.5 NIN-thin')
+    m.add_argument('--shortcut', default='A', choices=['A', 'B'], help='cifar_resnet, where the '
+                   'number of channels grows: zeros for the new ones (A, He et al.), or '
                    'projections (B, RepDistiller)')
-    m.add_argument('--no_bn', action='store_true', help='nin without batch normalisation')
-    m.add_argument('--no_pool_relu', action='store_true',
-                   help='nin without the ReLU before each pooling')
+    m.add_argument('--no_bn', action='store_true', help='nin: no batch normalisation')
+    m.add_argument('--no_pool_relu', action='store_true', help='nin: no ReLU before each pooling')
     m.add_argument('--dataset', default='CIFAR10', choices=cifar_sets.SETS,
                    help='shapes is drawn by the program; the others are downloaded if missing')
     m.add_argument('--dataroot', default='.', metavar='DIR', help='folder that holds '
                    'cifar-10-batches-py or cifar-100-python, or into which it is downloaded')
-    m.add_argument('--randomcrop_pad', default=4, type=int, metavar='N',
-                   help='pixels mirrored around an image before a random crop; 0: flips only')
+    m.add_argument('--randomcrop_pad', default=4, type=int, metavar='N', help='pad each side of an '
+                   'image with N mirrored pixels before a random crop; 0: flips only')
     flags.add_schedule_flags(parser)
-    teaching.add_flags(parser, 'teacher_id', 'a run under logs/, or the path of a run or of a '
-                       'file of parameters; the teacher, its depth and width follow from it',
-                       '[0,1,2]', 'the paper uses all')
+    teaching.add_flags(parser, 'teacher_id', 'the teacher, which tells its depth and width: a run '
+                       'under logs/, the path of a run or of a file of parameters, or a name such '
+                       'as cifar10_resnet56', '[0,1,2]', 'the paper uses all')
     flags.add_run_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
                         epoch_step='[60,120,160]', lr_decay_ratio=.2)
     opt = flags.parse_args(parser, argv)

@@ -83,46 +83,47 @@ def parse(argv):
 
 def add_data_flags(parser):
     m = parser.add_argument_group('model and data')
-    m.add_argument('--arch', default='', help='net: resnet18, 34, 50, 101, mobilenet_v2, '
+    m.add_argument('--arch', default='', help='net to train: resnet18, 34, 50, 101, mobilenet_v2, '
                    "alexnet, wrn-depth-width, cifar_resnet-depth-width; '': that of --source")
-    m.add_argument('--source', default='', metavar='WEIGHTS', help='a file of parameters, a run or '
-                   f"one of {', '.join(store.KNOWN)}; '' starts afresh")
+    m.add_argument('--source', default='', metavar='WEIGHTS', help='weights to start from: a file '
+                   f"of parameters, a run or one of {', '.join(store.KNOWN)}; '': random ones")
     m.add_argument('--dataset', default='folder', choices=image_sets.NAMES, help='folder: train/ '
                    'and test/ or val/ of class folders; list: train.txt and test.txt, a path and a '
                    'label in each line')
     m.add_argument('--dataroot', default='.', metavar='DIR', help='folder of the data set')
-    m.add_argument('--domain', default='', help='part of --dataroot: amazon, dslr or webcam of '
-                   'office31, a subfolder, a list; without --target what is not trained on is the '
-                   'test set; shifted of shapes')
-    m.add_argument('--target', default='', metavar='DOMAIN', help='another part, all of which is '
-                   'the test set, and, without its labels, what ddc and dan adapt to')
-    m.add_argument('--shift', default=0, type=float, metavar='X', help='0 to 1: shapes of less '
-                   'contrast and more noise are the target; with --domain shifted they are trained '
-                   'on')
+    m.add_argument('--domain', default='', help='train on this part of the data set: amazon, dslr '
+                   'or webcam of office31, shifted of shapes, a subfolder or a list in --dataroot; '
+                   'without --target the rest of it is the test set')
+    m.add_argument('--target', default='', metavar='DOMAIN', help='test on all of this other part, '
+                   'to which ddc and dan adapt without its labels')
+    m.add_argument('--shift', default=0, type=float, metavar='X', help='shapes: how much less '
+                   'contrast and more noise the target has, 0 to 1; with --domain shifted these '
+                   'images are trained on')
     m.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N images of '
                    'each class, drawn by --seed')
-    m.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this part of '
-                   'each class, drawn by --seed')
-    m.add_argument('--download', action='store_true', help='fetch dogs, cub, caltech256 or '
-                   'food101 into --dataroot first')
+    m.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this fraction '
+                   'of each class, drawn by --seed')
+    m.add_argument('--download', action='store_true', help='first download dogs, cub, caltech256 '
+                   'or food101 into --dataroot')
     image_files.add_flags(m)
     m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
-    m.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the likeliest '
-                   'classes of images by the net of --evaluate; of folders of images as csv')
+    m.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the most '
+                   'likely classes of images, by the net of --evaluate; of folders as csv')
     p = parser.add_argument_group('pixels')
     p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
-                   "crops, in pixels; 0: those of the source, else 224, 227 for Caffe's AlexNet, "
-                   '32 for nets of CIFAR or what images in memory have')
-    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and '
-                   "deviation that are taken off the pixels; '': the source's")
-    p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='to 256 pixels (of '
-                   '--size 224) before the crop: squash: height and width; keep: the short side')
-    p.add_argument('--crop', default='place', choices=decoded.CROPS, help='in training: '
-                   'place: at random; area: of random area too, 8 to 100 %%; both mirrored at '
-                   'random; centre: in the middle, not mirrored')
-    p.add_argument('--ten_crop', action='store_true', help='test on the mean of ten crops: corners '
-                   'and centre, mirrored and not')
+                   "crops, in pixels; 0: as for the source, else 224 (Caffe's AlexNet: 227; nets "
+                   'of CIFAR: 32, or the size of images held in memory)')
+    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='whose mean and '
+                   "standard deviation the pixels are normalised by; '': the source's")
+    p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='resize to 256 '
+                   'pixels (for --size 224) before the crop: squash: height and width; keep: the '
+                   'short side')
+    p.add_argument('--crop', default='place', choices=decoded.CROPS, help='crops in training: '
+                   'place: at a random place; area: of random area, 8 to 100 %%, too; centre: the '
+                   'central one. All but the last are mirrored at random')
+    p.add_argument('--ten_crop', action='store_true', help='test the mean output for ten crops: '
+                   'corners and centre, mirrored and not')
     p.add_argument('--box', action='store_true', help='cub: cut the bounding boxes out')
 
 
@@ -203,7 +204,7 @@ def input_of(opt, params, made, images):
 
 # ---- training and evaluation --------------------------------------------------------------------
 
-RESTORED = 512      # images for the statistics of batch normalisation that is given back
+RESTORED = 512      # images for the statistics of batch normalisation that is restored
 SEEN = 5000         # images, at most, for those of gates
 
 
@@ -220,7 +221,7 @@ def given_net(opt, sets, classes):
     size, pixels = input_of(opt, params, store.options(path), sets['train'][0])
     if arch != 'alexnet' and folding.folded(f, params):
         some = arrays.some_of(sets['train'], RESTORED)
-        print(f'batch normalisation is given back to {opt.source}, with the statistics of '
+        print(f'batch normalisation is restored in {opt.source}, with the statistics of '
               f'{len(some[1])} training images')
         images = images_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
         params = folding.restore_batch_norm(f, params,

@@ -26,7 +26,7 @@ from utils import InputError
 from weights import folding, store
 from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, architecture_of
 
-# Of the pixels, red, green, blue, from 0 to 255: mean and deviation that a net's training took off.
+# Mean and deviation by which a net's pixels, red, green, blue, from 0 to 255, are normalised.
 PIXELS = {
     'torchvision': ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     'tensorflow': ((127.5,) * 3, (127.5,) * 3),
@@ -46,31 +46,32 @@ def parse(argv):
                    help='the net to train; \'\' is the ResNet of --depth')
     m.add_argument('--depth', default=18, type=int, metavar='N', help='layers of a ResNet: '
                    f'{", ".join(map(str, BLOCKS))}')
-    m.add_argument('--width', default=1, type=float, metavar='X', help='factor of the number of '
+    m.add_argument('--width', default=1, type=float, metavar='X', help='multiplies the numbers of '
                    'channels')
-    m.add_argument('--imagenetpath', default='', metavar='DIR',
-                   help='folder of the images: train/ and val/, a folder per class in each')
+    m.add_argument('--imagenetpath', default='', metavar='DIR', help='folder of the images: train/ '
+                   'and val/, with a folder per class in each')
     image_files.add_flags(m)
-    m.add_argument('--cache', default='', metavar='DIR', help='write the training images there '
-                   'first, once, at the short side that testing takes (256 of --size 224), and '
-                   'train from there; the test images stay as they are')
+    m.add_argument('--cache', default='', metavar='DIR', help='first write smaller copies of the '
+                   'training images there, once, with the short side to which tests resize (256 '
+                   'for --size 224), and train on them; test images stay as they are')
     m.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
                    "crops, in pixels; 0: 224, or 227 for Caffe's AlexNet")
-    m.add_argument('--pixels', default='', choices=['', *PIXELS], help='mean and deviation that '
-                   "are taken off the pixels: those of torchvision's nets, of TensorFlow's (-1 to "
-                   "1), of Caffe's; '': Caffe's for its AlexNet, else torchvision's")
+    m.add_argument('--pixels', default='', choices=['', *PIXELS], help='normalise pixels by the '
+                   "mean and standard deviation of torchvision's, TensorFlow's (to -1 to 1) or "
+                   "Caffe's nets; '': Caffe's for its AlexNet, else torchvision's")
     flags.add_schedule_flags(parser)
-    teaching.add_flags(parser, 'teacher_params', 'a file of parameters, a run, or one of '
-                       f'{", ".join(store.OF_IMAGENET)}', '[2,3]', 'the paper uses the last two')
+    teaching.add_flags(parser, 'teacher_params', 'the teacher: a file of parameters, a run or one '
+                       f'of {", ".join(store.OF_IMAGENET)}', '[2,3]',
+                       'the paper uses the last two')
     e = parser.add_argument_group('evaluation')
     e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    'training: a file of parameters, a run, or one of '
                    f'{", ".join(store.OF_IMAGENET)}')
-    e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='first give the net the '
-                   'batch normalisation back that was folded into its convolutions, with the '
-                   'statistics of N training images; --export writes that net')
+    e.add_argument('--restore_bn', default=0, type=int, metavar='N', help='first restore the batch '
+                   'normalisation that was folded into the convolutions, with the statistics of N '
+                   'training images; --export writes the restored net')
     e.add_argument('--classes', default='', metavar='LIST', help="json list of the net's outputs "
-                   'that the folders of val/, in order, stand for, if they are some of its classes')
+                   'that the folders of val/ stand for, in their order, if val/ lacks some classes')
     flags.add_run_flags(parser, batch_size=256, lr=.1, epochs=100, weight_decay=1e-4,
                         epoch_step='[30,60,90]', lr_decay_ratio=.1)
     opt = flags.parse_args(parser, argv)

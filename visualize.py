@@ -5,10 +5,10 @@
     python visualize.py image.jpg --model logs/resnet_16_2_teacher --map gradient
     python visualize.py image.jpg --model resnet34
 
-A row for each net, with the test error that its run ended with, a column for each image and group:
-the map F²_sum (attention transfer paper, section 3.1). The images above are files or, when none is
-named, test images of `shapes`, with the outlines of their shapes. Without --model the net is the
-teacher of `make demo`, which is trained first if need be.
+The figure has a row for each net, with the test error that its run ended with, and a column for
+each image and group: the map F²_sum (attention transfer paper, section 3.1). The images, at the
+top, are those named or, if none is, test images of `shapes`, with the outlines of their shapes.
+Without --model the net is the teacher of `make demo`, which is trained first if need be.
 """
 import io
 import pathlib
@@ -180,11 +180,11 @@ def parse(argv):
     m.add_argument('--model', nargs='+', default=[], help='runs under logs/, or paths of runs or '
                    'of files of parameters; none: the teacher of the table demo')
     p = parser.add_argument_group('pixels')
-    p.add_argument('--size', default=0, type=int, help='pixels to which images are resized, both '
-                   'ways; 0: 224 for nets of ImageNet; for others 32, or of shapes '
-                   f'{shapes.SHAPES_SIZE}')
-    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='mean and deviation '
-                   "that are taken off the pixels; '': those of the nets' data")
+    p.add_argument('--size', default=0, type=int, help='height and width to which images are '
+                   'resized, in pixels; 0: 224 for nets of ImageNet; for others 32, or '
+                   f'{shapes.SHAPES_SIZE} for images of shapes')
+    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='whose mean and '
+                   "deviation normalise the pixels; '': as in the nets' training")
     f = parser.add_argument_group('figure')
     f.add_argument('--map', default='sum2', choices=MAPS, help='F_sum, F²_sum, F⁴_sum or F_max of '
                    "the activations of each group, or the norm of the loss's gradient with respect "

@@ -138,6 +138,6 @@ def without_broken(images, nthread):
 def add_flags(group):
     """Add the flags about broken images, which scripts that read image files share."""
     group.add_argument('--check_data', action='store_true', help='count images and classes, open '
-                       'each image, list all that are missing or cannot be read, and end')
+                       'each image, list all that are missing or cannot be read, and exit')
     group.add_argument('--skip_broken', action='store_true', help='open each image first, and '
                        'leave out those that are missing or cannot be read')

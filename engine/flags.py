@@ -36,20 +36,19 @@ def parse_args(parser, argv):
 def add_schedule_flags(parser):
     """Add the flags of the schedule, which all scripts share -> their group."""
     t = parser.add_argument_group('training')
-    t.add_argument('--batch_size', type=int, metavar='N', help='images of a step, in all processes '
-                   'together')
+    t.add_argument('--batch_size', type=int, metavar='N', help='images per step of all processes')
     t.add_argument('--epochs', type=int, metavar='N', help='passes over the training images')
     t.add_argument('--lr', type=float, metavar='RATE', help='learning rate at the start, of SGD '
                    'with momentum 0.9')
-    t.add_argument('--epoch_step', metavar='LIST', help='json list of the epochs, from 1, at whose '
+    t.add_argument('--epoch_step', metavar='LIST', help='json list of epochs, from 1, at whose '
                    'start the learning rate drops; numbers below 1 are fractions of --epochs')
-    t.add_argument('--lr_decay_ratio', type=float, metavar='X', help='factor of the learning rate '
-                   'at each drop')
-    t.add_argument('--weight_decay', type=float, metavar='X', help='weight of half the squared '
-                   'norm of the trained parameters, those of batch normalisation included')
-    t.add_argument('--nesterov', action='store_true', help="Nesterov's momentum")
-    t.add_argument('--seed', default=0, type=int, metavar='N', help='of initialisation, order of '
-                   'the images, augmentation, dropout')
+    t.add_argument('--lr_decay_ratio', type=float, metavar='X', help='the learning rate is '
+                   'multiplied by X at each drop')
+    t.add_argument('--weight_decay', type=float, metavar='X', help='X/2 times the squared norm of '
+                   'the trained parameters, batch normalisation included, is added to the loss')
+    t.add_argument('--nesterov', action='store_true', help="use Nesterov's momentum")
+    t.add_argument('--seed', default=0, type=int, metavar='N', help='seed of initialisation, image '
+                   'order, augmentation and dropout')
     return t
 
 
@@ -57,34 +56,34 @@ def add_run_flags(parser, **defaults):
     """Add the flags of a run and its device, which all scripts share; `defaults` are a script's
     own, of these and other flags."""
     r = parser.add_argument_group('run')
-    r.add_argument('--save', default='', metavar='DIR',
-                   help="folder of log and checkpoint; '': logs/, named by the options")
-    r.add_argument('--validate', default=0, type=int, metavar='N', help='hold N training images '
-                   'out, to choose options on them: they are tested on instead of the test set, or '
-                   'with finetune.py beside it')
-    r.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='between '
-                   'checkpoints, which are written at the end of an epoch, of the first one in any '
-                   'case; 0: of each one. The same command continues a run from its last one')
+    r.add_argument('--save', default='', metavar='DIR', help="folder for log and checkpoint; '': "
+                   'one under logs/, named after the options')
+    r.add_argument('--validate', default=0, type=int, metavar='N', help='hold out N training '
+                   'images, on which to choose options: the net is tested on them instead of the '
+                   'test set, by finetune.py on both')
+    r.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='least time '
+                   'between checkpoints, which are written at the end of an epoch, always of the '
+                   'first; 0: of each. The same command continues from the last one')
     r.add_argument('--resume', default='', metavar='RUN', help='another run, or its checkpoint, to '
-                   'start from, its epochs included')
+                   'continue from; its epochs count')
     r.add_argument('--export', default='', metavar='FILE', help='write the trained net alone to '
                    'this file at the end: .pth or .hkl')
     d = parser.add_argument_group('device')
-    d.add_argument('--dtype', default='auto', choices=['auto', *step.DTYPES],
-                   help='of activations (parameters are kept in float at least); auto: bfloat16 '
-                   'where the hardware has instructions for it, else float')
+    d.add_argument('--dtype', default='auto', choices=['auto', *step.DTYPES], help='number format '
+                   'of activations (parameters are kept in float at least); auto: bfloat16 where '
+                   'the hardware has instructions for it, else float')
     d.add_argument('--nthread', default=4, type=int, metavar='N', help='worker processes that load '
-                   'images, of each process; none for data sets that are held in memory')
+                   'images, for each training process; none for data sets that are held in memory')
     d.add_argument('--ngpu', default=1, type=int, metavar='N', help='processes to start, one for '
-                   'each GPU, which share the batch; not needed under torchrun')
-    d.add_argument('--gpu_id', default='', metavar='LIST', help="value for CUDA_VISIBLE_DEVICES, "
-                   "as 0,1; '' leaves the environment alone, and so does torchrun")
-    d.add_argument('--deterministic', action='store_true', help='deterministic algorithms alone, '
-                   'which may be slower: the same bits on the same machine')
+                   'each GPU; they share the batch. Not needed under torchrun')
+    d.add_argument('--gpu_id', default='', metavar='LIST', help='GPUs to use, such as 0,1 (sets '
+                   "CUDA_VISIBLE_DEVICES); '': those of the environment. Ignored under torchrun")
+    d.add_argument('--deterministic', action='store_true', help='use only deterministic '
+                   'algorithms, perhaps slower: the same bits on the same machine')
     d.add_argument('--no_graph', action='store_true', help='on a GPU: launch the kernels of each '
-                   'step one by one, instead of as one CUDA graph, to look for faults')
-    d.add_argument('--compile', action='store_true', help='torch.compile the objective, which '
-                   'takes a minute or so')
+                   'step one by one, instead of as one CUDA graph, for debugging')
+    d.add_argument('--compile', action='store_true', help='apply torch.compile to the objective, '
+                   'which takes a minute or so')
     d.add_argument('--cuda', action='store_true', help='accepted for old commands and ignored: a '
                    'GPU is used where there is one')
     parser.set_defaults(**defaults)

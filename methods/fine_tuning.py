@@ -14,53 +14,54 @@ def add_flags(parser, frozen):
     """Add the flags of the method; `frozen`: what --freeze can name."""
     t, methods = parser.add_argument_group('method'), losses.methods_of('fine-tuning')
     undecayed = [k for k, m in methods.items() if not m.weight_decay]
-    t.add_argument('--method', default='l2', choices=methods, help='l2: weight decay; l2_sp: '
-                   'distance of the parameters to the source; feature_map, delta: of the features, '
-                   'the latter with fixed weights of channels; afd, ast, act, ast_act: with '
-                   'learned attention; at, kd: a fine-tuned teacher; ddc, dan: distance of two '
-                   'domains')
-    t.add_argument('--alpha', type=float, metavar='X', help="weight of the method's loss, the "
-                   "papers' (default: " +
+    t.add_argument('--method', default='l2', choices=methods, help='what is added to the '
+                   'cross-entropy: l2: weight decay alone; l2_sp: distance of the parameters from '
+                   'those of the source; feature_map, delta: of the features, in delta with fixed '
+                   'weights for the channels; afd, ast, act, ast_act: of the features, with '
+                   'learned attention; at, kd: transfer from a fine-tuned teacher; ddc, dan: '
+                   'distance between two domains')
+    t.add_argument('--alpha', type=float, metavar='X', help="weight of the method's loss "
+                   '(default, as in the papers: ' +
                    ', '.join(f'{k} {m.alpha:g}' for k, m in methods.items() if m.alpha) + ')')
     t.add_argument('--beta', type=float, metavar='X', help='weight decay of the head (default: ' +
                    ', '.join(f'{k} {m.beta:g}' for k, m in methods.items()) + '); that of all else '
                    f'is --weight_decay (default: 0 for {", ".join(undecayed)}, else the same)')
     t.add_argument('--head_lr_mult', default=1, type=float, metavar='X', help='learning rate of '
                    'the head, as a multiple of --lr')
-    t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels in the head, '
-                   'before the last one (default: 256 for ddc, and for dan but of alexnet)')
-    t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of zeros '
-                   'behind the bottleneck and its ReLU; Transfer-Learning-Library has 0.5')
-    t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: of all '
-                   'pairs of images, as in DeepDA; or unbiased, or of neighbours in the batch '
-                   '(linear), as in Transfer-Learning-Library, which takes the last one by default')
+    t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels before the '
+                   'last one of the head (default: 256 for ddc, and for dan except with alexnet)')
+    t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of dropout '
+                   'after the bottleneck and its ReLU; 0.5 in Transfer-Learning-Library')
+    t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: estimate of '
+                   'MMD: over all pairs of images (biased, as in DeepDA, or unbiased), or over '
+                   'neighbours in the batch (linear, the default of Transfer-Learning-Library)')
     t.add_argument('--mmd_layers', default='all', choices=['all', 'bottleneck'], help='dan: '
-                   "bottleneck and logits (the last three layers of AlexNet), as in DAN's paper, "
-                   'or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
-    t.add_argument('--freeze', default=[], nargs='+', choices=frozen, help='leave as the '
-                   'source has it: stem and first group; batch normalisation, or its statistics '
-                   'alone; all but the head')
-    t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: of filters and '
-                   'matrices, or biases and batch normalisation too')
-    t.add_argument('--positions', choices=['mean', 'sum'], help='of squared differences of '
-                   'features over height and width (default: ' + '; '.join(
+                   "compare bottleneck and logits (of AlexNet the last three layers), as in DAN's "
+                   'paper, or the bottleneck alone, as in Transfer-Learning-Library and DeepDA')
+    t.add_argument('--freeze', default=[], nargs='+', choices=frozen, help='what stays as in the '
+                   'source: first_group: the stem and the first group; bn: batch normalisation; '
+                   'bn_statistics: only its statistics; body: all but the head')
+    t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: compare filters '
+                   'and matrices, or all: biases and batch normalisation, too')
+    t.add_argument('--positions', choices=['mean', 'sum'], help='mean or sum of the '
+                   'squared differences of features over height and width (default: ' + '; '.join(
                        f'{how} of {", ".join(k for k, m in methods.items() if m.positions == how)}'
                        for how in ('mean', 'sum')) + ')')
     t.add_argument('--normalize_features', action='store_true', help="divide each channel's map by "
                    'its norm before features are compared')
-    t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: the '
-                   "paper's, from each flattened map, or squeeze and excitation")
+    t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: from each '
+                   'flattened map, as in the paper (fc), or by squeeze and excitation (se)')
     t.add_argument('--keep_head', action='store_true', help='keep the head of --source, as '
                    "AFA's second stage (act) does with the net of its first (ast)")
-    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: '
-                   'compute, which leaves channel_weights.json in the folder of the run; or such a '
-                   'folder or file, or a file of the published code')
-    t.add_argument('--teacher', default='', metavar='NET', help='at, kd: a run or a file of '
-                   'parameters, of the same classes; of methods that compare features: what they '
-                   'compare with in place of --source')
+    t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: compute, which '
+                   "writes channel_weights.json into the run's folder; or such a folder or file; "
+                   'or a file of the published code')
+    t.add_argument('--teacher', default='', metavar='NET', help='at, kd: the teacher, of the same '
+                   'classes: a run, a file of parameters or a name, as of --source; methods that '
+                   'compare features: the net to compare with instead of --source')
     t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of kd')
-    t.add_argument('--at_groups', default='[-2,-1]', metavar='LIST', help='json list of the '
-                   'groups that at compares, from 0; -1 is the last one')
+    t.add_argument('--at_groups', default='[-2,-1]', metavar='LIST', help='json list of the groups '
+                   'that at compares, counted from 0; -1 is the last one')
 
 
 def check_flags(opt):
@@ -130,14 +131,14 @@ STEPS, PASSES = 9000, 120
 def add_schedule_flags(parser):
     """Add the flags of the schedule, those of `flags.add_schedule_flags` and fine-tuning's own."""
     s = flags.add_schedule_flags(parser)
-    s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, in '
-                   f'whole epochs; 0: {STEPS:,}, but without --steps_per_epoch at most {PASSES} '
-                   'passes over the training images; --epochs above 0 is taken instead')
+    s.add_argument('--iterations', default=0, type=int, metavar='N', help='steps of training, '
+                   f'rounded to whole epochs; 0: {STEPS:,}, but without --steps_per_epoch at most '
+                   f'{PASSES} passes over the training images. Ignored if --epochs is given')
     s.add_argument('--steps_per_epoch', default=0, type=int, metavar='N', help='steps of an epoch, '
-                   'after each of which the net is tested; 0: one pass over the training images')
-    s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='step: by '
-                   '--epoch_step and --lr_decay_ratio; exp: the same fall, from epoch to epoch; '
-                   'inv: lr / (1 + lr_gamma t) ** lr_power in step t')
+                   'at the end of which the net is tested; 0: one pass over the training images')
+    s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='learning '
+                   'rate: step: drops at --epoch_step; exp: decays as much, a little in each '
+                   'epoch; inv: lr / (1 + lr_gamma t) ** lr_power in step t')
     s.add_argument('--lr_gamma', default=1e-3, type=float, metavar='X', help='of --schedule inv')
     s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
 

@@ -21,20 +21,20 @@ DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels
 def add_flags(parser):
     """Add the flags of pruning."""
     p = parser.add_argument_group('pruning of channels')
-    p.add_argument('--prune', default='', choices=['', *KINDS], help='prune the channels '
-                   'whose gates, which are trained too, give least (afs; with --method afd this is '
-                   'AFDS), those of least magnitude, or random ones; with --evaluate: print '
-                   'how well these rank the channels of the tested net')
-    p.add_argument('--macs_target', type=float, metavar='X', help='multiply-adds (MACs) to keep, '
-                   "as a part of the net's")
-    p.add_argument('--phases', type=int, metavar='N', help='equal parts of training, before each '
-                   'but the first of which channels are pruned, each time the same part of the '
-                   'multiply-adds; 1: all of them before training')
-    p.add_argument('--density', type=float, metavar='X', help='afs: the part of the remaining '
-                   'channels that is computed for an image in the last phase; in the first one all '
-                   'are')
+    p.add_argument('--prune', default='', choices=['', *KINDS], help='which channels to remove: '
+                   'afs: those with the smallest gates, which are learned (with --method afd this '
+                   'is AFDS); magnitude: the smallest ones; random. With --evaluate: print how '
+                   'well these scores rank the channels of the tested net')
+    p.add_argument('--macs_target', type=float, metavar='X', help='fraction of the multiply-adds '
+                   '(MACs) to keep')
+    p.add_argument('--phases', type=int, metavar='N', help='divide training into N equal phases; '
+                   'channels are pruned at the start of each but the first, by the same factor of '
+                   'the multiply-adds each time; 1: all at once, before training')
+    p.add_argument('--density', type=float, metavar='X', help='afs: fraction of the remaining '
+                   'channels that is computed for each image in the last phase; in the first phase '
+                   'all are')
     p.add_argument('--delta_s', type=float, metavar='X', help='afs: gates whose variance over the '
-                   'training images is no more than this become the same for all images')
+                   'training images is at most X become static, the same for all images')
     p.add_argument('--round_channels', type=int, metavar='N', help='keep multiples of N channels')
     parser.set_defaults(**DEFAULTS)
 

@@ -31,22 +31,22 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
                    'distillation; the paper uses 4')
     t.add_argument('--beta', default=0, type=float, metavar='X', help='weight of the loss that '
                    '--method names; the paper uses 1e+3 for at')
-    t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS],
-                   help='of beta, from epoch to epoch: to zero (linear, cosine), or with the '
-                   'learning rate (step); auto: linear for AT+KD and f_actt, else constant')
-    t.add_argument('--method', default='at', choices=losses.methods_of('teaching'),
-                   help='at: attention maps; f_actt: full activations; grad_at: gradients with '
-                   "respect to the input; and without a teacher min_l2: that gradient's norm; "
-                   'symmetry: its change under a flip')
+    t.add_argument('--beta_decay', default='auto', choices=['auto', *DECAYS], help='how beta '
+                   'decays from epoch to epoch: to zero (linear, cosine), or with the learning '
+                   'rate (step); auto: linear for AT+KD and f_actt, else constant')
+    t.add_argument('--method', default='at', choices=losses.methods_of('teaching'), help='what is '
+                   'matched: at: attention maps; f_actt: full activations; grad_at: gradients with '
+                   'respect to the input; or, without a teacher, kept small: min_l2: that '
+                   "gradient's norm; symmetry: its change under a flip")
     t.add_argument('--at_groups', default=at_groups, metavar='LIST', help='json list of the groups '
                    f'whose outputs at and f_actt compare; {groups_help}')
-    t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map of at: '
-                   'F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
+    t.add_argument('--at_map', default='sum2', choices=utils.MAPPINGS, help='attention map that at '
+                   'compares: F_sum, F²_sum, F⁴_sum or F¹_max of the paper')
     t.add_argument('--at_mode', default='code', choices=['code', 'paper'], help='code: mean over '
                    'batch and positions of squared differences, as published; paper: Eq. 2')
-    t.add_argument('--transfer_from', default=1, type=epoch, metavar='EPOCH', help='before this '
-                   'epoch the student is trained alone; below 1: a fraction of --epochs. On '
-                   'ImageNet the paper has 60 of 100')
+    t.add_argument('--transfer_from', default=1, type=epoch, metavar='EPOCH', help='train the '
+                   'student alone before this epoch; below 1: a fraction of --epochs. The paper '
+                   'has 60 of 100 on ImageNet')
 
 
 def epoch(text):

@@ -336,7 +336,7 @@ def test_a_folded_source_is_given_its_batch_normalisation_back(capsys, fails):
     assert status == 2 and 'folded.pth has its batch normalisation folded away' in said
     capsys.readouterr()
     call('logs/a', '--freeze', 'body', '--dtype', 'double', source='folded.pth')
-    assert 'given back' in capsys.readouterr().out
+    assert 'is restored in' in capsys.readouterr().out
     got = store.read_params('logs/a/model.pt7')
     assert {k for k in got if 'running' in k} == {k for k in params if 'running' in k}
     x, taps = torch.randn(4, 3, 40, 40).double(), [{'fc': None}, {'fc': None}]

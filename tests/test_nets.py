@@ -1,4 +1,4 @@
-"""The nets of imagenet.py, and batch normalisation folded and given back."""
+"""The nets of imagenet.py, and batch normalisation folded and restored."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -184,7 +184,7 @@ def test_torchvisions_names():
     assert len(names) == 314 - 52
 
 
-# ---- folded and given back ----------------------------------------------------------------------
+# ---- folded and restored ------------------------------------------------------------------------
 
 @pytest.mark.parametrize('name', [*NORMALISED, 'published', 'preactivation'])
 def test_folded_and_restored_nets_agree(name):

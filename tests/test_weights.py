@@ -138,7 +138,7 @@ def test_alexnet_without_its_head():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.double])
 def test_dtypes(dtype, capsys):
-    """Folded nets of other dtypes are drawn, and fine-tuned with normalisation given back."""
+    """Folded nets of other dtypes are drawn, and fine-tuned with normalisation restored."""
     params = folding.fold(store.read_params(write_net()))
     torch.save({k: v.to(dtype) for k, v in params.items()}, 'a.pth')
     torch.save({k: v.half() for k, v in params.items()}, 'half.pth')
@@ -146,7 +146,7 @@ def test_dtypes(dtype, capsys):
     visualize.main(['--model', 'a.pth', '--size', '40'])
     visualize.main(['--model', 'a.pth', '--size', '40', '--map', 'gradient'])
     assert call('logs/a', '--method', 'l2_sp', source='a.pth')[-1]['epoch'] == 2
-    assert 'given back' in capsys.readouterr().out
+    assert 'is restored in' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('said, value', [
