@@ -24,7 +24,8 @@ from weights import folding, store
 
 README = ROOT / 'README.md'
 DOCS = [ROOT / 'docs' / f'{name}.md' for name in (
-    'experiments', 'fine-tuning', 'weights', 'runs', 'data', 'speed', 'extending', 'deviations')]
+    'experiments', 'fine-tuning', 'weights', 'runs', 'data', 'speed', 'extending', 'deviations',
+    'glossary')]
 FILES = [README, *DOCS]     # in this order, in which a teacher comes before its students
 QUICK = ['--dataset', 'shapes', '--epochs', '1', '--batch_size', '64']
 
@@ -207,8 +208,8 @@ def test_finetune_commands(options, capfd):
 
 
 def test_counterparts_of_others_commands_are_understood():
-    spans = re.findall(r'`finetune\.py([^`]*)`', text_of_files())
-    for options in filter(str.strip, spans):
-        source = [] if '--source' in options else ['--source', 'resnet101']
-        finetune.parse([*shlex.split(options), *source])
+    spans = re.findall(r'`python finetune\.py([^`]*)`', text_of_files())
+    for options in spans:
+        opt = finetune.parse(shlex.split(options))
+        assert opt.dataset != 'folder' and (opt.source or opt.evaluate)
     assert len(spans) > 7
