@@ -72,8 +72,7 @@ def sizes_of(n, size):
 
 
 def order_of(n, count, generator):
-    """Draw the indices of an epoch of `count` images out of n; none comes again before all have
-    come."""
+    """Draw the indices of an epoch of `count` of n images; none comes again before all have."""
     passes = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
     return torch.cat(passes)[:count]
 
@@ -116,11 +115,9 @@ def held_images(images, labels, batch_size, mean, std, dtype=torch.float32, pad=
     def make(size):
         index, top, left, flip = draws[place + torch.arange(size, device=device)].T
         place.add_(size)
-        if train:
-            x = crop_flip(images, index, top, left, flip.bool(), height, width)
-        else:
-            x = images[index]
-        return normalise(x, stats), labels[index]
+        some = (crop_flip(images, index, top, left, flip.bool(), height, width) if train else
+                images[index])
+        return normalise(some, stats), labels[index]
 
     return Images(count, epoch, make, [place])
 

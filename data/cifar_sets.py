@@ -87,8 +87,7 @@ def cifar_folder(name, root, make=False):
 
 
 def cifar(name, folder, part):
-    """Read the part 'train' or 'test' of CIFAR -> images, labels. InputError, if shapes, counts or
-    labels are wrong."""
+    """Read the part 'train' or 'test' of CIFAR -> images, labels. InputError, if they are wrong."""
     spec = CIFAR[name]
     images, labels = [], []
     for file in spec[part]:
@@ -114,8 +113,7 @@ def cifar(name, folder, part):
 
 
 def unpickle(path):
-    """Load what a batch file holds: arrays, lists, dicts, strings and numbers. InputError for all
-    else."""
+    """Load a batch file of arrays, lists, dicts, strings and numbers. InputError for all else."""
     try:
         return PlainUnpickler(io.BytesIO(path.read_bytes()), encoding='bytes').load()
     except Exception as e:      # a damaged pickle raises nearly anything

@@ -24,8 +24,7 @@ HINT = '; --check_data lists all images that cannot be read, --skip_broken leave
 
 
 def resize(image, height, width):
-    """Resize an image, uint8 (H, W, C) -> (height, width, C), bilinear and antialiased, as PIL
-    does."""
+    """Resize an image, uint8 (H, W, C) -> (height, width, C): bilinear, antialiased, as by PIL."""
     x = torch.from_numpy(image)[None].permute(0, 3, 1, 2)       # which torch sees is channels_last
     x = F.interpolate(x, (height, width), mode='bilinear', antialias=True)
     return x[0].permute(1, 2, 0).numpy()
@@ -146,13 +145,11 @@ def decoded_images(images, labels, batch_size, size, mean, std, device, nthread=
     count = count or n if train else n
 
     def epoch(generator=None):
+        order, seeds = torch.arange(n), torch.full((n,), -1)
         if train:
             order = arrays.order_of(n, count, generator)
             seeds = torch.randint(2 ** 62, (count,), generator=generator)
-            plan = torch.stack([order, seeds], dim=1)
-        else:
-            plan = torch.stack([torch.arange(n), torch.full((n,), -1)], dim=1)
-        plan = processes.shard(plan, even=train)
+        plan = processes.shard(torch.stack([order, seeds], dim=1), even=train)
         parts = plan.split(arrays.sizes_of(len(plan), batch_size // processes.world()))
         batches = image_files.loaded(parts, nthread, HINT, collate_fn=read,
                                      pin_memory=device.type == 'cuda')
@@ -201,8 +198,7 @@ def write_cache(images, labels, cache, size, nthread):
 
 
 def claim(home, root):
-    """Note in a cache's folder `home` that its images are those of the folder `root`. InputError,
-    if they are another folder's."""
+    """Note in a cache `home` that its images are those of `root`. InputError, if it has others."""
     note, text = home / 'source.txt', f'{root}\n'
     try:
         found = note.read_text() if note.exists() else ''

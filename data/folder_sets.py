@@ -67,8 +67,7 @@ def annotated(folder):
 
 
 def list_folder(folder):
-    """List the entries of a folder, without hidden and STRAY ones. InputError, if it cannot be
-    read."""
+    """List a folder's entries, but for hidden and STRAY ones. InputError, if it is unreadable."""
     try:
         return [e for e in os.scandir(folder) if e.name[0] != '.' and e.name not in STRAY]
     except OSError as e:
@@ -91,8 +90,7 @@ def images_below(folder):
 
 
 def files_named(paths):
-    """List the images that `paths` of files and folders stand for, bytes (N,). InputError for a
-    folder without images."""
+    """List the images that paths stand for, bytes (N,). InputError for a folder without images."""
     files = []
     for path in paths:
         found, others = images_below(path) if os.path.isdir(path) else ([path], [])

@@ -55,9 +55,8 @@ def decode(data):
 
 
 def read_image(path):
-    """Read an image file, whatever it is called -> uint8 (H, W, 3) in OpenCV's order, blue first.
-    As in most loaders, the rotation that a camera noted is not applied. InputError, if the file is
-    missing or no image."""
+    """`decode` an image file, whatever it is called. As in most loaders, the rotation that a camera
+    noted is not applied. InputError, if the file is missing or no image."""
     path = pathlib.Path(os.fsdecode(path))
     if not path.is_file():      # a pipe, say, from which nothing might ever come
         raise InputError(f'cannot read the image {printable(path)}: there is no such file')

@@ -53,8 +53,7 @@ def cub(root):
 
 def cub_tables(home):
     """Read CUB's tables -> {number: name} of the classes; {number: text} of the images' files,
-    classes, parts and boxes; all sorted. InputError, if the tables do not name the same images, or
-    name an unknown class."""
+    classes, parts and boxes; all sorted. InputError, if one names other images or classes."""
     classes, images, *others = (by_number(home / f'{t}.txt', form) for t, form in CUB.items())
     for table, name in zip(others, list(CUB)[2:], strict=True):
         differing = sorted(set(table) ^ set(images))
@@ -110,8 +109,7 @@ def caltech256_images(folder):
 
 
 def numbered(images, low, high, name):
-    """Make a set of the images, {class: {number: file}}, with numbers from low to high. InputError,
-    if a class has none."""
+    """Make a set of images {class: {number: file}} low to high. InputError for a class of none."""
     files = {c: [f for k, f in found.items() if low <= k <= high] for c, found in images.items()}
     empty = [c for c, found in files.items() if not found]
     if empty:

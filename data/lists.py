@@ -34,8 +34,7 @@ def read_text(path, name):
 
 
 def read_lines(path, name):
-    """Read the lines of a text file of the data set `name`, stripped, without blank ones.
-    InputError, if there are none."""
+    """Read the lines of a data set's text file, stripped, not blank. InputError, if it has none."""
     lines = [line for line in map(str.strip, read_text(path, name).split('\n')) if line]
     if not lines:
         raise InputError(f'{path} is empty: {remedy(name)}')
@@ -45,8 +44,7 @@ def read_lines(path, name):
 # ---- files, labels, names of classes ------------------------------------------------------------
 
 def listing(folder):
-    """Return the names of the files in a folder, none if it is missing. InputError, if it cannot be
-    read."""
+    """Return the names of a folder's files, none if it is missing. InputError, if unreadable."""
     try:
         with os.scandir(folder) as found:
             return {e.name for e in found if e.is_file()}
@@ -70,15 +68,6 @@ def as_bytes(files):
     return np.array([os.fsencode(f) for f in files])
 
 
-def check_labels(labels, path):
-    """Raise an InputError, if labels of the list `path` have gaps, or do not begin at 0."""
-    found = np.unique(labels)
-    wrong = np.flatnonzero(found != np.arange(len(found)))
-    if len(wrong):
-        raise InputError(f'{path}: its labels must run from 0 without gaps, but there is '
-                         f'{found[wrong[0]]} where {wrong[0]} should be')
-
-
 def folder_names(paths, labels):
     """Find the folder of each label's files -> {label: name of the folder}; {} unless every label
     has one folder, and a folder of its own."""
@@ -90,16 +79,14 @@ def folder_names(paths, labels):
 
 
 def in_order(names):
-    """Sort names of classes, as labels count them: as numbers, if all are numbers without leading
-    zeros, else as text."""
+    """Sort names of classes as labels count: as numbers, if all are without leading zeros."""
     names = list(names)
     numbers = all(re.fullmatch('0|[1-9][0-9]*', name) for name in names)
     return sorted(names, key=int if numbers else None)
 
 
 def same_classes(names, others, one, other):
-    """Raise an InputError, if two parts of a data set, called `one` and `other`, have different
-    classes."""
+    """Raise an InputError, if parts of a data set, called `one` and `other`, differ in classes."""
     differing = sorted(set(names) ^ set(others))
     if differing:
         raise InputError(f'{one} has {len(names)} classes, {other} {len(others)}; they must have '
@@ -110,15 +97,13 @@ def same_classes(names, others, one, other):
 # ---- sets ---------------------------------------------------------------------------------------
 
 def from_lists(name, folder, lists):
-    """Make training and test set of the data set `name` from two lists, {path of a list: names
-    'class/file' below `folder`} -> train, test, names of classes. InputError, if the lists have
-    different classes."""
-    (one, names), (other, others) = (
-        (path, in_order({os.path.dirname(f) for f in files})) for path, files in lists.items())
-    for path, classes in ((one, names), (other, others)):
-        if '' in classes:
+    """Make training and test set of the data set `name` from two lists, {path: names 'class/file'
+    below `folder`} -> train, test, names of classes. InputError, if these differ."""
+    classes = {path: in_order({os.path.dirname(f) for f in files}) for path, files in lists.items()}
+    for path, names in classes.items():
+        if '' in names:
             raise InputError(f'{path}: each image should be class/image: {remedy(name)}')
-    same_classes(names, others, one, other)
+    same_classes(*classes.values(), *classes)
     label = {c: k for k, c in enumerate(names)}
     train, test = ((as_bytes(f'{folder}/{f}' for f in files),
                     np.array([label[os.path.dirname(f)] for f in files], np.int64))
@@ -153,9 +138,13 @@ def read_lists(root, *domains):
             if label != k:
                 raise InputError(f'{name} is class {label} in {where}.txt and class {k} in '
                                  f'{domain}.txt')
-    labels = np.concatenate([its for _, its in sets])
-    check_labels(labels, ' and '.join(f'{domain}.txt' for domain in domains))
-    n = int(labels.max()) + 1
+    labels = np.unique(np.concatenate([its for _, its in sets]))
+    n = len(labels)
+    wrong = np.flatnonzero(labels != np.arange(n))
+    if len(wrong):
+        where = ' and '.join(f'{domain}.txt' for domain in domains)
+        raise InputError(f'{where}: its labels must run from 0 without gaps, but there is '
+                         f'{labels[wrong[0]]} where {wrong[0]} should be')
     for domain, (_, its) in zip(domains, sets, strict=True):
         if len(np.unique(its)) < n:
             print(f'{domain}.txt has images of {len(np.unique(its))} of the {n} classes')

@@ -26,14 +26,13 @@ EXPECTED = {
 
 STANFORD = 'http://vision.stanford.edu/aditya86/ImageNetDogs'
 CALTECH = 'https://data.caltech.edu/records'
-CIFAR_PAGE = 'https://www.cs.toronto.edu/~kriz/cifar.html'
 PAGES = {
     'dogs': f'{STANFORD}/', 'cub': f'{CALTECH}/65de6-vp158',
     'mit67': 'https://web.mit.edu/torralba/www/indoor.html',
     'caltech256-30': f'{CALTECH}/nyy15-4j048', 'caltech256-60': f'{CALTECH}/nyy15-4j048',
     'food101': 'https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/',
     'office31': 'https://faculty.cc.gatech.edu/~judy/domainadapt/',
-    'CIFAR10': CIFAR_PAGE, 'CIFAR100': CIFAR_PAGE,
+    **dict.fromkeys(cifar_sets.CIFAR, 'https://www.cs.toronto.edu/~kriz/cifar.html'),
 }
 CALTECH256 = (
     f'{CALTECH}/nyy15-4j048/files/256_ObjectCategories.tar',

@@ -8,35 +8,23 @@ SHAPES_COUNTS = {'train': 3000, 'test': 2000}
 SHAPES_SIZE = 16    # pixels: a net of ten layers sees the whole image, and trains in seconds
 
 
-def regular(n, start=0.):
+def regular(n):
     """Return the n corners of a regular polygon on the unit circle, (n, 2)."""
-    angle = start + 2 * np.pi * np.arange(n) / n
+    angle = 2 * np.pi * np.arange(n) / n
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def star(n, inner):
-    """Return the outline of a star of n points, (2n, 2), with inner corners at radius `inner`."""
-    points = regular(2 * n)
-    points[1::2] *= inner
-    return points
-
-
-def crescent():
-    """Return the outline of a crescent, (62, 2)."""
-    outer = regular(40)[5:36]
-    inner = outer[::-1] * [.55, .85] + [.25, 0]
-    return np.concatenate([outer, inner])
-
-
 CIRCLE = regular(40)
+CRESCENT = np.concatenate([CIRCLE[5:36], CIRCLE[35:4:-1] * [.55, .85] + [.25, 0]])
+STAR = regular(10) * ([[1], [.45]] * 5)     # inner corners nearer to the centre
 CROSS = np.array([(1, .33), (.33, .33), (.33, 1), (-.33, 1), (-.33, .33), (-1, .33), (-1, -.33),
                   (-.33, -.33), (-.33, -1), (.33, -1), (.33, -.33), (1, -.33)])
 ARROW = np.array([(1, 0), (.1, .8), (.1, .3), (-1, .3), (-1, -.3), (.1, -.3), (.1, -.8)])
 # name -> outlines, filled by the even-odd rule
 SHAPES = {
     'circle': [CIRCLE], 'triangle': [regular(3)], 'square': [regular(4)],
-    'pentagon': [regular(5)], 'hexagon': [regular(6)], 'star': [star(5, .45)], 'cross': [CROSS],
-    'ring': [CIRCLE, CIRCLE * .55], 'crescent': [crescent()], 'arrow': [ARROW],
+    'pentagon': [regular(5)], 'hexagon': [regular(6)], 'star': [STAR], 'cross': [CROSS],
+    'ring': [CIRCLE, CIRCLE * .55], 'crescent': [CRESCENT], 'arrow': [ARROW],
 }
 
 
@@ -57,8 +45,7 @@ def place(outlines, rng, centre, radius):
 
 
 def texture(rng, size, grain, contrast):
-    """Draw smooth noise, (size, size, 3), of mean zero; `contrast` is its deviation before it is
-    smoothed, in grey levels."""
+    """Draw noise (size, size, 3) around 0, of deviation `contrast` in grey levels; smooth it."""
     noise = rng.normal(0, contrast, (grain, grain, 3)).astype(np.float32)
     return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
 

@@ -1,4 +1,1 @@
-"""What the scripts need of the machine.
-
-Processes and threads, Ctrl-C, files that are written whole, downloads, clocks.
-"""
+"""What the scripts need of the machine: processes, threads, Ctrl-C, files, downloads, clocks."""

@@ -1,5 +1,4 @@
-"""A clock for what runs on a CPU or a GPU, what the machine can do at best, and processes that take
-turns."""
+"""A clock for a CPU or a GPU, what the machine can do at best, and processes that take turns."""
 import contextlib
 import multiprocessing
 import re

@@ -12,8 +12,7 @@ noted = 0.      # when the first one came
 
 
 def catch():
-    """Let SIGINT raise KeyboardInterrupt in this process, but not in its forked workers, which it
-    ends itself."""
+    """Let SIGINT raise KeyboardInterrupt here, but not in forked workers, which end with us."""
     global noted
     owner, noted = os.getpid(), 0.
 

@@ -174,8 +174,7 @@ def total(x):
 
 
 def share_statistics(params):
-    """Give all processes the first one's running statistics, in place: these are saved, and should
-    be what is tested."""
+    """Give all processes the first one's running statistics, in place: what is saved is tested."""
     if world() > 1:
         for k, v in params.items():
             if is_statistic(k):
@@ -186,9 +185,8 @@ def averaged(gradients):
     """Average gradients, {name: tensor, or None where there is none}, over the processes."""
     if world() == 1:
         return gradients
-    there = [k for k, g in gradients.items() if g is not None]
-    flat = torch.cat([gradients[k].flatten() for k in there])
+    there = {k: g for k, g in gradients.items() if g is not None}
+    flat = torch.cat([g.flatten() for g in there.values()])
     dist.all_reduce(flat)
-    parts = (flat / world()).split([gradients[k].numel() for k in there])
-    return gradients | {k: part.view(gradients[k].shape)
-                        for k, part in zip(there, parts, strict=True)}
+    parts = (flat / world()).split([g.numel() for g in there.values()])
+    return gradients | {k: part.view(there[k].shape) for k, part in zip(there, parts, strict=True)}

@@ -24,26 +24,25 @@ class Pace:
     has, and with it the last bits of a sum, differs from run to run; if `fixed`, it is `most`.
     """
 
-    def __init__(self, most, fixed=False, clock=time.perf_counter, use=torch.set_num_threads,
-                 used=torch.get_num_threads):
-        self.numbers, self.clock, self.use, self.in_use = [most], clock, use, used
+    def __init__(self, most, fixed=False):
+        self.numbers = [most]
         while self.numbers[-1] > 1 and not fixed:
             self.numbers.append(self.numbers[-1] // 2)
         self.now, self.trial, self.tried = 0, None, []
         self.times, self.best = collections.deque(maxlen=3), None
-        self.since, self.patience = clock(), AGAIN
+        self.since, self.patience = time.perf_counter(), AGAIN
         self.steps, self.used = 0, collections.Counter()
 
     def begin(self):
         """Set the number of threads of a step, and start its clock."""
         self.number = self.numbers[self.now if self.trial is None else self.trial]
-        if len(self.numbers) > 1 and self.number != self.in_use():
-            self.use(self.number)       # which takes milliseconds
-        self.started = self.clock()
+        if len(self.numbers) > 1 and self.number != torch.get_num_threads():
+            torch.set_num_threads(self.number)       # which takes milliseconds
+        self.started = time.perf_counter()
 
     def end(self):
         """Stop the clock of a step, and choose the number of threads of the next one."""
-        taken = self.clock() - self.started
+        taken = time.perf_counter() - self.started
         self.used[self.number] += 1
         self.steps += 1
         if len(self.numbers) == 1 or self.steps == 1:      # the first one is slow for other reasons
@@ -57,19 +56,18 @@ class Pace:
                 self.decide()
 
     def to_try(self):
-        """Choose which number to try next, or None: fewer threads at first, and when steps have
-        become slow; more from time to time."""
+        """Choose what to try next, or None: fewer threads at first or if slow; at times more."""
         if len(self.times) < self.times.maxlen:
             return None
         slow = self.best is None or min(self.times) > SLOWER * self.best
         self.best = min(self.best or min(self.times), *self.times)
         if slow and self.now + 1 < len(self.numbers):
             return self.now + 1
-        return self.now - 1 if self.now and self.clock() - self.since > self.patience else None
+        waited = time.perf_counter() - self.since
+        return self.now - 1 if self.now and waited > self.patience else None
 
     def decide(self):
-        """Keep the number that was tried, if its steps were faster than usual, or else wait longer
-        before the next try."""
+        """Keep the tried number, if its steps were faster than usual, or else try again later."""
         usual = statistics.median(self.times)
         if min(self.tried) < FASTER * usual:
             self.now, self.patience, self.best = self.trial, AGAIN, None
@@ -77,7 +75,7 @@ class Pace:
         else:
             self.best = usual       # this is what a step takes, for now
             self.patience = min(2 * self.patience, LATEST)
-        self.trial, self.tried, self.since = None, [], self.clock()
+        self.trial, self.tried, self.since = None, [], time.perf_counter()
 
     def most_used(self):
         """Return the number of threads that most steps had since the last call."""

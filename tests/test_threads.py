@@ -2,12 +2,14 @@
 import subprocess
 import sys
 import time
+import types
 
 import pytest
+import torch
 from helpers import ROOT
 
 from engine import runs
-from system.threads import LATEST, Pace
+from system import threads
 
 FREE, BUSY = {4: .2, 2: .35, 1: .6}, {4: 8., 2: 3., 1: .7}
 
@@ -15,9 +17,12 @@ FREE, BUSY = {4: .2, 2: .35, 1: .6}, {4: 8., 2: 3., 1: .7}
 class Machine:
     """A clock that steps move by what they take with so many threads."""
 
-    def __init__(self, most=4, fixed=False):
+    def __init__(self, monkeypatch, most=4, fixed=False):
         self.now, self.threads, self.takes = 0., most, FREE
-        self.pace = Pace(most, fixed, lambda: self.now, self.use, lambda: self.threads)
+        monkeypatch.setattr(threads, 'time', types.SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(torch, 'get_num_threads', lambda: self.threads)
+        monkeypatch.setattr(torch, 'set_num_threads', self.use)
+        self.pace = threads.Pace(most, fixed)
 
     def use(self, n):
         self.threads = n
@@ -33,14 +38,14 @@ class Machine:
         return found
 
 
-def test_on_free_cores_all_threads_stay():
-    machine = Machine()
+def test_on_free_cores_all_threads_stay(monkeypatch):
+    machine = Machine(monkeypatch)
     found = machine.steps(1000)
     assert found.count(4) >= 998 and machine.pace.most_used() == 4
 
 
-def test_beside_a_busy_neighbour_the_threads_become_fewer_and_come_back():
-    machine = Machine()
+def test_beside_a_busy_neighbour_the_threads_become_fewer_and_come_back(monkeypatch):
+    machine = Machine(monkeypatch)
     machine.steps(20)
     machine.takes = BUSY
     found = machine.steps(60)
@@ -48,26 +53,26 @@ def test_beside_a_busy_neighbour_the_threads_become_fewer_and_come_back():
     assert sum(BUSY[n] for n in found) < 3 * 60 * FREE[1]
     assert machine.pace.most_used() in (4, 1)
     machine.takes = FREE
-    machine.steps(round(5 * LATEST))
+    machine.steps(round(5 * threads.LATEST))
     assert machine.steps(1) == [4]
 
 
-def test_a_machine_that_is_busy_from_the_start():
-    machine = Machine()
+def test_a_machine_that_is_busy_from_the_start(monkeypatch):
+    machine = Machine(monkeypatch)
     machine.takes = BUSY
     assert machine.steps(20)[-1] == 1
 
 
-def test_a_neighbour_that_stays_costs_little():
-    machine = Machine()
+def test_a_neighbour_that_stays_costs_little(monkeypatch):
+    machine = Machine(monkeypatch)
     machine.takes = BUSY
     machine.steps(20)
     taken = sum(BUSY[n] for n in machine.steps(200))
     assert taken < 1.6 * 200 * BUSY[1]
 
 
-def test_one_slow_step_changes_nothing():
-    machine = Machine()
+def test_one_slow_step_changes_nothing(monkeypatch):
+    machine = Machine(monkeypatch)
     machine.steps(20)
     machine.takes = {4: 5.}
     machine.steps(1)
@@ -76,8 +81,8 @@ def test_one_slow_step_changes_nothing():
 
 
 @pytest.mark.parametrize('how', [dict(most=4, fixed=True), dict(most=1)])
-def test_a_number_that_is_fixed(how):
-    machine = Machine(**how)
+def test_a_number_that_is_fixed(how, monkeypatch):
+    machine = Machine(monkeypatch, **how)
     machine.takes = BUSY
     assert len(set(machine.steps(50))) == 1 and machine.pace.most_used() == how['most']
 

@@ -1,5 +1,1 @@
-"""Parameter dicts in files, and facts about them.
-
-Reading and writing safely; which net a dict is; batch normalisation folded away and restored;
-number of classes, multiply-adds.
-"""
+"""Parameter dicts: in files, which net they are, batch normalisation folded away and restored."""

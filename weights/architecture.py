@@ -67,8 +67,7 @@ def architecture_of(params):
 
 
 def residual_of(params):
-    """Recognise a residual net -> its `Architecture`, without the channels; an unknown one, if it
-    is none."""
+    """Recognise a residual net -> its `Architecture`, without channels; an unknown one, if none."""
     matches = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
     counts = collections.Counter(int(m[1]) for m in matches if m)
     blocks = tuple(counts[j] for j in sorted(counts))

@@ -1,4 +1,5 @@
 """Facts about a net (f, params), found by running it on tensors with shapes but without values."""
+import collections
 import re
 
 import torch
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from utils import InputError
 
 
-class Noted(dict):
+class Noted(collections.UserDict):
     """Notes which entries of a dict are used."""
 
     def __init__(self, entries):
@@ -18,9 +19,6 @@ class Noted(dict):
     def __getitem__(self, key):
         self.used.add(key)
         return super().__getitem__(key)
-
-    def get(self, key, default=None):
-        return self[key] if key in self else default
 
 
 def on_meta(params, size=64):
@@ -82,8 +80,7 @@ def draws(f, params, size, batch_size=2):
 
 
 def multiply_adds(f, params, size):
-    """Count multiply-adds for an image of size x size pixels, in convolutions and linear layers.
-    """
+    """Count multiply-adds of convolutions and linear layers for an image of size x size pixels."""
     with FlopCounterMode(display=False) as counter:
         f(*on_meta(params, size), False)
     return counter.get_total_flops() // 2

@@ -41,8 +41,7 @@ def fold(params, keep=()):
         return params
     for conv in convolutions(params):
         base = utils.bn_of(conv)
-        found = None if conv in keep else affine(params, base)
-        if found:
+        if conv not in keep and (found := affine(params, base)):
             scale, shift = found
             weight = weight_of(params, conv)
             bias = params.get(conv + '.bias', 0) * scale + shift
@@ -61,8 +60,7 @@ def normalisations(f, params):
 
 
 def folded(f, params):
-    """Return the names of the `normalisations` that were folded away: they have no statistics, or
-    those of an identity."""
+    """Return those `normalisations` that were folded away: without statistics, or an identity's."""
     def has(base):
         mean, var = (params.get(f'{base}.running_{k}') for k in ('mean', 'var'))
         return mean is not None and bool(mean.any() or (var - var[0]).any())

@@ -15,8 +15,7 @@ from utils import InputError
 
 
 class StandIn:
-    """Stands in for an object beside the weights: keeps its arguments and its state, and calls
-    nothing of its type."""
+    """Stands in for an object beside the weights: keeps arguments and state, and calls nothing."""
 
     def __new__(cls, *args, **named):
         self = super().__new__(cls)
@@ -57,8 +56,7 @@ REFUSED = {
 
 
 def check_regular(path):
-    """Raise an InputError, if a path is missing, or what is there has no end: a folder, a FIFO, a
-    device."""
+    """Raise an InputError for a missing path, or one without an end: a folder, a FIFO, a device."""
     try:
         mode = pathlib.Path(path).stat().st_mode
     except (OSError, ValueError) as e:
@@ -69,9 +67,8 @@ def check_regular(path):
 
 
 def read_contents(path):
-    """Read what a file of weights holds: plain containers of tensors on the CPU, or of stand-ins
-    for numpy's arrays (see `array`). InputError, if the file is damaged, carries code, or is of
-    another kind."""
+    """Read a file of weights: plain containers of tensors on the CPU, or of stand-ins for numpy's
+    arrays (see `array`). InputError, if it is damaged, carries code, or is of another kind."""
     path = pathlib.Path(path)
     check_regular(path)
     try:
@@ -85,18 +82,18 @@ def read_contents(path):
         for pattern, what in REFUSED.items():
             if re.match(pattern, head):
                 raise InputError(f'{path} {what}')
-        check_zip(path, head)
+        if head.startswith(b'PK'):
+            check_zip(path)
+            return read_torch(path)
         # what the content does not tell is a damaged file of the kind that its name says
-        return {'.hkl': read_hdf5, '.safetensors': read_safetensors}.get(
-            '' if head.startswith(b'PK') else path.suffix, read_torch)(path)
+        read = {'.hkl': read_hdf5, '.safetensors': read_safetensors}.get(path.suffix, read_torch)
+        return read(path)
     except OSError as e:
         raise InputError(f'cannot read {path}: {e.strerror or e}') from None
 
 
-def check_zip(path, head):
+def check_zip(path):
     """Raise an InputError for a zip archive that is damaged, or that torch.save does not write."""
-    if not head.startswith(b'PK'):
-        return
     try:
         with zipfile.ZipFile(path) as z:
             names, bad = z.namelist(), z.testzip()
@@ -113,8 +110,7 @@ def check_zip(path, head):
 
 
 def read_torch(path):
-    """Read a file of torch.save, a zip archive or one of the older form. InputError, if the file is
-    damaged or carries code."""
+    """Read a file of torch.save, old or new. InputError, if it is damaged or carries code."""
     try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter('ignore')     # of old pickles and storages
@@ -131,8 +127,7 @@ def read_torch(path):
 
 
 def array(x):
-    """Make a tensor of a stand-in for an array of numpy; anything else stays as it is. ValueError,
-    if the array holds no numbers."""
+    """Make a tensor of a stand-in for numpy's array; all else stays. ValueError without numbers."""
     if not isinstance(x, StandIn) or not type(x).__name__.endswith('._reconstruct'):
         return x
     try:
@@ -180,8 +175,7 @@ def read_hdf5(path):
 
 
 def read_safetensors(path):
-    """Read the tensors of a .safetensors file. InputError, if the file is damaged, or the package
-    safetensors is missing."""
+    """Read a .safetensors file. InputError, if it is damaged, or its package is missing."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -122,19 +122,15 @@ def net_in(params, path):
     net = {k: v for k, v in without_prefix(params, prefix).items()
            if not (prefix + k).startswith(other)}
     left = [k for k in params if k.removeprefix(prefix) not in net or not k.startswith(prefix)]
-    for parent in parents(prefix):
+    parts = prefix.split('.')[:-1]
+    for k in reversed(range(len(parts))):      # the prefixes around it, the nearest first
+        parent = '.'.join([*parts[:k], ''])
         heads = {k: HEAD.fullmatch(k.removeprefix(parent)) for k in left if k.startswith(parent)}
         net = {**{m[1]: params[k] for k, m in heads.items() if m}, **net}
         left = [k for k in left if not heads.get(k)]
     if left:
         note(path, f'{prefix}* is read, not the {len(left)} entries beside it, such as {left[0]}')
     return net
-
-
-def parents(prefix):
-    """Return the prefixes around one, the nearest first: 'a.' and '' for 'a.b.'."""
-    parts = prefix.split('.')[:-1]
-    return ['.'.join([*parts[:i], '']) for i in reversed(range(len(parts)))]
 
 
 def plain_head(params, path):
@@ -180,8 +176,7 @@ def read_params(path):
 
 
 def options(path):
-    """Read the options of the run that wrote a checkpoint; {} for other files. InputError, if the
-    file is damaged."""
+    """Read the options of the run of a checkpoint; {} for other files. InputError, if damaged."""
     holder = read_contents(path)
     made = holder.get('options') if isinstance(holder, dict) else None
     made = made if isinstance(made, dict) else {}
@@ -272,8 +267,7 @@ def check_format(path):
 
 
 def write_params(params, path):
-    """Write a flat dict of tensors as .pth or .hkl, whole or not at all. InputError for other
-    names, RunError, if writing fails."""
+    """`write_whole` a flat dict of tensors as .pth or .hkl. InputError for other names."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
     data = io.BytesIO()
@@ -288,12 +282,10 @@ def write_params(params, path):
 def check_same(params, expected, path):
     """Raise an InputError, which names the first differences, if parameters from the file `path`
     have other keys or shapes than `expected`."""
-    def shape(d, k):
-        return tuple(d[k].shape) if k in d else 'missing'
-
-    differing = [k for k in {**expected, **params} if shape(params, k) != shape(expected, k)]
+    own, its = ({k: tuple(v.shape) for k, v in d.items()} for d in (expected, params))
+    differing = [k for k in own | its if own.get(k) != its.get(k)]
     if differing:
-        first = '; '.join(f'{k}: {shape(params, k)}, expected {shape(expected, k)}'
+        first = '; '.join(f'{k}: {its.get(k, "missing")}, expected {own.get(k, "missing")}'
                           for k in differing[:3])
         raise InputError(f'{path} is of another architecture; {len(differing)} entries differ, '
                          f'the first are {first}')
