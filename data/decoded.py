@@ -19,7 +19,6 @@ from utils import InputError
 WHOLE = 4096 ** 2       # pixels, up to which the result of a resize is computed as a whole
 TRIES = 10      # of a random crop that may not fit, as in torchvision
 QUALITY = 90    # of the JPEG files of a cache
-ABANDONED = 600     # seconds after which an unfinished file of a cache is nobody's
 HINT = '; --check_data lists all images that cannot be read, --skip_broken leaves them out'
 
 
@@ -191,7 +190,7 @@ def write_cache(images, labels, cache, size, nthread):
                     for f in images])
     claim(home, pathlib.Path(os.fsdecode(images[0])).resolve().parents[2])
     todo = [pair for pair in zip(images, new, strict=True) if not os.path.exists(pair[1])]
-    files.remove_abandoned(home.glob('*.tmp'), ABANDONED)
+    files.remove_abandoned(home.glob('*.tmp'))
     image_files.for_each(functools.partial(write_small, home, short), todo, nthread,
                          'writing the cache')
     return new, labels

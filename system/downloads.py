@@ -14,8 +14,6 @@ import torch
 from system import files
 from utils import InputError
 
-STALLED = 600    # seconds after which a download that is not written to is nobody's
-
 
 def sha256_of(path):
     """Return the sha256 of a file, as hexadecimal digits."""
@@ -46,7 +44,7 @@ def download_file(url, root, sha256=''):
         raise InputError(f'cannot download {url}: {e}. Try again, or put the file, or what it is '
                          f'unpacked to, into {root} by hand') from None
     finally:
-        files.remove_abandoned(path.parent.glob(f'{path.name}.*.partial'), STALLED)
+        files.remove_abandoned(path.parent.glob(f'{path.name}.*.partial'))
         with contextlib.suppress(OSError):      # they are not empty
             for p in made:
                 p.rmdir()

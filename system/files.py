@@ -8,6 +8,7 @@ import time
 from utils import RunError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
+ABANDONED = 600     # seconds after which an unfinished file that is not written to is nobody's
 
 
 def write_whole(path, data, temporary=None):
@@ -28,10 +29,10 @@ def write_whole(path, data, temporary=None):
             if e.errno in FULL else '')) from None
 
 
-def remove_abandoned(paths, seconds):
+def remove_abandoned(paths):
     """Remove the unfinished files among `paths` that killed processes have left. One that was
-    written to in the last `seconds` is perhaps another process's at work, and stays."""
+    written to a short time ago is perhaps another process's at work, and stays."""
     for path in paths:
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > seconds:
+            if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()

@@ -26,10 +26,8 @@ def affine(params, base):
 
 
 def without(params, base):
-    """Return the parameters without the entries of the normalisation `base`."""
-    names = {f'{base}.{k}' for k in ('running_mean', 'running_var', 'fixed_mean', 'fixed_var',
-                                     'weight', 'bias', 'a', 'b')}
-    return {k: v for k, v in params.items() if k not in names}
+    """Return the parameters without the entries of the normalisation `base`, but for its gate's."""
+    return {k: v for k, v in params.items() if k.rpartition('.')[0] != base}
 
 
 @torch.no_grad()

@@ -123,8 +123,8 @@ def net_in(params, path):
            if not (prefix + k).startswith(other)}
     left = [k for k in params if k.removeprefix(prefix) not in net or not k.startswith(prefix)]
     parts = prefix.split('.')[:-1]
-    for k in reversed(range(len(parts))):      # the prefixes around it, the nearest first
-        parent = '.'.join([*parts[:k], ''])
+    for n in reversed(range(len(parts))):      # the prefixes around it, the nearest first
+        parent = '.'.join([*parts[:n], ''])
         heads = {k: HEAD.fullmatch(k.removeprefix(parent)) for k in left if k.startswith(parent)}
         net = {**{m[1]: params[k] for k, m in heads.items() if m}, **net}
         left = [k for k in left if not heads.get(k)]
