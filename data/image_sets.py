@@ -122,14 +122,13 @@ def check_sets(name, root, domain='', target='', shift=0., nthread=0):
 
 def print_counts(title, root, found):
     """Print counts, {what is counted: number}, and those expected -> what differs, in words."""
-    expected = EXPECTED.get(title, [None] * len(found))
-    words = ['' if n is None else f' ({n:,} expected)' if i == 0 else f' ({n:,})'
+    expected = EXPECTED.get(title, tuple(found.values()))
+    words = [f' ({n:,}{" expected" * (i == 0)})' * (title in EXPECTED)
              for i, n in enumerate(expected)]
     print(f'{title} in {root}: ' + ', '.join(
         f'{n:,} {what}{word}' for (what, n), word in zip(found.items(), words, strict=True)))
     return [f'{n:,} {what} instead of {right:,}'
-            for (what, n), right in zip(found.items(), expected, strict=True)
-            if right not in (None, n)]
+            for (what, n), right in zip(found.items(), expected, strict=True) if n != right]
 
 
 def subset(train, per_class=0, fraction=0., seed=0):

@@ -72,9 +72,8 @@ def restore_batch_norm(f, params, batches):
     it can be trained with batch statistics -> parameters.
 
     Mean and variance of what enters each normalisation are taken over `batches`, inputs (B, 3, H,
-    W). In evaluation mode the net computes what it did before: running_mean = mean, running_var =
-    variance, weight = scale sqrt(variance + eps), bias = scale mean + shift, with scale 1 and shift
-    0 after folding. A convolution's bias moves into that of its normalisation.
+    W), and its scale and shift are such that in evaluation mode the net computes what it did
+    before. A convolution's bias moves into that of its normalisation.
     """
     moments = {base: 0 for base in folded(f, params)}
     for inputs in batches:
