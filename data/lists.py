@@ -69,8 +69,7 @@ def as_bytes(files):
 
 
 def folder_names(paths, labels):
-    """Find the folder of each label's files -> {label: name of the folder}; {} unless every label
-    has one folder, and a folder of its own."""
+    """Name labels by their files' folders, {label: name}; {} unless these tell the labels apart."""
     pairs = {(int(label), os.path.basename(os.path.dirname(path)))
              for path, label in zip(paths, labels, strict=True)}
     names = dict(sorted(pairs))

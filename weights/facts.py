@@ -22,16 +22,14 @@ class Noted(collections.UserDict):
 
 
 def on_meta(params, size=64):
-    """Make an image of size x size pixels, and copy parameters, on the meta device, without values
-    -> image (1, 3, size, size), parameters."""
+    """Make an image (1, 3, size, size) and copies of parameters without values, on device meta."""
     dtype = next(iter(params.values())).dtype
     return (torch.empty(1, 3, size, size, dtype=dtype, device='meta'),
             {k: v.detach().to('meta') for k, v in params.items()})
 
 
 def classes_of(f, params, path):
-    """Return the number of classes of a net from the file `path`. InputError, if entries are
-    missing, are left over, or do not fit together."""
+    """Return the number of classes of a net. InputError, if its entries do not fit together."""
     image, meta = on_meta(params)
     meta = Noted(meta)
     try:

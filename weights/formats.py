@@ -144,8 +144,7 @@ def array(x):
 
 
 def read_hdf5(path):
-    """Read the arrays of numbers in a .hkl file (hickle's HDF5) -> flat dict of tensors.
-    InputError, if the file is damaged, or has links."""
+    """Read a .hkl file -> flat dict of tensors. InputError, if it is damaged, or has links."""
     params = {}
 
     def other_link(name, link):

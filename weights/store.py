@@ -280,8 +280,7 @@ def write_params(params, path):
 
 
 def check_same(params, expected, path):
-    """Raise an InputError, which names the first differences, if parameters from the file `path`
-    have other keys or shapes than `expected`."""
+    """Raise an InputError, if parameters have other keys or shapes than expected ones."""
     own, its = ({k: tuple(v.shape) for k, v in d.items()} for d in (expected, params))
     differing = [k for k in own | its if own.get(k) != its.get(k)]
     if differing:
