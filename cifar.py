@@ -151,15 +151,12 @@ def wide_residual(blocks):
         return z.add_(x)
 
     def f(inputs, params, mode, base='', taps=None):
-        o, groups = utils.conv2d(inputs, params, base + 'conv0', taps=taps), []
-        for j, n in enumerate(blocks):
-            for i in range(n):
-                name = f'{base}group{j}.block{i}'
-                o = block(o, params, name, mode, 1 if i or not j else 2, taps)
-            groups.append(o)
-        o = F.relu(utils.norm(o, params, base + 'bn', mode, taps), inplace=True)
+        o = utils.conv2d(inputs, params, base + 'conv0', taps=taps)
+        groups = utils.residual_groups(o, blocks, block, base + 'group{}.block{}', params, mode,
+                                       taps)
+        o = F.relu(utils.norm(groups[-1], params, base + 'bn', mode, taps), inplace=True)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
+        return utils.linear(o, params, base + 'fc', mode, taps), groups
 
     return f
 
@@ -174,17 +171,12 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
     the first group, if that is more.
     """
     n, widths = blocks_in_group(depth, 'cifar_resnet'), utils.scaled(WRN_CHANNELS, width)
-    ni = min(widths[0], max(16, widths[0] // 2))
-
-    def layer(conv, ni, no, k=3):
-        return {f'{conv}.weight': utils.conv_params(ni, no, k),
-                utils.bn_of(conv): utils.unit_bnparams(no)}
-
-    params = layer('conv1', 3, ni)
+    ni, layer = min(widths[0], max(16, widths[0] // 2)), utils.conv_bn_params
+    params = layer('conv1', 3, ni, 3)
     for j, no in enumerate(widths, 1):
         for i in range(n):
-            projection = layer('downsample.0', ni, no, 1) if shortcut == 'B' and ni != no else {}
-            params[f'layer{j}.{i}'] = {**layer('conv1', ni, no), **layer('conv2', no, no),
+            projection = layer('downsample.0', ni, no) if shortcut == 'B' and ni != no else {}
+            params[f'layer{j}.{i}'] = {**layer('conv1', ni, no, 3), **layer('conv2', no, no, 3),
                                        **projection}
             ni = no
     params = utils.flatten({**params, 'fc': utils.linear_params(ni, num_classes)})
@@ -194,27 +186,15 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
 
 def basic_residual(blocks, names, head):
     """Make the function of a CIFAR ResNet of `blocks` in each group, whose entries are called by
-    `names`, the linear layer `head`. The entries say where there are projections, and BN."""
-    def block(x, params, base, mode, stride, taps):
-        o = utils.conv_bn(x, params, f'{base}.conv1', mode, stride, taps=taps)
-        o = utils.conv_bn(F.relu(o, inplace=True), params, f'{base}.conv2', mode, taps=taps)
-        projection, more = f'{base}.{names.projection}', o.shape[1] - x.shape[1]
-        if projection + '.weight' in params:
-            x = utils.conv_bn(x, params, projection, mode, stride, taps=taps)
-        elif more > 0:
-            x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2))
-        return F.relu(o.add_(x), inplace=True)
+    `names`, the linear layer `head`."""
+    block = functools.partial(utils.residual_block, names)
 
     def f(inputs, params, mode, base='', taps=None):
-        o = utils.conv_bn(inputs, params, base + names.stem, mode, taps=taps)
-        o, groups = F.relu(o, inplace=True), []
-        for j, n in enumerate(blocks):
-            for i in range(n):
-                name = base + names.block.format(j + names.first, i)
-                o = block(o, params, name, mode, 1 if i or not j else 2, taps)
-            groups.append(o)
-        o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + head, mode, taps), tuple(groups)
+        o = F.relu(utils.conv_bn(inputs, params, base + names.stem, mode, taps=taps), inplace=True)
+        groups = utils.residual_groups(o, blocks, block, base + names.block, params, mode, taps,
+                                       names.first)
+        o = F.adaptive_avg_pool2d(groups[-1], 1).flatten(1)
+        return utils.linear(o, params, base + head, mode, taps), groups
 
     return f
 

@@ -126,22 +126,17 @@ def define_student(depth, width, num_classes=1000):
         raise InputError(f'--depth {depth}: choose from {", ".join(map(str, BLOCKS))}')
     bottleneck = depth >= 50
     names = stem, block, first, projection = TORCHVISION if bottleneck else PUBLISHED
-    weight = '.weight' if bottleneck else ''
-    params, ni, widths = {}, 64, utils.scaled((64, 128, 256, 512), width)
-
-    def add(key, ni, no, k):
-        params.update(utils.flatten({key + weight: utils.conv_params(ni, no, k),
-                                     utils.bn_of(key): utils.unit_bnparams(no)}))
-
-    add(stem, 3, ni, 7)
+    layer = functools.partial(utils.conv_bn_params, weight='.weight' if bottleneck else '')
+    ni, widths = 64, utils.scaled((64, 128, 256, 512), width)
+    params = layer(stem, 3, ni, 7)
     for j, n in enumerate(BLOCKS[depth]):
         for i in range(n):
             base = block.format(j + first, i)
             channels = [ni, widths[j], widths[j], *([4 * widths[j]] if bottleneck else [])]
             for k, size in enumerate((1, 3, 1) if bottleneck else (3, 3)):
-                add(f'{base}.conv{first + k}', channels[k], channels[k + 1], size)
+                params |= layer(f'{base}.conv{first + k}', channels[k], channels[k + 1], size)
             if ni != channels[-1]:
-                add(f'{base}.{projection}', ni, channels[-1], 1)
+                params |= layer(f'{base}.{projection}', ni, channels[-1])
             ni = channels[-1]
     params.update(utils.flatten({'fc': utils.linear_params(ni, num_classes)}))
     utils.set_requires_grad_except_bn_(params)
@@ -150,33 +145,16 @@ def define_student(depth, width, num_classes=1000):
 
 def residual(blocks, names):
     """Make the function of a ResNet, basic or bottleneck, of `blocks` in each group, whose entries
-    are called by `names`. The entries say the rest: whether there are projections, and BN behind
-    them, or only biases, because BN was folded away."""
-    stem, block_name, first, projection = names
-
-    def block(x, params, base, mode, stride, taps):
-        def there(key):
-            return key in params or key + '.weight' in params
-
-        convs = [k for k in (f'{base}.conv{first + i}' for i in range(3)) if there(k)]
-        o, strided = x, convs[-2]       # the first 3x3 one
-        for key in convs:
-            o = utils.conv_bn(o, params, key, mode, stride if key == strided else 1, taps=taps)
-            o = F.relu(o, inplace=True) if key != convs[-1] else o
-        if there(f'{base}.{projection}'):
-            x = utils.conv_bn(x, params, f'{base}.{projection}', mode, stride, taps=taps)
-        return F.relu(o.add_(x), inplace=True)
+    are called by `names`."""
+    block = functools.partial(utils.residual_block, names)
 
     def f(inputs, params, mode, base='', taps=None):
-        o = F.relu(utils.conv_bn(inputs, params, base + stem, mode, 2, taps=taps), inplace=True)
-        o, groups = F.max_pool2d(o, 3, 2, 1), []
-        for j, n in enumerate(blocks):
-            for i in range(n):
-                name = base + block_name.format(j + first, i)
-                o = block(o, params, name, mode, 1 if i or not j else 2, taps)
-            groups.append(o)
-        o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
+        o = utils.conv_bn(inputs, params, base + names.stem, mode, 2, taps=taps)
+        o = F.max_pool2d(F.relu(o, inplace=True), 3, 2, 1)
+        groups = utils.residual_groups(o, blocks, block, base + names.block, params, mode, taps,
+                                       names.first)
+        o = F.adaptive_avg_pool2d(groups[-1], 1).flatten(1)
+        return utils.linear(o, params, base + 'fc', mode, taps), groups
 
     return f
 
@@ -199,14 +177,12 @@ def preactivation(blocks):
 
     def f(inputs, params, mode, base='', taps=None):
         o = utils.conv2d(inputs, params, base + 'conv0', 2, taps=taps)
-        o, groups = F.max_pool2d(act(o, params, base + 'affine0', mode, taps), 3, 2, 1), []
-        for j, n in enumerate(blocks):
-            for i in range(n):
-                o = block(o, params, f'{base}group{j}.block{i}', mode, 1 if i or not j else 2, taps)
-            groups.append(o)
-        o = act(o, params, base + 'affine_last', mode, taps)
+        o = F.max_pool2d(act(o, params, base + 'affine0', mode, taps), 3, 2, 1)
+        groups = utils.residual_groups(o, blocks, block, base + 'group{}.block{}', params, mode,
+                                       taps)
+        o = act(groups[-1], params, base + 'affine_last', mode, taps)
         o = F.adaptive_avg_pool2d(o, 1).flatten(1)
-        return utils.linear(o, params, base + 'fc', mode, taps), tuple(groups)
+        return utils.linear(o, params, base + 'fc', mode, taps), groups
 
     return f
 
@@ -218,22 +194,17 @@ def mobilenet_v2(width=1, num_classes=1000):
         m = max(8, int(n * width + 4) // 8 * 8)
         return m if m >= .9 * n * width else m + 8
 
-    def layer(conv, bn, ni, no, k=1):
-        return {f'{conv}.weight': utils.conv_params(ni, no, k), bn: utils.unit_bnparams(no)}
-
-    ni, i = channels(32), 0
-    params = {'features': layer('0.0', '0.1', 3, ni, 3)}
+    ni, i, layer = channels(32), 0, utils.conv_bn_params
+    params = layer('features.0.0', 3, ni, 3)
     for expansion, c, n, _ in INVERTED:
         for _ in range(n):
-            i, hidden, no = i + 1, ni * expansion, channels(c)
-            expand = layer('0.0', '0.1', ni, hidden) if expansion > 1 else {}
-            d = len(expand) // 2
+            i, hidden, no, d = i + 1, ni * expansion, channels(c), int(expansion > 1)
             params[f'features.{i}.conv'] = {
-                **expand, **layer(f'{d}.0', f'{d}.1', 1, hidden, 3),
-                **layer(str(d + 1), str(d + 2), hidden, no)}
+                **(layer('0.0', ni, hidden) if d else {}), **layer(f'{d}.0', 1, hidden, 3),
+                **layer(f'{d + 1}', hidden, no)}
             ni = no
     last = max(1280, channels(1280))
-    params[f'features.{i + 1}'] = layer('0', '1', ni, last)
+    params |= layer(f'features.{i + 1}.0', ni, last)
     params['classifier.1'] = {'weight': torch.randn(num_classes, last) * .01,
                               'bias': torch.zeros(num_classes)}
     params = utils.flatten(params)

@@ -72,6 +72,13 @@ def unit_bnparams(n: int) -> dict[str, Tensor]:
     return {**bnparams(n), 'weight': torch.ones(n)}
 
 
+def conv_bn_params(conv: str, ni: int, no: int, k: int = 1,
+                   weight: str = '.weight') -> dict[str, Tensor]:
+    """Draw the filters of the convolution `conv`, entry `conv` + `weight`, and make the
+    `unit_bnparams` of the normalisation behind it, which `bn_of` names."""
+    return flatten({conv + weight: conv_params(ni, no, k), bn_of(conv): unit_bnparams(no)})
+
+
 def scaled(channels, width: float) -> list[int]:
     """Multiply numbers of channels by `width`, rounded down. InputError, if one becomes zero."""
     widths = [int(c * width + 1e-9) for c in channels]
@@ -257,6 +264,46 @@ def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool
     y = batch_norm(tap(y, base, taps), params, base, mode, affine=False)
     shift = (pi != 0) * params[base + '.bias'][:, None, None]
     return pi.to(y.dtype) * y + shift.to(y.dtype)       # y is bfloat16 under autocast
+
+
+def residual_block(names, x: Tensor, params: dict[str, Tensor], base: str, mode: bool, stride: int,
+                   taps: dict | None) -> Tensor:
+    """Apply the block `base` of a residual net with ReLU after each sum: two 3x3 convolutions, or
+    one between two 1x1 ones, which are called by `names` (weights.architecture.Names).
+
+    Entries say the rest: whether there is a projection, without which the shortcut has zeros for
+    new channels, and BN, or only biases, because it was folded away.
+    """
+    def there(key):
+        return key in params or key + '.weight' in params
+
+    convs = [k for k in (f'{base}.conv{names.first + i}' for i in range(3)) if there(k)]
+    o, strided, projection = x, convs[-2], f'{base}.{names.projection}'     # the first 3x3 one
+    for key in convs:
+        o = conv_bn(o, params, key, mode, stride if key == strided else 1, taps=taps)
+        o = F.relu(o, inplace=True) if key != convs[-1] else o
+    more = o.shape[1] - x.shape[1]
+    if there(projection):
+        x = conv_bn(x, params, projection, mode, stride, taps=taps)
+    elif more > 0:
+        x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2))
+    return F.relu(o.add_(x), inplace=True)
+
+
+def residual_groups(x: Tensor, blocks: tuple, block, name: str, params: dict[str, Tensor],
+                    mode: bool, taps: dict | None, first: int = 0) -> tuple:
+    """Apply the groups of a residual net, of so many `blocks` each -> the output of each group.
+
+    block(x, params, base, mode, stride, taps) is one of them; `name` is the format of `base`, for
+    the numbers of group, counted from `first`, and block, from 0. The first block of each group but
+    the first halves height and width.
+    """
+    groups = []
+    for j, n in enumerate(blocks):
+        for i in range(n):
+            x = block(x, params, name.format(j + first, i), mode, 1 if i or not j else 2, taps)
+        groups.append(x)
+    return tuple(groups)
 
 
 # ---- attention and distillation ---------------------------------------------------------------
