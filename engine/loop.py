@@ -255,13 +255,27 @@ def in_turn(trainings, name):
         t.seconds = time.perf_counter() - begun
 
 
+def take_training_steps(sample, take):
+    """Take the training steps of a sample, with as many threads as the first run's pace says."""
+    interrupts.check()
+    for t, _ in sample:
+        next_step(t)
+    pace = sample[0][0].pace
+    pace.begin()
+    take([(t.tasks['train'], batch) for t, batch in sample])
+    pace.end()
+
+
 def why_no_graph(opt, device):
-    """Say why steps are not captured on a device; '' if they are."""
+    """Return why steps are not captured on a device, and print it, if that is a GPU; '' if they
+    are."""
     if device.type != 'cuda':
         return 'this is no GPU'
-    if processes.world() > 1:
-        return 'several processes average their gradients between backward pass and update'
-    return '--no_graph' if opt.no_graph else ''
+    several = 'several processes average their gradients between backward pass and update'
+    reason = several if processes.world() > 1 else '--no_graph' if opt.no_graph else ''
+    if reason:
+        print(f'steps are not captured as CUDA graphs: {reason}')
+    return reason
 
 
 def test(active, samples, take):
@@ -290,9 +304,9 @@ def check_draws(trainings, device):
                          f'numbers of the GPU, is trained alone there, without +')
 
 
-def end_epochs(active, samples, take, device, save):
+def end_epochs(active, samples, take, device, save, alone):
     """Test and log the runs whose epoch has ended and, if it is time or `save` is true, write their
-    checkpoints; set the `failure` of those that fail."""
+    checkpoints; set the `failure` of those that fail, and print it, unless one was `alone`."""
     trained = {}
     for t in active:
         t.epoch += 1
@@ -302,6 +316,9 @@ def end_epochs(active, samples, take, device, save):
     for t in active:
         if not t.failure:
             end_epoch(t, {**trained[t], **tested[t]}, device, save)
+    for t in active:
+        if t.failure and not alone:
+            print(f'error: {t.folder}: {t.failure}', file=sys.stderr)
 
 
 def time_to_stop():
@@ -315,58 +332,44 @@ def time_to_stop():
 
 
 def fit(trainings, device):
-    """Train runs to their last epochs, in place, and log them.
-
-    They go through their own epochs at the same time, whichever these are. A run whose loss is not
-    finite stops, and its `failure` says why. At the time that the environment's STOP_AT names, in
-    seconds since 1970, all stop after the epoch that they are in.
-    """
+    """Train runs to their last epochs, in place, each through its own at the same time, and log
+    them. A run whose loss is not finite stops, and its `failure` says why. At `time_to_stop` all
+    stop after the epoch that they are in."""
     check_draws(trainings, device)
     stop_at, threads = time_to_stop(), torch.get_num_threads()
     for t in trainings:
         begin(t, device)
-    active, reason = list(trainings), why_no_graph(trainings[0].opt, device)
-    if reason and device.type == 'cuda':
-        print(f'steps are not captured as CUDA graphs: {reason}')
-    samples, take = (in_turn if reason else together), graphs.eager
+    eagerly = why_no_graph(trainings[0].opt, device)
+    samples = in_turn if eagerly else together
     bar_start, bar_advance, bar = progress.make_bar(trainings, device)
-    engine = Engine()
+    active, engine = list(trainings), Engine()
 
-    def on_start(state):
-        nonlocal take
-        take = graphs.eager if reason else graphs.captured(device)
+    def renew_graphs(state):
+        state['take'] = graphs.eager if eagerly else graphs.captured(device)
 
     def on_start_epoch(state):
         if any([begin_epoch(t) for t in active]):
-            on_start(state)     # graphs of other steps
+            renew_graphs(state)     # of other steps
         bar_start(active)
         state['iterator'] = samples(active, 'train')
 
     def on_sample(state):
-        interrupts.check()
-        for t, _ in state['sample']:
-            next_step(t)
-        pace = state['sample'][0][0].pace
-        pace.begin()
-        take([(t.tasks['train'], batch) for t, batch in state['sample']])
-        pace.end()
+        take_training_steps(state['sample'], state['take'])
         bar_advance(state['sample'])
 
     def on_end_epoch(state):
         stop = processes.from_first(lambda: time.time() > stop_at)
         with bar.external_write_mode():
-            end_epochs(active, samples, take, device, stop)
-            for t in active if len(trainings) > 1 else ():
-                if t.failure:
-                    print(f'error: {t.folder}: {t.failure}', file=sys.stderr)
-        if any(t.failure or t.is_done for t in active):
-            active[:] = [t for t in active if not (t.failure or t.is_done)]
-            on_start(state)     # graphs of fewer runs
+            end_epochs(active, samples, state['take'], device, stop, len(trainings) == 1)
+        left = [t for t in active if not (t.failure or t.is_done)]
+        if len(left) < len(active):
+            active[:] = left
+            renew_graphs(state)     # of fewer runs
         if stop or not active:
             state['maxepoch'] = state['epoch']
 
-    engine.hooks.update((f.__name__, f) for f in (on_start, on_start_epoch, on_sample,
-                                                  on_end_epoch))
+    engine.hooks.update(on_start=renew_graphs, on_start_epoch=on_start_epoch, on_sample=on_sample,
+                        on_end_epoch=on_end_epoch)
     # a step does its own backward pass and update: there is no optimizer that the engine could call
     nothing = types.SimpleNamespace(zero_grad=lambda: None, step=lambda closure: None)
     with contextlib.closing(bar):
