@@ -30,19 +30,9 @@ import torch
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, folder_sets, image_files, image_sets, published
+from data import arrays, decoded, folder_sets, image_files, image_sets
 from engine import evaluation, flags, loop, predictions, runs, script, step
-from methods import (
-    attentive,
-    delta,
-    fine_tuning,
-    gates,
-    importance,
-    losses,
-    pruning,
-    source,
-    teaching,
-)
+from methods import attentive, delta, fine_tuning, gates, importance, losses, pruning, source
 from methods.losses import METHODS
 from system import processes
 from utils import InputError
@@ -87,25 +77,7 @@ def add_data_flags(parser):
                    "alexnet, wrn-depth-width, cifar_resnet-depth-width; '': that of --source")
     m.add_argument('--source', default='', metavar='WEIGHTS', help='weights to start from: a file '
                    f"of parameters, a run or one of {', '.join(store.KNOWN)}; '': random ones")
-    m.add_argument('--dataset', default='folder', choices=image_sets.NAMES, help='folder: train/ '
-                   'and test/ or val/ of class folders; list: train.txt and test.txt, a path and a '
-                   'label in each line')
-    m.add_argument('--dataroot', default='.', metavar='DIR', help='folder of the data set')
-    m.add_argument('--domain', default='', help='train on this part of the data set: amazon, dslr '
-                   'or webcam of office31, shifted of shapes, a subfolder or a list in --dataroot; '
-                   'without --target the rest of it is the test set')
-    m.add_argument('--target', default='', metavar='DOMAIN', help='test on all of this other part, '
-                   'to which ddc and dan adapt without its labels')
-    m.add_argument('--shift', default=0, type=float, metavar='X', help='shapes: how much less '
-                   'contrast and more noise the target has, 0 to 1; with --domain shifted these '
-                   'images are trained on')
-    m.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N images of '
-                   'each class, drawn by --seed')
-    m.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this fraction '
-                   'of each class, drawn by --seed')
-    m.add_argument('--download', action='store_true', help='first download dogs, cub, caltech256 '
-                   'or food101 into --dataroot')
-    image_files.add_flags(m)
+    image_sets.add_flags(m)
     m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
     m.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the most '
@@ -154,28 +126,6 @@ def run_name(opt):
 
 # ---- data ---------------------------------------------------------------------------------------
 
-def read_sets(opt):
-    """Read the sets that the options name -> {'train', 'validation', 'test', 'target': set or
-    None}, the names of the classes. A set is (files, labels, ...), arrays."""
-    fetch(opt)
-    train, test, target, names = image_sets.load_sets(
-        opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift, opt.skip_broken)
-    if opt.skip_broken:
-        once = {id(s): s for s in (train, test, target) if s}   # the target may be the test set
-        kept = {k: image_files.without_broken(s, opt.nthread) for k, s in once.items()}
-        train, test, target = (kept.get(id(s)) for s in (train, test, target))
-    if opt.per_class or opt.fraction:
-        train, rest = image_sets.subset(train, opt.per_class, opt.fraction, opt.seed)
-        test = rest if test is None else test
-    if test is None:
-        raise InputError(f'{opt.dataset} in {opt.dataroot} has no test images: give --target, or '
-                         f'--per_class or --fraction, and the rest is tested on')
-    validation = None
-    if opt.validate:
-        train, validation = cifar_sets.held_out(train, opt.validate)
-    return dict(train=train, validation=validation, test=test, target=target), names
-
-
 def images_of(opt, images, size, pixels, device, train=False, batch_size=0, count=0, ten=None):
     """Make the `arrays.Images` of a set (files, labels, boxes...). Images in memory that have the
     size of the crops lie on the device, and are augmented as by cifar.py: an eighth of their size
@@ -219,7 +169,7 @@ def given_net(opt, sets, classes):
     if opt.arch and opt.arch != arch:
         raise InputError(f'--source {opt.source} is {arch or "another net"}, not --arch {opt.arch}')
     size, pixels = input_of(opt, params, store.options(path), sets['train'][0])
-    if arch != 'alexnet' and folding.folded(f, params):
+    if folding.folded(f, params):
         some = arrays.some_of(sets['train'], RESTORED)
         print(f'batch normalisation is restored in {opt.source}, with the statistics of '
               f'{len(some[1])} training images')
@@ -253,7 +203,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     layers, plain = source.tapped(opt, start), start
     start = pruning.net_to_prune(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else plain
-    f_t, kept = reference(opt, f, compared, head, layers, pixels)
+    f_t, kept = source.reference(opt, f, compared, head, layers, pixels, nets.load_net)
     for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
         fine_tuning.check_shapes(opt, name, net, its, size)
     attention = attentive.attention_of(opt, f, start, layers, size, generator.clone_state())
@@ -267,39 +217,13 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
                          **placed(attention)}
 
 
-def reference(opt, f, start, head, layers, pixels):
-    """Return what the target net, which starts as (f, start), is compared with: (f or None,
-    params)."""
-    needs = METHODS[opt.method].needs
-    if opt.teacher:
-        f, outputs, params, path = nets.load_net(opt.teacher, any_head=needs == 'features')
-        its = store.options(path).get('input_pixels', pixels)
-        if its != pixels:
-            raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
-                             f'{pixels}')
-        if needs == 'teacher':
-            teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']),
-                                   'the data set')
-            return f, folding.fold(params)
-        source.check_stages(opt.teacher, params, start)
-        if architecture_of(params).arch != 'alexnet' and folding.folded(f, params):
-            raise InputError(f'the teacher {opt.teacher} has its batch normalisation folded away, '
-                             f'so that its features are others than those of the net')
-        start = params
-    start = {k: v.detach() for k, v in start.items()}
-    if needs == 'parameters':
-        return None, {k: v for k, v in start.items() if not k.startswith(head + '.') and
-                      not utils.is_statistic(k) and (opt.sp == 'all' or v.ndim > 1)}
-    return (f, folding.fold(start, keep=layers)) if needs == 'features' else (None, {})
-
-
 def prepare(opt, device):
     """Read the data, on which the number of epochs depends -> what makes the training."""
     if not pathlib.Path(opt.save, 'log.txt').exists():      # before data are fetched in vain
         with processes.first_alone():
             for name in filter(None, (opt.source, opt.teacher)):
                 store.locate(name)
-    sets, names = read_sets(opt)
+    sets, names = image_sets.read_sets(opt)
     steps = fine_tuning.set_epochs(opt, len(sets['train'][1]))
     return functools.partial(make_training, opt, device, sets, names, steps)
 
@@ -366,7 +290,7 @@ def as_trained(opt, path):
 
 def evaluate(opt, device):
     """Test a net from a file on the test images."""
-    sets, names = read_sets(opt)
+    sets, names = image_sets.read_sets(opt)
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
@@ -424,16 +348,9 @@ def report_run(opt, device):
               f'lowest test error of an epoch, chosen on the test images')
 
 
-def fetch(opt):
-    """Download the data set, if that is asked for."""
-    if opt.download:
-        with processes.first_alone():
-            published.download_set(opt.dataset, opt.dataroot)
-
-
 def check_data(opt, device):
     """Print what there is of the data set, and open all of its images."""
-    fetch(opt)
+    image_sets.fetch(opt)
     return image_sets.check_sets(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift,
                                  opt.nthread)
 

@@ -1,4 +1,4 @@
-"""The data sets of fine-tuning by name: lists of files, or images.
+"""The data sets of fine-tuning, by flags and by name: lists of files, or images.
 
 A set is a tuple of arrays of equal length: names of image files, bytes (N,), and labels, int64
 (N,), from 0. Those of CUB have a third, bounding boxes, float (N, 4): x, y, width and height in
@@ -11,7 +11,8 @@ import pathlib
 import numpy as np
 
 from data import cifar_sets, folder_sets, image_files, layouts, lists, shapes
-from data.published import EXPECTED, OFFICE, remedy
+from data.published import EXPECTED, OFFICE, download_set, remedy
+from system import processes
 from utils import InputError
 
 # name -> function of the folder that gives train, test, names of classes
@@ -24,6 +25,62 @@ READERS = {'dogs': layouts.dogs, 'cub': layouts.cub, 'mit67': layouts.mit67,
 DOMAINS = {'office31': layouts.office31, 'folder': folder_sets.folders_of, 'list': lists.read_lists}
 NAMES = tuple({**READERS, **DOMAINS, **cifar_sets.SETS})
 
+
+# ---- by flags -----------------------------------------------------------------------------------
+
+def add_flags(group):
+    """Add the flags that name a data set and the images to train and test on, for `read_sets`."""
+    group.add_argument('--dataset', default='folder', choices=NAMES, help='folder: '
+                       'train/ and test/ or val/ of class folders; list: train.txt and test.txt, a '
+                       'path and a label in each line')
+    group.add_argument('--dataroot', default='.', metavar='DIR', help='folder of the data set')
+    group.add_argument('--domain', default='', help='train on this part of the data '
+                       'set: amazon, dslr or webcam of office31, shifted of shapes, a subfolder or '
+                       'a list in --dataroot; without --target the rest of it is the test set')
+    group.add_argument('--target', default='', metavar='DOMAIN', help='test on all of this '
+                       'other part, to which ddc and dan adapt without its labels')
+    group.add_argument('--shift', default=0, type=float, metavar='X', help='shapes: how much '
+                       'less contrast and more noise the target has, 0 to 1; with --domain shifted '
+                       'these images are trained on')
+    group.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N '
+                       'images of each class, drawn by --seed')
+    group.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this '
+                       'fraction of each class, drawn by --seed')
+    group.add_argument('--download', action='store_true', help='first download dogs, cub, '
+                       'caltech256 or food101 into --dataroot')
+    image_files.add_flags(group)
+
+
+def fetch(opt):
+    """Download the data set, if that is asked for."""
+    if opt.download:
+        with processes.first_alone():
+            download_set(opt.dataset, opt.dataroot)
+
+
+def read_sets(opt):
+    """Read the sets that the options name -> {'train', 'validation', 'test', 'target': set or
+    None}, the names of the classes."""
+    fetch(opt)
+    train, test, target, names = load_sets(
+        opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift, opt.skip_broken)
+    if opt.skip_broken:
+        once = {id(s): s for s in (train, test, target) if s}   # the target may be the test set
+        kept = {k: image_files.without_broken(s, opt.nthread) for k, s in once.items()}
+        train, test, target = (kept.get(id(s)) for s in (train, test, target))
+    if opt.per_class or opt.fraction:
+        train, rest = subset(train, opt.per_class, opt.fraction, opt.seed)
+        test = rest if test is None else test
+    if test is None:
+        raise InputError(f'{opt.dataset} in {opt.dataroot} has no test images: give --target, or '
+                         f'--per_class or --fraction, and the rest is tested on')
+    validation = None
+    if opt.validate:
+        train, validation = cifar_sets.held_out(train, opt.validate)
+    return dict(train=train, validation=validation, test=test, target=target), names
+
+
+# ---- by name ------------------------------------------------------------------------------------
 
 def load_sets(name, root, domain='', target='', shift=0., allow_missing=False):
     """Load the data set `name` from the folder `root` -> training, test and target set, names of

@@ -1,10 +1,12 @@
-"""What fine-tuning makes of its source, a new head and frozen parts; which layers it looks at."""
+"""What fine-tuning makes of its source, a new head and frozen parts; which layers it looks at, and
+what it compares them with."""
 import torch
 
 import utils
+from methods import teaching
 from methods.losses import METHODS
 from utils import InputError
-from weights import facts, folding
+from weights import facts, folding, store
 from weights.architecture import architecture_of, weight_of
 
 # ---- the head, and what is frozen ---------------------------------------------------------------
@@ -80,3 +82,32 @@ def check_stages(name, params, start):
     if its != ours:
         raise InputError(f'the features of {name} cannot be compared with those of --source: give '
                          f'the same net')
+
+
+# ---- what the net is compared with --------------------------------------------------------------
+
+def reference(opt, f, start, head, layers, pixels, load_net):
+    """Return what the target net, which starts as (f, start), is compared with: (f or None,
+    params). InputError for a --teacher that cannot be compared; load_net(name, any_head) loads
+    it."""
+    needs = METHODS[opt.method].needs
+    if opt.teacher:
+        f, outputs, params, path = load_net(opt.teacher, any_head=needs == 'features')
+        its = store.options(path).get('input_pixels', pixels)
+        if its != pixels:
+            raise InputError(f'the teacher {opt.teacher} was trained with --pixels {its}, not '
+                             f'{pixels}')
+        if needs == 'teacher':
+            teaching.check_classes(opt.teacher, outputs, len(start[head + '.weight']),
+                                   'the data set')
+            return f, folding.fold(params)
+        check_stages(opt.teacher, params, start)
+        if folding.folded(f, params):
+            raise InputError(f'the teacher {opt.teacher} has its batch normalisation folded away, '
+                             f'so that its features are others than those of the net')
+        start = params
+    start = {k: v.detach() for k, v in start.items()}
+    if needs == 'parameters':
+        return None, {k: v for k, v in start.items() if not k.startswith(head + '.') and
+                      not utils.is_statistic(k) and (opt.sp == 'all' or v.ndim > 1)}
+    return (f, folding.fold(start, keep=layers)) if needs == 'features' else (None, {})

@@ -191,7 +191,7 @@ def test_l2_sp_compares_what_it_should(sp):
     write_net()
     opt = finetune.parse([*FLAGS, '--source', 'source.pth', '--method', 'l2_sp', '--sp', sp])
     f, _, start, _ = nets.load_net('source.pth')
-    f_t, kept = finetune.reference(opt, f, start, 'fc', [], 'torchvision')
+    f_t, kept = source.reference(opt, f, start, 'fc', [], 'torchvision', nets.load_net)
     assert f_t is None and not any(k.startswith('fc') or 'running' in k for k in kept)
     assert ('bn0.weight' in kept) == (sp == 'all') and 'group1.block0.conv0' in kept
 
@@ -371,7 +371,7 @@ def test_the_log_has_last_best_on_validation_and_best_on_test():
 
 def test_validation_images_are_not_trained_on():
     opt = finetune.parse([*FLAGS, '--arch', 'resnet18', '--validate', '40'])
-    sets, names = finetune.read_sets(opt)
+    sets, names = image_sets.read_sets(opt)
     assert len(names) == 10 and len(sets['validation'][1]) == 40
     train, held = ({x.tobytes() for x in sets[k][0]} for k in ('train', 'validation'))
     assert not train & held and len(sets['train'][1]) + 40 == len(image_sets.subset(
