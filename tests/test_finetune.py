@@ -689,7 +689,7 @@ def test_check_data_says_what_is_missing(fails):
 
 def test_download_comes_before_the_check(monkeypatch, fails):
     fetched = []
-    monkeypatch.setattr(published, 'download_set', lambda *a: fetched.append(a))
+    monkeypatch.setattr(image_sets, 'download_set', lambda *a: fetched.append(a))
     status, _ = fails(finetune.main, '--dataset', 'cub', '--dataroot', '.', '--check_data',
                       '--download')
     assert status == 2 and fetched == [('cub', '.')]
