@@ -30,11 +30,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable
 from functools import partial
-from operator import truediv
-from statistics import median
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -49,29 +45,18 @@ from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import flags, graphs, loop, runs, script, step
 from methods import channels, original, pruning, source
 from system import clock
+from system.clock import Way
 from utils import InputError
 from weights import folding, store
 from weights.architecture import weight_of
 
 SIZE, CROP, DRAWN = 32, 224, 440    # pixels: of cifar; of imagenet, whose mean image has 468x401
-PIXELS, CLASSES = imagenet.PIXELS['torchvision'], 10
+PIXELS, CLASSES = arrays.PIXELS['torchvision'], 10
 BATCHES = {'cifar': 128, 'imagenet': 32, 'finetune': 16}
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')
 CASES = ['16-1', '16-1:16-2', '16-2:40-2'] + ['16-1:16-2:kd'] * CUDA
 METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
-COLUMNS = {'case': '<24', 'way': '<25', 'images/s': '>9', 'ratio': '>7', 'GFLOP': '>8',
-           'of peak': '>9', 'MB': '>7', 'idle': '>6', 'ms': '>9'}
-
-
-class Way(NamedTuple):
-    """One way to do a case: make() gives a function of no arguments, which a process of its own
-    calls: a step of so many `images`, in `dtype` ('' for no comparison with the machine's best),
-    whose data so many `workers` prefetch."""
-    make: Callable
-    images: int
-    dtype: str = ''
-    workers: int = 0
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -150,7 +135,8 @@ def training(its, bench, *flags):
                      '0', *flags])
     script.set_up(opt)
     with contextlib.redirect_stdout(None):      # the teacher's error, on images that mean nothing
-        return its.prepare(opt, DEVICE)(None, [])
+        prepared = finetune.prepare(opt, DEVICE) if its is finetune else ()
+        return its.make_training(opt, DEVICE, None, [], *prepared)
 
 
 def on_one_batch(t):
@@ -379,37 +365,7 @@ def cases_of_finetune(bench, folder):
                                      for k, keep in channels_to_keep(bench, net).items()}}
 
 
-# ---- the measurement ----------------------------------------------------------------------------
-
-def measure(bench, cases):
-    """Measure all ways of the cases, {case: {name: Way}}, in rounds in which they take turns; yield
-    rows of the table, {title of the column: text}."""
-    jobs = {(case, name): way for case, ways in cases.items() for name, way in ways.items()}
-    dtypes = {way.dtype for way in jobs.values()} - {''}
-    with clock.children({job: way.make for job, way in jobs.items()}) as ask:
-        found = clock.turns({
-            **{job: partial(ask, job, clock.seconds, bench.steps, 2 * way.workers + 1)
-               for job, way in jobs.items()},       # workers prefetch
-            **{k: partial(clock.peak, step.DTYPES[k]) for k in dtypes}}, bench.rounds)
-        speeds = {job: [way.images / t for t in found[job]] for job, way in jobs.items()}
-        for (case, name), way in jobs.items():
-            job, first = (case, name), (case, next(iter(cases[case])))
-            speed = median(speeds[job])
-            row = {'case': case, 'way': name, 'images/s': f'{speed:.1f}',
-                   'ratio': f'{median(map(truediv, speeds[job], speeds[first])):.2f}',
-                   'MB': f'{ask(job, clock.peak_memory):.0f}', 'idle': ask(job, clock.idle, 5),
-                   'ms': f'{1e3 * bench.batch_size / speed:.2f}'}
-            if way.dtype:
-                flop = ask(first, clock.flop)
-                part = flop * speed / bench.batch_size / max(found[way.dtype])
-                row |= {'GFLOP': f'{flop / 1e9:.1f}', 'of peak': f'{100 * part:.1f} %'}
-            yield row
-
-
-def print_row(row):
-    """Print a row {title of the column: text} of the table."""
-    print(''.join(f'{row.get(k, "-"):{width}}' for k, width in COLUMNS.items()), flush=True)
-
+# ---- all ----------------------------------------------------------------------------------------
 
 def main(argv=None):
     """Do what the command line `argv` says; None is that of the process."""
@@ -421,10 +377,10 @@ def main(argv=None):
           f'{bench.steps} steps')
     with tempfile.TemporaryDirectory() as folder:
         groups = cases_of(bench, folder)
-        print_row(dict(zip(COLUMNS, COLUMNS, strict=True)))
+        clock.print_row(dict(zip(clock.COLUMNS, clock.COLUMNS, strict=True)))
         for cases in groups:
-            for row in measure(bench, cases):
-                print_row(row)
+            for row in clock.measure(cases, bench.rounds, bench.steps, bench.batch_size):
+                clock.print_row(row)
 
 
 if __name__ == '__main__':

@@ -279,11 +279,6 @@ def images_on(device, name, root, validate, pad):
     return *([torch.from_numpy(v).to(device) for v in pair] for pair in (train, test)), classes
 
 
-def prepare(opt, device):
-    """Return the function of (checkpoint, lines) that makes the training."""
-    return functools.partial(make_training, opt, device)
-
-
 def make_training(opt, device, checkpoint, lines):
     """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
     teacher = None
@@ -294,7 +289,7 @@ def make_training(opt, device, checkpoint, lines):
     train, test, classes = images_on(device, opt.dataset, opt.dataroot, opt.validate, pad)
     if teacher:
         teaching.check_classes(opt.teacher_id, outputs, classes, opt.dataset)
-    how = cifar_sets.MEAN, cifar_sets.STD, step.parameter_dtype(opt.dtype)
+    how = *arrays.PIXELS['cifar'], step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
     return teaching.make_training(
         opt, device, checkpoint, lines, lambda: make_net(opt, classes), teacher,
@@ -305,7 +300,7 @@ def make_training(opt, device, checkpoint, lines):
 
 def main(argv=None):
     """Do what the command line `argv` says; None is that of the process."""
-    script.main(argv, __file__, parse, prepare)
+    script.main(argv, __file__, parse, make_training)
 
 
 if __name__ == '__main__':

@@ -86,7 +86,7 @@ def add_data_flags(parser):
     p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
                    "crops, in pixels; 0: as for the source, else 224 (Caffe's AlexNet: 227; nets "
                    'of CIFAR: 32, or the size of images held in memory)')
-    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='whose mean and '
+    p.add_argument('--pixels', default='', choices=['', *arrays.PIXELS], help='whose mean and '
                    "standard deviation the pixels are normalised by; '': the source's")
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='resize to 256 '
                    'pixels (for --size 224) before the crop: squash: height and width; keep: the '
@@ -132,7 +132,7 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
     around them is 4 pixels of CIFAR's. `ten`: as --ten_crop, unless given."""
     files, labels, *boxes = images
     batch_size, ten = batch_size or opt.batch_size, opt.ten_crop if ten is None else ten
-    (mean, std), dtype = nets.PIXELS[pixels], step.parameter_dtype(opt.dtype)
+    (mean, std), dtype = arrays.PIXELS[pixels], step.parameter_dtype(opt.dtype)
     if files.shape[1:3] == (size, size) and (opt.crop == 'place' if train else not ten):
         pad = size // 8 if train else 0
         batch_size = batch_size if train else arrays.test_batch(batch_size, size, device)
@@ -218,17 +218,17 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 
 
 def prepare(opt, device):
-    """Read the data, on which the number of epochs depends -> what makes the training."""
+    """Read the data, on which the number of epochs depends -> sets, names of the classes, steps of
+    an epoch."""
     if not pathlib.Path(opt.save, 'log.txt').exists():      # before data are fetched in vain
         with processes.first_alone():
             for name in filter(None, (opt.source, opt.teacher)):
                 store.locate(name)
     sets, names = image_sets.read_sets(opt)
-    steps = fine_tuning.set_epochs(opt, len(sets['train'][1]))
-    return functools.partial(make_training, opt, device, sets, names, steps)
+    return sets, names, fine_tuning.set_epochs(opt, len(sets['train'][1]))
 
 
-def make_training(opt, device, sets, names, steps, checkpoint, lines):
+def make_training(opt, device, checkpoint, lines, sets, names, steps):
     """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
     if not (checkpoint or opt.skip_broken):     # else the first epoch would be lost to one of them
         tested = [s[0] for s in (sets['validation'], sets['test']) if s]
@@ -363,7 +363,7 @@ def instead(opt):
 
 def main(argv=None):
     """Do what the command line `argv` says; None is that of the process."""
-    script.main(argv, __file__, parse, prepare, instead,
+    script.main(argv, __file__, parse, make_training, instead, prepare,
                 lambda opt, params: gates.compact(params) if opt.prune else params, report_run)
 
 

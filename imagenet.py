@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from data import decoded, folder_sets, image_files
+from data import arrays, decoded, folder_sets, image_files
 from engine import evaluation, flags, script, step
 from methods import teaching
 from system import processes
@@ -26,12 +26,6 @@ from utils import InputError
 from weights import folding, store
 from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, architecture_of
 
-# Mean and deviation by which a net's pixels, red, green, blue, from 0 to 255, are normalised.
-PIXELS = {
-    'torchvision': ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    'tensorflow': ((127.5,) * 3, (127.5,) * 3),
-    'caffe': ((122.679, 116.669, 104.007), (1.,) * 3),
-}
 USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
          'transfer_from': 1, 'nesterov': False}
 
@@ -56,9 +50,10 @@ def parse(argv):
                    'for --size 224), and train on them; test images stay as they are')
     m.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
                    "crops, in pixels; 0: 224, or 227 for Caffe's AlexNet")
-    m.add_argument('--pixels', default='', choices=['', *PIXELS], help='normalise pixels by the '
-                   "mean and standard deviation of torchvision's, TensorFlow's (to -1 to 1) or "
-                   "Caffe's nets; '': Caffe's for its AlexNet, else torchvision's")
+    m.add_argument('--pixels', default='', choices=['', 'torchvision', 'tensorflow', 'caffe'],
+                   help="normalise pixels by the mean and standard deviation of torchvision's, "
+                   "TensorFlow's (to -1 to 1) or Caffe's nets; '': Caffe's for its AlexNet, else "
+                   "torchvision's")
     flags.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_params', 'the teacher: a file of parameters, a run or one '
                        f'of {", ".join(store.OF_IMAGENET)}', '[2,3]',
@@ -320,8 +315,8 @@ def input_of(opt, params, made=None):
 def images_of(opt, files, labels, size, pixels, device, **how):
     """Make the `arrays.Images` of files by the options; `how` as `decoded.decoded_images` takes
     it."""
-    return decoded.decoded_images(files, labels, opt.batch_size, size, *PIXELS[pixels], device,
-                                  opt.nthread, step.parameter_dtype(opt.dtype), **how)
+    return decoded.decoded_images(files, labels, opt.batch_size, size, *arrays.PIXELS[pixels],
+                                  device, opt.nthread, step.parameter_dtype(opt.dtype), **how)
 
 
 def restored(opt, f, params, device, size, pixels):
@@ -338,44 +333,23 @@ def restored(opt, f, params, device, size, pixels):
     return folding.restore_batch_norm(f, params, (inputs for inputs, _ in images.batches()))
 
 
-def class_outputs(opt, outputs, names):
-    """Return the net's outputs that the classes `names` stand for. InputError, if --classes does
-    not say that."""
-    classes = opt.classes or list(range(outputs))
-    if len(classes) != len(names) or not all(
-            type(c) is int and classes.count(c) == (0 <= c < outputs) for c in classes):
-        raise InputError(f'val/ has {len(names)} classes, {opt.evaluate} {outputs}: name the '
-                         f'{len(names)} outputs that they stand for with --classes, each once')
-    return classes
-
-
 def evaluate(opt, device):
     """Test a net from a file, among the classes of the folders."""
     f, outputs, params, path = teaching.load_net(opt.evaluate, FUNCTIONS)
     files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
     if opt.skip_broken:
         files, labels = image_files.without_broken((files, labels), opt.nthread)
-    classes = class_outputs(opt, outputs, names)
+    among = evaluation.among_classes(opt, f, outputs, names)
     size, pixels = input_of(opt, params, store.options(path))
     params = step.on_device(params, opt.dtype, device)
     if opt.restore_bn:
         params = restored(opt, f, params, device, size, pixels)
-
-    def among(inputs, params, mode):
-        logits, groups = f(inputs, params, mode)
-        return logits[:, classes], groups
-
     test = images_of(opt, files, labels, size, pixels, device)
     evaluation.report_test(opt, device, path, f, among, params, test, len(names), size, pixels)
     for url, _, errors in store.OF_IMAGENET.values():
         if url.endswith('/' + path.name):
             print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
                 *errors))
-
-
-def prepare(opt, device):
-    """Return the function of (checkpoint, lines) that makes the training."""
-    return functools.partial(make_training, opt, device)
 
 
 def make_training(opt, device, checkpoint, lines):
@@ -404,12 +378,8 @@ def make_training(opt, device, checkpoint, lines):
 
 
 def check_data(opt, device):
-    """Print how many images and classes there are, and which images cannot be read; refuse those.
-    """
-    train, val, classes = folder_sets.image_folders(opt.imagenetpath)
-    print(f'{opt.imagenetpath}: {len(train[1]):,} training images, {len(val[1]):,} test images, '
-          f'{classes:,} classes')
-    image_files.check_readable(np.concatenate([train[0], val[0]]), opt.nthread)
+    """Print what there is of the data set, and open all of its images."""
+    folder_sets.check_image_folders(opt.imagenetpath, opt.nthread)
 
 
 def instead(opt):
@@ -419,7 +389,7 @@ def instead(opt):
 
 def main(argv=None):
     """Do what the command line `argv` says; None is that of the process."""
-    script.main(argv, __file__, parse, prepare, instead)
+    script.main(argv, __file__, parse, make_training, instead)
 
 
 if __name__ == '__main__':

@@ -3,13 +3,11 @@ import re
 
 import cifar
 import imagenet
-from data import cifar_sets
 from methods import teaching
 from utils import InputError
 from weights import architecture
 
 FUNCTIONS = {**imagenet.FUNCTIONS, **cifar.FUNCTIONS}
-PIXELS = {**imagenet.PIXELS, 'cifar': (cifar_sets.MEAN, cifar_sets.STD)}
 
 
 def net_of(params, path):

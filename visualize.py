@@ -22,7 +22,7 @@ import cifar
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, image_files, shapes
+from data import arrays, decoded, image_files, shapes
 from engine import flags, runs, script
 from methods import from_teacher
 from papers.commands import commands, save_of
@@ -38,7 +38,7 @@ MAPS = [*utils.MAPPINGS, 'gradient']
 # ---- maps ---------------------------------------------------------------------------------------
 
 def attention_maps(f, params, images, mapping='sum2', labels=None,
-                   stats=(cifar_sets.MEAN, cifar_sets.STD)):
+                   stats=arrays.PIXELS['cifar']):
     """Compute a net's attention maps of images, uint8 (N, H, W, 3) -> list of arrays: (N, h, w) for
     each group, or a single (N, H, W) for the mapping 'gradient', which may be given `labels` (N,).
     The images are normalised by `stats`, means and deviations."""
@@ -183,7 +183,7 @@ def parse(argv):
     p.add_argument('--size', default=0, type=int, help='height and width to which images are '
                    'resized, in pixels; 0: 224 for nets of ImageNet; for others 32, or '
                    f'{shapes.SHAPES_SIZE} for images of shapes')
-    p.add_argument('--pixels', default='', choices=['', *nets.PIXELS], help='whose mean and '
+    p.add_argument('--pixels', default='', choices=['', *arrays.PIXELS], help='whose mean and '
                    "deviation normalise the pixels; '': as in the nets' training")
     f = parser.add_argument_group('figure')
     f.add_argument('--map', default='sum2', choices=MAPS, help='F_sum, F²_sum, F⁴_sum or F_max of '
@@ -215,7 +215,7 @@ def main(argv=None):
     maps = {}
     for model, (label, (f, _, params)) in zip(models, trained.items(), strict=True):
         facts.count_groups(f, params, size, label)
-        stats = nets.PIXELS[imagenet.input_of(opt, params)[1]]
+        stats = arrays.PIXELS[imagenet.input_of(opt, params)[1]]
         title = f'{utils.printable(label)}\n{last_error(model)}'.strip()
         maps[title] = attention_maps(f, params, images, opt.map, stats=stats)
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None

@@ -8,6 +8,15 @@ import torch
 from system import processes
 from utils import InputError
 
+# of red, green and blue, in grey levels: mean and deviation that nets' training took off the pixels
+PIXELS = {
+    'torchvision': ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    'tensorflow': ((127.5,) * 3, (127.5,) * 3),
+    'caffe': ((122.679, 116.669, 104.007), (1.,) * 3),
+    # of CIFAR-10; the published code uses them for CIFAR-100 too
+    'cifar': ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
+}
+
 
 def pad_reflect(images, pad):
     """Mirror `pad` pixels around images (N, H, W, 3) -> (N, H+2p, W+2p, 3); the edge itself is not

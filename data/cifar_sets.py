@@ -28,8 +28,6 @@ CIFAR = {
         train=['train'], test=['test']),
 }
 COUNTS = {'train': 50000, 'test': 10000}
-# of CIFAR-10, grey levels; the published code uses them for CIFAR-100 too
-MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
 def load_arrays(name, root='.', validate=0):

@@ -5,8 +5,7 @@ import shlex
 
 import numpy as np
 
-from data import cifar_sets, lists
-from data.image_files import IMAGES
+from data import cifar_sets, image_files, lists
 from utils import InputError, printable
 
 # what systems and programs leave in folders, beside what is hidden by a dot
@@ -27,6 +26,15 @@ def image_folders(root, validate=0):
     *val, others = class_folders(root, 'val')
     lists.same_classes(names, others, f'{root}/train', f'{root}/val')
     return train, val, len(names)
+
+
+def check_image_folders(root, nthread):
+    """Print how many images and classes `image_folders` finds, and which images cannot be read.
+    InputError, if there are any of these."""
+    train, val, classes = image_folders(root)
+    print(f'{root}: {len(train[1]):,} training images, {len(val[1]):,} test images, '
+          f'{classes:,} classes')
+    image_files.check_readable(np.concatenate([train[0], val[0]]), nthread)
 
 
 def class_folders(root, part=''):
@@ -82,7 +90,7 @@ def images_below(folder):
         if entry.is_dir(follow_symlinks=False):
             deeper = images_below(entry.path)
             found, others = found + deeper[0], others + deeper[1]
-        elif entry.name.lower().endswith(IMAGES) and entry.is_file():
+        elif entry.name.lower().endswith(image_files.IMAGES) and entry.is_file():
             found.append(entry.path)
         else:
             others.append(entry.path)

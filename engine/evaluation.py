@@ -10,6 +10,22 @@ from utils import InputError
 from weights import facts, folding, store
 
 
+def among_classes(opt, f, outputs, names):
+    """Make the function that gives, of the logits of a net f of so many `outputs`, those that the
+    classes `names` stand for, by --classes. InputError, if that does not say which."""
+    classes = opt.classes or list(range(outputs))
+    if len(classes) != len(names) or not all(
+            type(c) is int and classes.count(c) == (0 <= c < outputs) for c in classes):
+        raise InputError(f'val/ has {len(names)} classes, {opt.evaluate} {outputs}: name the '
+                         f'{len(names)} outputs that they stand for with --classes, each once')
+
+    def among(inputs, params, mode):
+        logits, groups = f(inputs, params, mode)
+        return logits[:, classes], groups
+
+    return among
+
+
 def report_test(opt, device, path, f, tested, params, test, classes, size, pixels):
     """Test the net (f, params) of the file `path` and print errors, size and speed, with the logits
     of the function `tested`, which chooses or averages those of f, for so many classes; with --save

@@ -38,15 +38,17 @@ def set_up(opt):
     return device
 
 
-def main(argv, script, parse, prepare, instead=lambda opt: None,
-         exported=lambda opt, params: params, afterwards=lambda opt, device: None):
+def main(argv, script, parse, make_training, instead=lambda opt: None,
+         prepare=lambda opt, device: (), exported=lambda opt, params: params,
+         afterwards=lambda opt, device: None):
     """Do what the command line `argv` (None: the process's) of the file `script` says: train one
     run, or, with ` + ` between their flags, several side by side.
 
-    parse(argv) -> options; prepare(opt, device) -> (checkpoint, lines) -> `loop.Training`, of which
-    the first part reads what the number of epochs depends on; instead(opt) -> None, or what to do
-    with (opt, device) instead of training; exported(opt, params): what --export writes of a net;
-    afterwards(opt, device): called for each run that is done.
+    parse(argv) -> options; make_training(opt, device, checkpoint, lines, *prepared) ->
+    `loop.Training`, where `prepared` is what prepare(opt, device) has read because the number of
+    epochs depends on it; instead(opt) -> None, or what to do with (opt, device) instead of
+    training; exported(opt, params): what --export writes of a net; afterwards(opt, device): called
+    for each run that is done.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parts = split_at_plus(argv)
@@ -64,7 +66,7 @@ def main(argv, script, parse, prepare, instead=lambda opt: None,
     if do := instead(opt):
         do(opt, device)
     else:
-        train(opts, device, prepare, exported, afterwards)
+        train(opts, device, make_training, prepare, exported, afterwards)
     processes.disconnect()
 
 
@@ -105,17 +107,17 @@ def check_together(opts):
             raise InputError(f'two runs have the folder {folder}: give each its own --save')
 
 
-def train(opts, device, prepare, exported, afterwards):
+def train(opts, device, make_training, prepare, exported, afterwards):
     """Lock the folders of runs, find what there is to go on from, train what is missing, finish."""
     found = [prepare(opt, device) for opt in opts]
     with contextlib.ExitStack() as stack:
         for opt in opts if processes.is_first() else ():
             stack.enter_context(runs.lock(opt.save))
         trainings = {}
-        for opt, make in zip(opts, found, strict=True):
+        for opt, prepared in zip(opts, found, strict=True):
             checkpoint, lines = processes.from_first(lambda opt=opt: runs.previous(opt))
             if not checkpoint or checkpoint['epoch'] < opt.epochs:
-                trainings[opt.save] = make(checkpoint, lines)
+                trainings[opt.save] = make_training(opt, device, checkpoint, lines, *prepared)
             elif processes.is_first():      # cut off, it may lack the line of the last epoch
                 runs.write_log(pathlib.Path(opt.save, 'log.txt'), lines)
         left = list(trainings.values())

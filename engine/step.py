@@ -14,7 +14,7 @@ from torch import Tensor
 from system import processes
 
 MOMENTUM = .9
-DTYPES = {'float': torch.float32, 'bfloat16': torch.bfloat16, 'double': torch.float64}
+DTYPES = 'float', 'bfloat16', 'double'
 PARTS = 16      # scalars of an objective that are added up besides its loss, at most
 # what the first sums are
 IMAGES, LOSS, RIGHT, RIGHT5, STEPS, FINITE, PARTS_GIVEN = range(7)
@@ -29,7 +29,7 @@ class Group(NamedTuple):
 
 class State(NamedTuple):
     """All that a step needs and changes. objective(params, inputs, targets, mode, weight) -> loss,
-    logits (B, K), list of scalars that are logged; `dtype` is a key of DTYPES; `nesterov` is
+    logits (B, K), list of scalars that are logged; `dtype` is one of DTYPES; `nesterov` is
     whether the momentum is Nesterov's."""
     objective: Callable
     params: dict[str, Tensor]

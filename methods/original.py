@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 from torchnet.meter import AverageValueMeter, ClassErrorMeter
 
-from data import arrays, cifar_sets, decoded
+from data import arrays, decoded
 
 PAD = 4     # pixels around an image of CIFAR
 
@@ -27,7 +27,7 @@ def augment(image, top, left, flip):
     float (3, H, W)."""
     x = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode='reflect')
     x = x[top:top + image.shape[0], left:left + image.shape[1]]
-    return normalised(x[:, ::-1] if flip else x, cifar_sets.MEAN, cifar_sets.STD)
+    return normalised(x[:, ::-1] if flip else x, *arrays.PIXELS['cifar'])
 
 
 def augment_all(samples):

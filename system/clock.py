@@ -1,11 +1,17 @@
-"""A clock for a CPU or a GPU, what the machine can do at best, and processes that take turns."""
+"""A clock for a CPU or a GPU, what the machine can do at best, processes that take turns, and the
+table of what they took."""
 import contextlib
 import multiprocessing
 import re
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from operator import truediv
+from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -124,3 +130,50 @@ def children(jobs):
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
+
+
+# ---- ways to do the same ------------------------------------------------------------------------
+
+class Way(NamedTuple):
+    """One way to do a case: make() gives a function of no arguments, which a process of its own
+    calls: a step of so many `images`, in `dtype` ('' for no comparison with the machine's best),
+    whose data so many `workers` prefetch."""
+    make: Callable
+    images: int
+    dtype: str = ''
+    workers: int = 0
+
+
+def measure(cases, rounds, steps, batch_size):
+    """Measure all ways of the cases, {case: {name: Way}}, in rounds of so many steps, in which they
+    take turns; yield rows of the table, {title of the column: text}. `batch_size`: that of a run.
+    """
+    jobs = {(case, name): way for case, ways in cases.items() for name, way in ways.items()}
+    dtypes = {way.dtype for way in jobs.values()} - {''}
+    with children({job: way.make for job, way in jobs.items()}) as ask:
+        found = turns({
+            **{job: partial(ask, job, seconds, steps, 2 * way.workers + 1)
+               for job, way in jobs.items()},       # workers prefetch
+            **{k: partial(peak, getattr(torch, k)) for k in dtypes}}, rounds)
+        speeds = {job: [way.images / t for t in found[job]] for job, way in jobs.items()}
+        for (case, name), way in jobs.items():
+            job, first = (case, name), (case, next(iter(cases[case])))
+            speed = median(speeds[job])
+            row = {'case': case, 'way': name, 'images/s': f'{speed:.1f}',
+                   'ratio': f'{median(map(truediv, speeds[job], speeds[first])):.2f}',
+                   'MB': f'{ask(job, peak_memory):.0f}', 'idle': ask(job, idle, 5),
+                   'ms': f'{1e3 * batch_size / speed:.2f}'}
+            if way.dtype:
+                operations = ask(first, flop)
+                part = operations * speed / batch_size / max(found[way.dtype])
+                row |= {'GFLOP': f'{operations / 1e9:.1f}', 'of peak': f'{100 * part:.1f} %'}
+            yield row
+
+
+COLUMNS = {'case': '<24', 'way': '<25', 'images/s': '>9', 'ratio': '>7', 'GFLOP': '>8',
+           'of peak': '>9', 'MB': '>7', 'idle': '>6', 'ms': '>9'}
+
+
+def print_row(row):
+    """Print a row {title of the column: text} of the table."""
+    print(''.join(f'{row.get(k, "-"):{width}}' for k, width in COLUMNS.items()), flush=True)

@@ -10,7 +10,7 @@ import bench
 import cifar
 import imagenet
 import utils
-from data import arrays, cifar_sets
+from data import arrays
 from engine import graphs, script, step
 from methods import original, teaching
 from system import clock
@@ -94,18 +94,18 @@ def test_both_augmentations_are_equal():
     padded = torch.from_numpy(arrays.pad_reflect(images, original.PAD))
     whole = arrays.crop_flip(padded, torch.arange(9), *map(torch.from_numpy, (top, left, flip)),
                              32, 32)
-    whole = arrays.normalise(whole, torch.tensor([cifar_sets.MEAN, cifar_sets.STD]))
+    whole = arrays.normalise(whole, torch.tensor(arrays.PIXELS['cifar']))
     np.testing.assert_allclose(whole.numpy(), np.stack(one_by_one), rtol=1e-6, atol=1e-6)
 
 
 def read_table(capfd):
     """The first line, and the rows, {column: text}."""
     head, titles, *rows = capfd.readouterr().out.splitlines()
-    assert titles == ''.join(f'{k:{width}}' for k, width in bench.COLUMNS.items())
+    assert titles == ''.join(f'{k:{width}}' for k, width in clock.COLUMNS.items())
     found = []
     for row in rows:
         found.append({})
-        for k, width in bench.COLUMNS.items():
+        for k, width in clock.COLUMNS.items():
             text, row = row[:int(width[1:])], row[int(width[1:]):]
             found[-1][k] = text.strip()
     return head, found

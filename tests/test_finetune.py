@@ -316,7 +316,7 @@ def test_the_rate_drops_where_it_does_in_the_published_codes(iterations, images,
 def test_an_epoch_has_as_many_images_as_its_steps():
     write_net()
     z = call('logs/a', '--dtype', 'float')[-1]
-    images, how = np.zeros((7, 32, 32, 3), np.uint8), imagenet.PIXELS['torchvision']
+    images, how = np.zeros((7, 32, 32, 3), np.uint8), arrays.PIXELS['torchvision']
     for made in (decoded.decoded_images(images, np.arange(7), 4, 32, *how, torch.device('cpu'),
                                         train=True, count=20),
                  arrays.held_images(torch.from_numpy(images), torch.arange(7), 4, *how, train=True,

@@ -13,7 +13,7 @@ import imagenet
 import tables
 import utils
 import visualize
-from data import shapes
+from data import arrays, shapes
 from engine import runs
 from weights import folding, store
 
@@ -233,7 +233,7 @@ def test_nets_of_imagenet(mapping, capsys):
                     '--pixels', 'tensorflow'])
     assert cv2.imread('attention.png') is not None
     images = visualize.read_images(['image.jpg'], 224)
-    stats = imagenet.PIXELS['tensorflow']
+    stats = arrays.PIXELS['tensorflow']
     maps = visualize.attention_maps(f, params, images, mapping, stats=stats)
     sizes = [56, 28, 14, 7] if mapping == 'sum2' else [224]
     assert [q.shape for q in maps] == [(1, n, n) for n in sizes]

@@ -43,7 +43,7 @@ class Architecture(NamedTuple):
     stages: tuple = ()          # the last convolution of each, which fine-tuning compares
     channels: dict = {}         # {the first of their makers: Channels}
     size: int = 224             # height and width of the images that it is for, in pixels
-    pixels: str = 'torchvision'     # their normalisation, a key of nets.PIXELS
+    pixels: str = 'torchvision'     # their normalisation, a key of data.arrays.PIXELS
 
 
 def architecture_of(params):
