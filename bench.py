@@ -109,13 +109,9 @@ def check_flags(bench):
         if not re.fullmatch(r'\d+-\d+(:\d+-\d+(:kd)?)?', case):
             raise InputError(f'--cases {case}: give student, student:teacher such as 16-1:16-2, or '
                              f'student:teacher:kd')
-        check_nets('--cases', [f'wrn-{net}' for net in nets_of(case)])
-    check_nets('--nets', bench.nets if bench.loop == 'finetune' else [])
-
-
-def check_nets(flag, names):
-    """Refuse, with an InputError, names of nets that there are not."""
-    for name in names:
+    named = [('--cases', f'wrn-{net}') for case in bench.cases for net in nets_of(case)]
+    named += [('--nets', net) for net in bench.nets if bench.loop == 'finetune']
+    for flag, name in named:
         try:
             nets.new_net(name, CLASSES)
         except InputError as e:
@@ -205,7 +201,7 @@ def cifar_published(bench, case, folder, data=True):
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
     teacher = nets.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
-    return original.make_step(opt, cifar.make_net(opt, CLASSES), teacher, batches, DEVICE)
+    return original.make_step(opt, cifar.NETS[opt.model](opt, CLASSES), teacher, batches, DEVICE)
 
 
 def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,

@@ -256,11 +256,6 @@ NETS = {
 }
 
 
-def make_net(opt, num_classes):
-    """Make the net that the options describe -> (f, params)."""
-    return NETS[opt.model](opt, num_classes)
-
-
 # the kind of an `Architecture` -> function of it that gives the net's function
 FUNCTIONS = {'wrn': lambda found: wide_residual(found.blocks),
              'cifar_resnet': lambda found: basic_residual(found.blocks, found.names, found.head),
@@ -292,7 +287,7 @@ def make_training(opt, device, checkpoint, lines):
     how = *arrays.PIXELS['cifar'], step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
     return teaching.make_training(
-        opt, device, checkpoint, lines, lambda: make_net(opt, classes), teacher,
+        opt, device, checkpoint, lines, lambda: NETS[opt.model](opt, classes), teacher,
         arrays.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
         arrays.held_images(*test, arrays.test_batch(opt.batch_size, size, device), *how),
         classes, size)

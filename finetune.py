@@ -27,7 +27,6 @@ import sys
 import numpy as np
 import torch
 
-import imagenet
 import nets
 import utils
 from data import arrays, decoded, folder_sets, image_files, image_sets
@@ -37,7 +36,7 @@ from methods.losses import METHODS
 from system import processes
 from utils import InputError
 from weights import facts, folding, store
-from weights.architecture import architecture_of
+from weights.architecture import architecture_of, input_of
 
 # options that a run's name leaves out where they are these
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
@@ -126,13 +125,13 @@ def run_name(opt):
 
 # ---- data ---------------------------------------------------------------------------------------
 
-def images_of(opt, images, size, pixels, device, train=False, batch_size=0, count=0, ten=None):
+def images_of(opt, images, size, pixels, device, train=False, batch_size=0, count=0, ten=False):
     """Make the `arrays.Images` of a set (files, labels, boxes...). Images in memory that have the
     size of the crops lie on the device, and are augmented as by cifar.py: an eighth of their size
-    around them is 4 pixels of CIFAR's. `ten`: as --ten_crop, unless given."""
+    around them is 4 pixels of CIFAR's. `ten`: whether ten crops of each are tested on."""
     files, labels, *boxes = images
-    batch_size, ten = batch_size or opt.batch_size, opt.ten_crop if ten is None else ten
-    (mean, std), dtype = arrays.PIXELS[pixels], step.parameter_dtype(opt.dtype)
+    batch_size, dtype = batch_size or opt.batch_size, step.parameter_dtype(opt.dtype)
+    mean, std = arrays.PIXELS[pixels]
     if files.shape[1:3] == (size, size) and (opt.crop == 'place' if train else not ten):
         pad = size // 8 if train else 0
         batch_size = batch_size if train else arrays.test_batch(batch_size, size, device)
@@ -142,14 +141,6 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
     return decoded.decoded_images(
         files, labels, batch_size, size, mean, std, device, opt.nthread, dtype, train, count,
         resize=opt.resize, boxes=boxes[0] if opt.box and boxes else None, **views)
-
-
-def input_of(opt, params, made, images):
-    """Do what `imagenet.input_of` does, but a net for CIFAR's small images takes those in memory as
-    they are."""
-    size, pixels = imagenet.input_of(opt, params, made)
-    small = images.ndim == 4 and architecture_of(params).pixels == 'cifar'
-    return (images.shape[1] if small and not (opt.size or made.get('input_size')) else size), pixels
 
 
 # ---- training and evaluation --------------------------------------------------------------------
@@ -173,7 +164,7 @@ def given_net(opt, sets, classes):
         some = arrays.some_of(sets['train'], RESTORED)
         print(f'batch normalisation is restored in {opt.source}, with the statistics of '
               f'{len(some[1])} training images')
-        images = images_of(opt, some, size, pixels, torch.device('cpu'), ten=False)
+        images = images_of(opt, some, size, pixels, torch.device('cpu'))
         params = folding.restore_batch_norm(f, params,
                                             (inputs.float() for inputs, _ in images.batches()))
     return f, params, size, pixels
@@ -256,11 +247,11 @@ def make_training(opt, device, checkpoint, lines, sets, names, steps):
     state = step.new_state(torch.compile(objective) if opt.compile else objective, params,
                            opt.dtype, groups=fine_tuning.parameter_groups(opt, params, head),
                            nesterov=opt.nesterov)
-    seen = images_of(opt, arrays.some_of(sets['train'], SEEN), size, pixels, device, ten=False)
-    tested = images('test', ten=False)
+    seen = images_of(opt, arrays.some_of(sets['train'], SEEN), size, pixels, device)
+    tested = images('test')
     return loop.Training(
-        opt, state, learn, images('test'), classes, generator, checkpoint, lines,
-        validation=images('validation') if opt.validate else None, names=names,
+        opt, state, learn, images('test', ten=opt.ten_crop), classes, generator, checkpoint, lines,
+        validation=images('validation', ten=opt.ten_crop) if opt.validate else None, names=names,
         weight=lambda epoch: opt.alpha, rate=functools.partial(fine_tuning.rate, opt, steps),
         on_epoch=lambda epoch: pruning.begin_phase(opt, f, params, epoch, size, seen.batches()),
         logged=lambda lines: {**fine_tuning.logged(lines),
@@ -301,18 +292,18 @@ def evaluate(opt, device):
             print(utils.shown(f'class {k} is {name} in the data set, {its} in {path}'))
             break
     size, pixels = input_of(opt, params, made, sets['test'][0])
-    test = images_of(opt, sets['test'], size, pixels, device)
+    test = images_of(opt, sets['test'], size, pixels, device, ten=opt.ten_crop)
     params = step.on_device(params, opt.dtype, device)
     evaluation.report_test(opt, device, path, f, nets.over_crops(f), params, test, outputs, size,
                          pixels)
     if gates.gates(params):
-        one_crop = images_of(opt, sets['test'], size, pixels, device, ten=False).batches()
+        one_crop = images_of(opt, sets['test'], size, pixels, device).batches()
         found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
         print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
     if opt.prune and architecture_of(params).channels:
         some = arrays.some_of(sets['test'], importance.IMAGES)
-        importance.print_correlations(f, params, list(images_of(opt, some, size, pixels, device,
-                                                                ten=False).batches()))
+        its = images_of(opt, some, size, pixels, device)
+        importance.print_correlations(f, params, list(its.batches()))
 
 
 def predict(opt, device):
@@ -326,9 +317,10 @@ def predict(opt, device):
     made = as_trained(opt, path)
     names = made.get('class_names', [])
     names = names if len(names) == outputs else [f'class {k}' for k in range(outputs)]
-    size, pixels = imagenet.input_of(opt, params, made)
+    size, pixels = input_of(opt, params, made)
     facts.count_groups(f, params, size, opt.evaluate)
-    images = images_of(opt, (files, np.zeros(len(files), int)), size, pixels, device)
+    images = images_of(opt, (files, np.zeros(len(files), int)), size, pixels, device,
+                       ten=opt.ten_crop)
     params = step.on_device(folding.fold(params), opt.dtype, device, fixed=True)
     found = predictions.likeliest(nets.over_crops(f), params, images, names, opt.dtype)
     show = predictions.show_csv if any(map(os.path.isdir, opt.predict)) else predictions.show

@@ -24,7 +24,7 @@ from methods import teaching
 from system import processes
 from utils import InputError
 from weights import folding, store
-from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, architecture_of
+from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, input_of
 
 USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
          'transfer_from': 1, 'nesterov': False}
@@ -161,9 +161,8 @@ def preactivation(blocks):
         return F.relu(utils.norm(x, params, key, mode, taps))
 
     def block(x, params, base, mode, stride, taps):
-        o = x       # of the first block of all: activated already, and so without affine0
-        if base + '.affine0.a' in params or base + '.affine0.weight' in params:
-            o = act(x, params, base + '.affine0', mode, taps)
+        # the first block of all has no affine0: its input is activated already
+        o = act(x, params, base + '.affine0', mode, taps)
         if base + '.conv_dim' in params:
             x = utils.conv2d(o, params, base + '.conv_dim', stride, taps=taps)
         o = utils.conv_bn(o, params, base + '.conv0', mode, stride, taps=taps,
@@ -303,14 +302,6 @@ def define_teacher(params_file):
 
 
 # ---- evaluation and training --------------------------------------------------------------------
-
-def input_of(opt, params, made=None):
-    """Return height and width of the crops, and the name of the pixels' normalisation, for a net:
-    by the flags, else by the options `made` of the run that made it, else by what the net is."""
-    made, found = made or {}, architecture_of(params)
-    return (opt.size or made.get('input_size') or found.size,
-            opt.pixels or made.get('input_pixels') or found.pixels)
-
 
 def images_of(opt, files, labels, size, pixels, device, **how):
     """Make the `arrays.Images` of files by the options; `how` as `decoded.decoded_images` takes

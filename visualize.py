@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 import cifar
-import imagenet
 import nets
 import utils
 from data import arrays, decoded, image_files, shapes
@@ -30,7 +29,7 @@ from papers.results import is_finished
 from system import files
 from utils import InputError
 from weights import facts, store
-from weights.architecture import architecture_of
+from weights.architecture import architecture_of, input_of
 
 MAPS = [*utils.MAPPINGS, 'gradient']
 
@@ -215,7 +214,7 @@ def main(argv=None):
     maps = {}
     for model, (label, (f, _, params)) in zip(models, trained.items(), strict=True):
         facts.count_groups(f, params, size, label)
-        stats = arrays.PIXELS[imagenet.input_of(opt, params)[1]]
+        stats = arrays.PIXELS[input_of(opt, params)[1]]
         title = f'{utils.printable(label)}\n{last_error(model)}'.strip()
         maps[title] = attention_maps(f, params, images, opt.map, stats=stats)
     titles = ['|dL/dx|'] if opt.map == 'gradient' else None

@@ -170,23 +170,17 @@ def averages(sums, where):
     return loss, accuracy, accuracy5, parts
 
 
-def read_sums(t, where):
-    """Return the `averages` of a run and set its sums to zero; None, if its loss was not finite, as
-    its `failure` then says."""
+def read_sums(t, where, *names):
+    """Return the `averages` of a run by their names in the log, and set its sums to zero; None for
+    all, if its loss was not finite, as its `failure` then says."""
+    found = [None] * 4
     try:
-        return averages(t.state.sums, where)
+        found = averages(t.state.sums, where)
     except RunError as e:
         kept = f'The last checkpoint is of epoch {t.kept}' if t.kept else 'There is no checkpoint'
         t.failure = f'{e}. {kept}'
-        return None
-    finally:
-        t.state.sums.zero_()
-
-
-def end_training(t):
-    """Return what the log says of the training images in the epoch that has ended."""
-    names = 'train_loss', 'train_acc', 'train_acc5', 'at_losses'
-    return dict(zip(names, read_sums(t, f'epoch {t.epoch}') or [None] * 4, strict=True))
+    t.state.sums.zero_()
+    return dict(zip(names, found, strict=False))
 
 
 def end_epoch(t, z, device, save):
@@ -200,8 +194,9 @@ def end_epoch(t, z, device, save):
     t.news = {}
     if processes.is_first():
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
-            random = runs.random_state(t.generator, t.draws and device.type == 'cuda')
-            runs.save_checkpoint(t.folder, {**vars(opt), **t.told}, t.lines[-1], own, random)
+            cuda = [torch.cuda.get_rng_state()] if t.draws and device.type == 'cuda' else []
+            runs.save_checkpoint(t.folder, {**vars(opt), **t.told}, t.lines[-1], own,
+                                 dict(cpu=t.generator.get_state(), cuda=cuda))
             t.saved, t.kept = time.monotonic(), t.epoch
         runs.write_log(t.folder / 'log.txt', t.lines)
     print(summary(t, t.lines[-1]), flush=True)
@@ -289,9 +284,8 @@ def test(active, samples, take):
             take([(t.tasks[name], batch) for t, batch in sample])
         for t in some:
             seconds[t] += t.seconds
-            numbers = read_sums(t, f'the test after epoch {t.epoch}') or [None] * 4
-            found[t] |= {f'{prefix}_{k}': v for k, v in zip(('loss', 'acc', 'acc5'), numbers,
-                                                            strict=False)}
+            found[t] |= read_sums(t, f'the test after epoch {t.epoch}', f'{prefix}_loss',
+                                  f'{prefix}_acc', f'{prefix}_acc5')
     return {t: {**z, 'test_time': seconds[t]} for t, z in found.items()}
 
 
@@ -310,7 +304,8 @@ def end_epochs(active, samples, take, device, save, alone):
     trained = {}
     for t in active:
         t.epoch += 1
-        trained[t] = {'train_time': t.seconds, **end_training(t)}
+        trained[t] = {'train_time': t.seconds, **read_sums(
+            t, f'epoch {t.epoch}', 'train_loss', 'train_acc', 'train_acc5', 'at_losses')}
         processes.share_statistics(t.state.params)
     tested = test([t for t in active if not t.failure], samples, take)
     for t in active:

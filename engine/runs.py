@@ -236,7 +236,8 @@ def why_epochs_stay(opt, last):
 
 def save_checkpoint(folder, options, line, state, random):
     """Write the last finished epoch of a run: its options, a dict; its line of the log, the
-    `step.State`, and its random state.
+    `step.State`, and the states of the generators from which it draws, {'cpu': that of the run's
+    own, 'cuda': [that of the device's, if there is dropout]}.
 
     The log is written afterwards, so that a run cut off in between loses nothing: `previous` takes
     the line from here. It is written more often, too: `previous` drops the lines of later epochs.
@@ -248,12 +249,6 @@ def save_checkpoint(folder, options, line, state, random):
     torch.save(dict(params=on_host(student_of(state.params)), momenta=on_host(state.momenta),
                     epoch=line['epoch'], line=line, random=random, options=options), data)
     files.write_whole(folder / 'model.pt7', data.getvalue())
-
-
-def random_state(generator, cuda):
-    """Return the state of a run's generator, and with `cuda` of the device's, from which dropout
-    draws."""
-    return dict(cpu=generator.get_state(), cuda=[torch.cuda.get_rng_state()] if cuda else [])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ The loop is in loop.py, a step of it in step.py, the folder that a run leaves be
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import pathlib
 import platform
@@ -72,15 +73,10 @@ def main(argv, script, parse, make_training, instead=lambda opt: None,
 
 def split_at_plus(words):
     """Split words at '+' -> the lists between."""
-    parts = [[]]
-    for word in words:
-        if word == '+':
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    if len(parts) > 1 and [] in parts:
+    parts = [list(part) for plus, part in itertools.groupby(words, '+'.__eq__) if not plus]
+    if '+' in words and len(parts) <= words.count('+'):
         raise InputError('there is a + without the flags of a run on both sides')
-    return parts
+    return parts or [[]]
 
 
 # options that runs side by side share
@@ -123,17 +119,14 @@ def train(opts, device, make_training, prepare, exported, afterwards):
         left = list(trainings.values())
         if left:
             fit(left, device)
-        for opt in opts:
-            if opt.save in trainings and not trainings[opt.save].is_done:
-                continue
-            if processes.is_first():
-                finish(opt, lambda params, opt=opt: exported(opt, params))
+        for opt in opts if processes.is_first() else ():
+            if opt.save not in trainings or trainings[opt.save].is_done:
+                finish(opt, exported)
                 afterwards(opt, device)
     failed = [t for t in left if t.failure]
-    if len(opts) == 1 and failed:
-        raise RunError(failed[0].failure)
     if failed:
-        raise RunError('failed: ' + ', '.join(str(t.folder) for t in failed))
+        raise RunError(failed[0].failure if len(opts) == 1 else
+                       f'failed: {", ".join(str(t.folder) for t in failed)}')
     if any(not t.is_done for t in left):
         print('the time is up; the same command continues')
 
@@ -155,15 +148,15 @@ def fit(trainings, device):
 
 
 def finish(opt, exported):
-    """Finish a run that has all of its epochs: draw its curves, and --export what `exported` makes
-    of the net."""
+    """Finish a run that has all of its epochs: draw its curves, and --export its net, as `exported`
+    makes it."""
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
     print(f'{folder} is finished: {last["epoch"]} epoch{"s" * (last["epoch"] > 1)}, '
           f'{loop.tested_on(last)} error {100 - last["test_acc"]:.2f} %')
     plots.plot_curves({folder.name: folder / 'log.txt'}, folder / 'curves.png')
     if opt.export:
-        store.write_params(exported(store.read_params(folder / 'model.pt7')), opt.export)
+        store.write_params(exported(opt, store.read_params(folder / 'model.pt7')), opt.export)
         print(f'wrote {opt.export}')
 
 

@@ -152,8 +152,8 @@ def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(f(bgr.flip(1), params, False)[0], reference(bgr))
     opt = imagenet.parse(['--imagenetpath', 'x'])
-    assert imagenet.input_of(opt, params) == (227, 'caffe')
-    assert imagenet.input_of(opt, imagenet.alexnet(7)[1]) == (224, 'torchvision')
+    assert architecture.input_of(opt, params) == (227, 'caffe')
+    assert architecture.input_of(opt, imagenet.alexnet(7)[1]) == (224, 'torchvision')
 
 
 def test_torchvisions_alexnet():

@@ -112,8 +112,8 @@ def check_replay(state, batches):
 def test_a_step_of_each_method_can_be_recorded(flags):
     opt = cifar.parse(['--dtype', 'double', *flags])
     torch.manual_seed(0)
-    f_s, student = cifar.make_net(opt, 10)
-    f_t, teacher = cifar.make_net(opt, 10) if opt.teacher_id else (None, {})
+    f_s, student = cifar.NETS[opt.model](opt, 10)
+    f_t, teacher = cifar.NETS[opt.model](opt, 10) if opt.teacher_id else (None, {})
     params = {**utils.with_prefix(student, 'student.'),
               **{f'teacher.{k}': v.detach() for k, v in teacher.items()}}
     params = {k: v.detach().double().requires_grad_(v.requires_grad) for k, v in params.items()}

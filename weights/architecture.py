@@ -98,6 +98,16 @@ def residual_of(params):
     return Architecture(kind, arch, blocks, names, stages=stages, **own)
 
 
+def input_of(opt, params, made=None, images=None):
+    """Return height and width of the images that a net takes, and the name of their pixels'
+    normalisation: by the flags, else by the options `made` of the run that made it, else by what
+    the net is. One for CIFAR takes `images` in memory, (N, H, W, 3), as they are."""
+    made, found = made or {}, architecture_of(params)
+    held = found.pixels == 'cifar' and images is not None and images.ndim == 4
+    return (opt.size or made.get('input_size') or (images.shape[1] if held else found.size),
+            opt.pixels or made.get('input_pixels') or found.pixels)
+
+
 def weight_of(params, layer):
     """Return the key of a layer's filters or matrix."""
     return layer if layer in params else layer + '.weight'
