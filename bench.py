@@ -43,11 +43,11 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import flags, graphs, loop, runs, script, step
-from methods import channels, original, pruning, source
+from methods import channels, original, source
 from system import clock
 from system.clock import Way
 from utils import InputError
-from weights import folding, store
+from weights import facts, folding, store
 from weights.architecture import weight_of
 
 SIZE, CROP, DRAWN = 32, 224, 440    # pixels: of cifar; of imagenet, whose mean image has 468x401
@@ -335,7 +335,7 @@ def channels_to_keep(bench, net):
     """Choose the channels of a net to keep: all, or for a half and a quarter of its multiply-adds
     -> {what this is: keep}."""
     f, params = nets.new_net(net, CLASSES)
-    whole = pruning.size_of(f, params, bench.size)[1]
+    whole = facts.size_of(f, params, bench.size)[1]
     scores, found = channels.by_chance(params, 0), {'whole': {}}
     for part, multiple in itertools.product((.5, .25), (1, bench.round_channels)):
         try:
@@ -343,7 +343,7 @@ def channels_to_keep(bench, net):
         except InputError as e:
             print(e)
             continue
-        left = pruning.size_of(f, channels.cut(params, keep), bench.size)[1] / whole
+        left = facts.size_of(f, channels.cut(params, keep), bench.size)[1] / whole
         found[f'{left:.3f}, multiples of {multiple}'] = keep
     return found
 

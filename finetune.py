@@ -251,7 +251,8 @@ def make_training(opt, device, checkpoint, lines, sets, names, steps):
     tested = images('test')
     return loop.Training(
         opt, state, learn, images('test', ten=opt.ten_crop), classes, generator, checkpoint, lines,
-        validation=images('validation', ten=opt.ten_crop) if opt.validate else None, names=names,
+        validation=images('validation', ten=opt.ten_crop) if opt.validate else None,
+        told={'class_names': names},
         weight=lambda epoch: opt.alpha, rate=functools.partial(fine_tuning.rate, opt, steps),
         on_epoch=lambda epoch: pruning.begin_phase(opt, f, params, epoch, size, seen.batches()),
         logged=lambda lines: {**fine_tuning.logged(lines),

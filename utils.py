@@ -268,12 +268,9 @@ def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool
 
 def residual_block(names, x: Tensor, params: dict[str, Tensor], base: str, mode: bool, stride: int,
                    taps: dict | None) -> Tensor:
-    """Apply the block `base` of a residual net with ReLU after each sum: two 3x3 convolutions, or
-    one between two 1x1 ones, which are called by `names` (weights.architecture.Names).
-
-    Entries say the rest: whether there is a projection, without which the shortcut has zeros for
-    new channels, and BN, or only biases, because it was folded away.
-    """
+    """Apply a block, called by `names` (weights.architecture.Names), with ReLU after the sum: two
+    3x3 convolutions, or one between two 1x1 ones. The entries say the rest: whether there is a
+    projection (else zeros stand for new channels), and BN, or only biases, as it was folded."""
     def there(key):
         return key in params or key + '.weight' in params
 
@@ -293,11 +290,9 @@ def residual_block(names, x: Tensor, params: dict[str, Tensor], base: str, mode:
 def residual_groups(x: Tensor, blocks: tuple, block, name: str, params: dict[str, Tensor],
                     mode: bool, taps: dict | None, first: int = 0) -> tuple:
     """Apply the groups of a residual net, of so many `blocks` each -> the output of each group.
-
-    block(x, params, base, mode, stride, taps) is one of them; `name` is the format of `base`, for
-    the numbers of group, counted from `first`, and block, from 0. The first block of each group but
-    the first halves height and width.
-    """
+    block(x, params, base, mode, stride, taps) is one of them, `name` the format of its base: of the
+    numbers of the group, from `first`, and the block, from 0. All groups but the first begin with a
+    stride of 2."""
     groups = []
     for j, n in enumerate(blocks):
         for i in range(n):

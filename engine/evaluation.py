@@ -2,7 +2,6 @@
 import pathlib
 import time
 
-import utils
 from engine import runs, step
 from system import processes
 from system.downloads import sha256_of
@@ -37,8 +36,7 @@ def report_test(opt, device, path, f, tested, params, test, classes, size, pixel
     top1, top5 = step.test_errors(
         tested, step.on_device(folded, opt.dtype, device, fixed=True), test, opt.dtype, device)
     taken = time.perf_counter() - start
-    count = sum(v.numel() for k, v in params.items() if not utils.is_statistic(k))
-    macs = facts.multiply_adds(f, params, size)
+    count, macs = facts.size_of(f, params, size)
     of_five = f', top-5 error {top5:.2f} %' if classes > 5 else ''
     print(f'{opt.evaluate}: top-1 error {top1:.2f} %{of_five} of {test.n} images; '
           f'{test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '

@@ -41,7 +41,7 @@ class Training:
     logged(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
     on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then gives
         True: the momenta become zero
-    names: names of the classes, which log and checkpoint keep
+    told: what log and checkpoint say of the whole run, beside its options
     """
     opt: argparse.Namespace
     state: step.State
@@ -58,7 +58,7 @@ class Training:
     logged: Callable = lambda lines: {}
     on_epoch: Callable = lambda epoch: False
     draws: bool = False
-    names: list = dataclasses.field(default_factory=list)
+    told: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.epoch = self.checkpoint['epoch'] if self.checkpoint else 0     # the last finished one
@@ -67,11 +67,6 @@ class Training:
         self.failure, self.news, self.pace = '', {}, None
         self.tasks = {name: self.task(name) for name in ('train', 'validation', 'test')
                       if getattr(self, name)}
-
-    @property
-    def told(self):
-        """Return what log and checkpoint say of the whole run, beside its options."""
-        return {'class_names': self.names} if self.names else {}
 
     def task(self, name):
         images, training = getattr(self, name), name == 'train'
@@ -188,7 +183,8 @@ def end_epoch(t, z, device, save):
     is true."""
     opt, own = t.opt, t.state
     t.lines.append({**vars(opt), **z, 'epoch': t.epoch, 'beta_now': t.weight(t.epoch),
-                    'num_classes': t.classes, 'n_parameters': count_parameters(own.params),
+                    'num_classes': t.classes, 'n_parameters': sum(
+                        v.numel() for k, v in own.momenta.items() if k.startswith('student.')),
                     'threads': t.pace.most_used(), **t.news})
     t.lines[-1].update(t.logged(t.lines))
     t.news = {}
@@ -200,11 +196,6 @@ def end_epoch(t, z, device, save):
             t.saved, t.kept = time.monotonic(), t.epoch
         runs.write_log(t.folder / 'log.txt', t.lines)
     print(summary(t, t.lines[-1]), flush=True)
-
-
-def count_parameters(params):
-    """Count the trained parameters of the student."""
-    return sum(v.numel() for k, v in params.items() if k.startswith('student.') and v.requires_grad)
 
 
 def tested_on(z):

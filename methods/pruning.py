@@ -145,12 +145,6 @@ def mask_to_target(f, params, scores, size, target, multiple=1):
 
 # ---- what pruning has given ---------------------------------------------------------------------
 
-def size_of(f, params, pixels):
-    """Return a net's number of parameters, and its multiply-adds in an image of pixels x pixels."""
-    return (sum(v.numel() for k, v in params.items() if not utils.is_statistic(k)),
-            facts.multiply_adds(f, params, pixels))
-
-
 def sizes(opt, lines, f, params, size, images):
     """Return what the last epoch's line of the log says of the masked student in `params`; {} for
     other lines. Multiply-adds of an image of size x size pixels: of the net without pruning, of the
@@ -160,7 +154,7 @@ def sizes(opt, lines, f, params, size, images):
         return {}
     student = utils.without_prefix(params, 'student.')
     small = gates.compact(student)
-    count, macs = size_of(f, small, size)
+    count, macs = facts.size_of(f, small, size)
     inputs = (x for x, _ in images.batches())
     return {'multiply_adds_before': facts.multiply_adds(f, gates.without_gates(student), size),
             'multiply_adds': macs, 'n_parameters_cut': count,
@@ -184,7 +178,7 @@ def print_gain(opt, device, f, params, last):
     both = {'before': gates.without_gates(params), 'after': gates.compact(params)}
     speeds, macs = images_per_second(opt, device, f, both, size), {}
     for k, v in both.items():
-        count, macs[k] = size_of(f, v, size)
+        count, macs[k] = facts.size_of(f, v, size)
         print(f'{k} pruning: {count:,} parameters, {macs[k]:,} multiply-adds, '
               f'{speeds[k]:.0f} images/s')
     print(f'{macs["after"] / macs["before"]:.3f} of the multiply-adds, '

@@ -11,7 +11,7 @@ import imagenet
 import nets
 import utils
 from engine import runs
-from methods import channels, gates, pruning, source
+from methods import channels, gates, source
 from weights import facts, store
 from weights.architecture import architecture_of
 
@@ -182,7 +182,7 @@ def test_a_cut_net_is_a_teacher_a_source_and_a_net_of_imagenet_py(shapes_folder,
     classes = str(list(range(10))).replace(' ', '')
     imagenet.main(['--imagenetpath', str(shapes_folder), '--evaluate', 'cut.pth', '--size', '40',
                    '--nthread', '0', '--classes', classes])
-    count = pruning.size_of(*nets.load_net('cut.pth')[::2], 40)[0]
+    count = facts.size_of(*nets.load_net('cut.pth')[::2], 40)[0]
     assert f'{count:,} parameters' in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils import InputError
+from utils import InputError, is_statistic
 
 
 class Noted(collections.UserDict):
@@ -82,6 +82,12 @@ def multiply_adds(f, params, size):
     with FlopCounterMode(display=False) as counter:
         f(*on_meta(params, size), False)
     return counter.get_total_flops() // 2
+
+
+def size_of(f, params, size):
+    """Count a net's parameters, and its `multiply_adds` for an image of size x size pixels."""
+    count = sum(v.numel() for k, v in params.items() if not is_statistic(k))
+    return count, multiply_adds(f, params, size)
 
 
 def first_group(f, params):
