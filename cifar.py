@@ -136,8 +136,7 @@ def resnet(depth, width, num_classes):
         'bn': utils.bnparams(widths[2]),
         'fc': utils.linear_params(widths[2], num_classes),
     })
-    utils.set_requires_grad_except_bn_(params)
-    return wide_residual((n, n, n)), params
+    return wide_residual((n, n, n)), utils.set_requires_grad_except_bn_(params)
 
 
 def wide_residual(blocks):
@@ -180,8 +179,7 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
                                        **projection}
             ni = no
     params = utils.flatten({**params, 'fc': utils.linear_params(ni, num_classes)})
-    utils.set_requires_grad_except_bn_(params)
-    return basic_residual((n, n, n), TORCHVISION, 'fc'), params
+    return basic_residual((n, n, n), TORCHVISION, 'fc'), utils.set_requires_grad_except_bn_(params)
 
 
 def basic_residual(blocks, names, head):
@@ -223,8 +221,7 @@ def nin(width, num_classes, bn=True, pool_relu=True):
         'group2': gen_group_params(2, 3),
         'fc': utils.linear_params(widths[-1], num_classes),
     })
-    utils.set_requires_grad_except_bn_(params)
-    return network_in_network, params
+    return network_in_network, utils.set_requires_grad_except_bn_(params)
 
 
 def network_in_network(inputs, params, mode, base='', taps=None):
@@ -276,18 +273,15 @@ def images_on(device, name, root, validate, pad):
 
 def make_training(opt, device, checkpoint, lines):
     """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
-    teacher = None
-    if opt.teacher_id:
-        f_t, outputs, params_t, _ = teaching.load_net(opt.teacher_id, FUNCTIONS)
-        teacher = opt.teacher_id, f_t, params_t
+    f_t, outputs, params_t, _ = teaching.load_teacher(opt.teacher_id, FUNCTIONS)
     pad = opt.randomcrop_pad
     train, test, classes = images_on(device, opt.dataset, opt.dataroot, opt.validate, pad)
-    if teacher:
-        teaching.check_classes(opt.teacher_id, outputs, classes, opt.dataset)
+    teaching.check_classes(opt.teacher_id, outputs, classes, opt.dataset)
     how = *arrays.PIXELS['cifar'], step.parameter_dtype(opt.dtype)
     size = test[0].shape[1]
     return teaching.make_training(
-        opt, device, checkpoint, lines, lambda: NETS[opt.model](opt, classes), teacher,
+        opt, device, checkpoint, lines, lambda: NETS[opt.model](opt, classes),
+        (opt.teacher_id, f_t, params_t),
         arrays.held_images(*train, opt.batch_size, *how, pad=pad, train=True),
         arrays.held_images(*test, arrays.test_batch(opt.batch_size, size, device), *how),
         classes, size)

@@ -134,8 +134,7 @@ def define_student(depth, width, num_classes=1000):
                 params |= layer(f'{base}.{projection}', ni, channels[-1])
             ni = channels[-1]
     params.update(utils.flatten({'fc': utils.linear_params(ni, num_classes)}))
-    utils.set_requires_grad_except_bn_(params)
-    return residual(BLOCKS[depth], names), params
+    return residual(BLOCKS[depth], names), utils.set_requires_grad_except_bn_(params)
 
 
 def residual(blocks, names):
@@ -202,8 +201,7 @@ def mobilenet_v2(width=1, num_classes=1000):
     params['classifier.1'] = {'weight': torch.randn(num_classes, last) * .01,
                               'bias': torch.zeros(num_classes)}
     params = utils.flatten(params)
-    utils.set_requires_grad_except_bn_(params)
-    return inverted_residual, params
+    return inverted_residual, utils.set_requires_grad_except_bn_(params)
 
 
 def inverted_residual(inputs, params, mode, base='', taps=None):
@@ -239,8 +237,7 @@ def alexnet(num_classes=1000):
     for key, ni, no in zip((1, 4, 6), (9216, 4096, 4096), (4096, 4096, num_classes), strict=True):
         params[f'classifier.{key}'] = utils.linear_params(ni, no)
     params = utils.flatten(params)
-    utils.set_requires_grad_except_bn_(params)
-    return chain(caffe=False), params
+    return chain(caffe=False), utils.set_requires_grad_except_bn_(params)
 
 
 ALEXNET_CONVS = (0, 3, 6, 8, 10)
@@ -345,25 +342,22 @@ def evaluate(opt, device):
 
 def make_training(opt, device, checkpoint, lines):
     """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
-    teacher, made = None, {}
-    if opt.teacher_params:
-        f_t, outputs, params_t, path = teaching.load_net(opt.teacher_params, FUNCTIONS)
-        teacher, made = (opt.teacher_params, f_t, params_t), store.options(path)
+    f_t, outputs, params_t, path = teaching.load_teacher(opt.teacher_params, FUNCTIONS)
     files, test_files, num_classes = folder_sets.image_folders(opt.imagenetpath, opt.validate)
     if opt.skip_broken:
         files, test_files = (image_files.without_broken(s, opt.nthread)
                              for s in (files, test_files))
-    elif not (checkpoint or teacher):       # else the first epoch would be lost to one of them
+    elif not (checkpoint or f_t):       # else the first epoch would be lost to one of them
         image_files.check_readable(test_files[0], opt.nthread)
-    if teacher:
-        teaching.check_classes(opt.teacher_params, outputs, num_classes, opt.imagenetpath)
-    size, pixels = input_of(opt, teacher[2] if teacher else {}, made)
+    teaching.check_classes(opt.teacher_params, outputs, num_classes, opt.imagenetpath)
+    size, pixels = input_of(opt, params_t, store.options(path) if path else {})
     opt.input_size, opt.input_pixels = size, pixels     # for those who use the net
     if opt.cache:
         with processes.first_alone():
             files = decoded.write_cache(*files, opt.cache, size, opt.nthread)
     return teaching.make_training(
-        opt, device, checkpoint, lines, lambda: make_net(opt.arch, opt.width, num_classes), teacher,
+        opt, device, checkpoint, lines, lambda: make_net(opt.arch, opt.width, num_classes),
+        (opt.teacher_params, f_t, params_t),
         images_of(opt, *files, size, pixels, device, train=True),
         images_of(opt, *test_files, size, pixels, device), num_classes, size)
 

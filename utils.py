@@ -112,10 +112,11 @@ def fix_statistics(params: dict[str, Tensor], bases) -> dict[str, Tensor]:
     return {names.get(k, k): v for k, v in params.items()}
 
 
-def set_requires_grad_except_bn_(params: dict[str, Tensor]) -> None:
-    """Make all entries trainable, in place, except those that are `is_statistic`."""
+def set_requires_grad_except_bn_(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make all entries trainable, in place, except those that are `is_statistic` -> params."""
     for key, value in params.items():
         value.requires_grad = not is_statistic(key)
+    return params
 
 
 def with_prefix(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

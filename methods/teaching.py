@@ -149,20 +149,25 @@ def load_net(name, functions, any_head=False):
     return f, classes, gates.compact(params), path
 
 
+def load_teacher(name, functions):
+    """Do what `load_net` does, but without a `name` give None, 0, {} and None."""
+    return load_net(name, functions) if name else (None, 0, {}, None)
+
+
 def check_classes(name, outputs, classes, where):
     """Refuse, with an InputError, a teacher `name` of other classes than the data set `where`."""
-    if outputs != classes:
+    if name and outputs != classes:
         raise InputError(f'the teacher {name} knows {outputs} classes, {where} has {classes}')
 
 
 def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
-    """Make the `loop.Training` of the net that make_net() gives, by --method from `teacher`: None,
-    or its name, f and params, whose batch normalisation is folded here.
+    """Make the `loop.Training` of the net that make_net() gives, by --method from `teacher`: its
+    name, f and params, whose batch normalisation is folded here; of none '', None and {}.
 
     checkpoint, lines: what a run goes on from; train, test: `data.arrays.Images` of size x size
     pixels. InputError, if these are too small for one of the nets.
     """
-    name, f_t, teacher = teacher or ('', None, {})
+    name, f_t, teacher = teacher
     generator = torch.Generator().manual_seed(opt.seed)
     with runs.drawing_from(generator):
         f_s, student = make_net()
