@@ -8,7 +8,7 @@ import torch
 from system import processes
 from utils import InputError
 
-# of red, green and blue, in grey levels: mean and deviation that nets' training took off the pixels
+# mean and deviation by which a net's pixels, red, green, blue, from 0 to 255, are normalised
 PIXELS = {
     'torchvision': ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     'tensorflow': ((127.5,) * 3, (127.5,) * 3),

@@ -87,8 +87,8 @@ def train(opt, steps, f_t=None, teacher=None, batch_size=32, seed=0, n=512):
                             opt.dtype, torch.device('cpu'))
     images, labels, _ = shapes.shapes(n)
     images = arrays.held_images(torch.from_numpy(arrays.pad_reflect(images, 4)),
-                                torch.from_numpy(labels), batch_size, cifar_sets.MEAN,
-                                cifar_sets.STD, pad=4, train=True)
+                                torch.from_numpy(labels), batch_size, *arrays.PIXELS['cifar'],
+                                pad=4, train=True)
     objective = teaching.student_objective(opt, f, f_t)
     state = step.new_state(objective, params, opt.dtype, opt.weight_decay)
     state.rate.fill_(opt.lr)

@@ -48,7 +48,7 @@ def test_numbers_of_the_log_are_those_of_the_checkpoint(cifar_run):
     params = store.read_params('logs/a/model.pt7')
     f, _ = cifar.resnet(10, 1, 10)
     _, (images, labels), _ = cifar_sets.load_arrays('shapes')
-    stats = torch.tensor([cifar_sets.MEAN, cifar_sets.STD])
+    stats = torch.tensor(arrays.PIXELS['cifar'])
     logits, _ = f(arrays.normalise(torch.from_numpy(images), stats), params, False)
     labels = torch.from_numpy(labels)
     loss = torch.nn.functional.cross_entropy(logits, labels)
