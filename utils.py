@@ -67,16 +67,12 @@ def bnparams(n: int) -> dict[str, Tensor]:
             'running_mean': torch.zeros(n), 'running_var': torch.ones(n)}
 
 
-def unit_bnparams(n: int) -> dict[str, Tensor]:
-    """Make `bnparams` with a scale of one, as fb.resnet.torch and torchvision have it."""
-    return {**bnparams(n), 'weight': torch.ones(n)}
-
-
 def conv_bn_params(conv: str, ni: int, no: int, k: int = 1,
                    weight: str = '.weight') -> dict[str, Tensor]:
-    """Draw the filters of the convolution `conv`, entry `conv` + `weight`, and make the
-    `unit_bnparams` of the normalisation behind it, which `bn_of` names."""
-    return flatten({conv + weight: conv_params(ni, no, k), bn_of(conv): unit_bnparams(no)})
+    """Draw the filters of the convolution `conv`, entry `conv` + `weight`, and make `bnparams` of
+    the normalisation behind it, of a scale of one, as fb.resnet.torch and torchvision have it."""
+    return flatten({conv + weight: conv_params(ni, no, k),
+                    bn_of(conv): {**bnparams(no), 'weight': torch.ones(no)}})
 
 
 def scaled(channels, width: float) -> list[int]:

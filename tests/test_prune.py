@@ -48,7 +48,8 @@ def restored(params):
     """Functional-zoo's net with batch normalisation in place of its scales and shifts."""
     norms = {k.removesuffix('.a'): len(v) for k, v in params.items() if k.endswith('.a')}
     left = {k: v for k, v in params.items() if not k.endswith(('.a', '.b'))}
-    params = left | utils.flatten({k: utils.unit_bnparams(n) for k, n in norms.items()})
+    params = left | utils.flatten({k: {**utils.bnparams(n), 'weight': torch.ones(n)}
+                                   for k, n in norms.items()})
     utils.set_requires_grad_except_bn_(params)
     return params
 
