@@ -11,17 +11,7 @@ import pathlib
 import statistics
 
 from engine import plots, runs
-from papers.commands import (
-    check_row,
-    command,
-    flags_of,
-    folder_of,
-    owner,
-    rows_of,
-    split,
-    table_of,
-    with_teachers,
-)
+from papers import commands
 
 DECAYS = {'inv': 'inverse decay of the learning rate',
           'exp': 'exponential decay of the learning rate'}
@@ -42,10 +32,10 @@ def finished_runs(folder):
 
 def epochs_of(name, row):
     """Return the epochs of a row's runs: 0 if they only test, None if the data decide."""
-    flags = flags_of(command(name, row, 0, ''))
+    flags = commands.flags_of(commands.command(name, row, 0, ''))
     if '--evaluate' in flags:
         return 0
-    return int(flags['--epochs'][0]) if '--epochs' in flags else table_of(name)['epochs']
+    return int(flags['--epochs'][0]) if '--epochs' in flags else commands.table_of(name)['epochs']
 
 
 def logs_of(name, root):
@@ -53,11 +43,11 @@ def logs_of(name, root):
     left out, unless the number of epochs depends on the data set; in a short schedule, which is
     seldom run for a whole table, so are rows without runs."""
     found = {}
-    for row in rows_of(name):
+    for row in commands.rows_of(name):
         wanted = epochs_of(name, row)
-        logs = finished_runs(pathlib.Path(root, *owner(name, row)))
+        logs = finished_runs(pathlib.Path(root, *commands.owner(name, row)))
         found[row] = {seed: z for seed, z in logs.items() if wanted in (None, z[-1]['epochs'])}
-    return {row: z for row, z in found.items() if z or not split(name)[1]}
+    return {row: z for row, z in found.items() if z or not commands.split(name)[1]}
 
 
 def errors_of(logs, value='test_acc'):
@@ -104,13 +94,13 @@ def plural(number, noun):
 
 def schedule_of(name):
     """Return the paper's schedule for a table, in words."""
-    epochs = table_of(name)['epochs']
+    epochs = commands.table_of(name)['epochs']
     return 'as published' if epochs is None else plural(epochs, 'epoch')
 
 
 def title(name):
     """Return the heading of a table; it mentions a short schedule."""
-    table, epochs = table_of(name), split(name)[1]
+    table, epochs = commands.table_of(name), commands.split(name)[1]
     if not epochs:
         return table['title']
     usual = 'the published number' if table['epochs'] is None else table['epochs']
@@ -119,7 +109,7 @@ def title(name):
 
 def cells(name, row, logs):
     """Format a row of a table as {column: text}."""
-    table, short = table_of(name), split(name)[1]
+    table, short = commands.table_of(name), commands.split(name)[1]
     r = table['rows'][row]
     of_paper = f', {schedule_of(name)}' * bool(short)
     z = {table['measure']: r['label'], f'paper{of_paper}': r['paper'],
@@ -148,9 +138,9 @@ def without_empty(rows):
 
 def grid(name, logs, only=''):
     """Format a table, or a row and its teachers alone, as lists of texts, the head first."""
-    places = set(with_teachers(name, only)) if only else set()
+    places = set(commands.with_teachers(name, only)) if only else set()
     return without_empty([cells(name, row, logs) for row in logs
-                          if not only or owner(name, row) in places])
+                          if not only or commands.owner(name, row) in places])
 
 
 def drops(epochs):
@@ -190,10 +180,10 @@ def caption(name, logs):
     counts = [collections.Counter(column) for column in zip(*texts, strict=True)]
     said = ['; '.join(f'{k} ({n[k]} of {len(lines)} runs)' if len(n) > 1 else k for k in sorted(n))
             for n in counts]
-    rows = [rows_of(name)[row] for row in logs]
+    rows = [commands.rows_of(name)[row] for row in logs]
     if sources := {r['source'] for r in rows if r['paper'] and r['source']}:
         said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
-    if missing := len(rows_of(name)) - len(logs):
+    if missing := len(commands.rows_of(name)) - len(logs):
         said.append(f'Rows without a finished run, not shown: {missing}')
     return '. '.join(said) + '.'
 
@@ -208,7 +198,7 @@ def table_lines(name, logs):
     head, *rows = grid(name, logs)
     for row, texts in zip(logs, rows, strict=True):
         if logs[row]:
-            folder = os.path.relpath('/'.join(owner(name, row)), name)
+            folder = os.path.relpath('/'.join(commands.owner(name, row)), name)
             texts[0] = f'[{texts[0]}]({pathlib.Path(folder).as_posix()})'
     return [*(markdown(head, *rows) if rows else []), '', caption(name, logs)]
 
@@ -217,8 +207,8 @@ def table_lines(name, logs):
 
 def curves_of(name, root, logs):
     """Return the logs of the first seeds of the rows that were trained, {label: path}."""
-    return {rows_of(name)[row]['label']:
-            pathlib.Path(folder_of(name, row, min(z), root), 'log.txt')
+    return {commands.rows_of(name)[row]['label']:
+            pathlib.Path(commands.folder_of(name, row, min(z), root), 'log.txt')
             for row, z in logs.items() if z and z[min(z)][-1]['epochs']}
 
 
@@ -230,7 +220,7 @@ def write_tradeoff(name, root, logs):
         if z:
             errors = list(errors_of(z).values())
             spread = statistics.stdev(errors) if len(errors) > 1 else 0
-            method = rows_of(name)[row]['label'].partition(',')[0]
+            method = commands.rows_of(name)[row]['label'].partition(',')[0]
             lines[method].append((100 * macs_kept(z), statistics.mean(errors), spread))
     if lines:
         path = pathlib.Path(root, name, 'tradeoff.png')
@@ -245,14 +235,14 @@ def write_pictures(name, root, logs):
         path = pathlib.Path(root, name, 'curves.png')
         plots.plot_curves(curves, path)
         print(f'curves: {path}')
-    if table_of(name)['pruned']:
+    if commands.table_of(name)['pruned']:
         write_tradeoff(name, root, logs)
 
 
 def print_table(name, root, only=''):
     """Print a table, or its row `only` and that row's teachers, with aligned columns, and write the
     plots of the whole table. InputError, if it has no such row."""
-    check_row(name, only)
+    commands.check_row(name, only)
     logs = logs_of(name, root)
     rows = grid(name, logs, only)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
