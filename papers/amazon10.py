@@ -1,6 +1,6 @@
 """Small fine-tuning experiments: ten images per class of amazon, a domain of Office-31."""
 from papers.office31 import PRETRAINED
-from papers.rows import choices, row, table
+from papers.rows import choices, joined, row, table
 
 AMAZON10 = f'--dataset office31 --dataroot office31 --domain amazon --per_class 10 {PRETRAINED}'
 # chosen in the table amazon10-choices
@@ -24,10 +24,9 @@ TABLES = {
         common=f'{AMAZON10} --lr {LR:g} --steps_per_epoch 100 --validate 100',
         rows={
             **choices('l2', 'L2, learning rate', '--lr', (.01, .003, .001, .0003)),
-            **{k: r for method, (label, options, alphas) in METHODS.items()
-               for k, r in choices(method, f'{label}, α =', f'--method {method} '
-                                   f'{options.replace("@ast", CHOSEN_AST)} --alpha',
-                                   alphas).items()},
+            **joined(choices(method, f'{label}, α =', f'--method {method} '
+                             f'{options.replace("@ast", CHOSEN_AST)} --alpha', alphas)
+                     for method, (label, options, alphas) in METHODS.items()),
         }),
     'amazon10': table(
         'Ten images per class of amazon: a pretrained MobileNetV2, 300 steps of 32 images at 96x96',

@@ -1,5 +1,5 @@
 """The tables of 'Paying More Attention to Attention', arXiv:1612.03928, and their choices."""
-from papers.rows import choice, choices, row, table
+from papers.rows import choice, choices, joined, row, table
 
 PAPER = 'arXiv:1612.03928'
 # Errors that others reached in 200 epochs with the same nets: Micaelli & Storkey
@@ -105,13 +105,12 @@ TABLES = {
                       '--method f_actt --beta', (.1, 1, 10, 100), 'student'),
             'nin_wide': choice('NIN-wide without BN, the teacher', GRADIENTS_GRID),
             'nin_thin': choice('NIN-thin without BN alone', f'{GRADIENTS_GRID} --width 0.5'),
-            **{k: r for method, label, teacher in (
-                   ('min_l2', 'min-l2', ''),
-                   ('grad_at', 'gradient AT', '--teacher_id @nin_wide'),
-                   ('symmetry', 'symmetry norm', ''))
-               for k, r in choices(method, f'NIN-thin, {label}, β =', f'{GRADIENTS_GRID} --width '
-                                   f'0.5 {teacher} --method {method} --beta', (.1, 1, 10),
-                                   'nin_thin').items()},
+            **joined(choices(method, f'NIN-thin, {label}, β =', f'{GRADIENTS_GRID} --width 0.5 '
+                             f'{teacher} --method {method} --beta', (.1, 1, 10), 'nin_thin')
+                     for method, label, teacher in (
+                         ('min_l2', 'min-l2', ''),
+                         ('grad_at', 'gradient AT', '--teacher_id @nin_wide'),
+                         ('symmetry', 'symmetry norm', ''))),
             'teacher_5': choice('WRN-16-2, the teacher of AT+KD', f'--width 2 {FIVE_EPOCHS}'),
             **{f'at_kd_{v}': choice(f'WRN-16-1, AT+KD, β {v}', '--teacher_id @teacher_5 --alpha '
                                     f'0.9 --beta 1e+3 --beta_decay {v} {FIVE_EPOCHS}',

@@ -6,7 +6,7 @@
 Its flags are `-r 0.1 -a 0.9` for KD and `-a 0 -b 1000` for AT; it has no numbers for AT+KD. See
 docs/deviations.md for what differs here.
 """
-from papers.rows import error_of, row, table
+from papers.rows import error_of, joined, row, table
 
 REPDISTILLER = 'the README of HobbitLong/RepDistiller'
 RESNET = '--model cifar_resnet --shortcut B'
@@ -54,7 +54,6 @@ TABLES = {
         rows={
             **{name: row(f'{label} alone', error_of(accuracy), REPDISTILLER, options)
                for name, (label, options, accuracy) in NETS.items()},
-            **{key: r for pair, accuracies in PAIRS.items()
-               for key, r in taught(*pair, *accuracies).items()},
+            **joined(taught(*pair, *accuracies) for pair, accuracies in PAIRS.items()),
         }),
 }

@@ -6,7 +6,7 @@ second starts at the rate at which the first ended. The paper tuned α for each 
 data sets use the values of its published configuration files, which are for Stanford Dogs. Its
 source for MIT Indoor 67 is Places365; those files of weights have to be found first.
 """
-from papers.rows import error_of, row, table
+from papers.rows import error_of, joined, row, table
 
 AFA = "AFA's paper (Neural Networks 138, 2021)"
 RELEASED = 'the README of xiezheng-cs/AFA'
@@ -137,22 +137,17 @@ def ablations(net, data):
             for k, (label, options) in rows.items() if plain or k in papers}
 
 
-def joined(rows_of):
-    """Join the rows that rows_of(net, data) returns for all nets and data sets of AFA's paper."""
-    return {k: r for net, by_data in TABLE_3.items() for data in by_data
-            for k, r in rows_of(net, data).items()}
-
-
+PAIRS = [(net, data) for net, by_data in TABLE_3.items() for data in by_data]
 TABLES = {
     'finetuning': table(
         'Fine-tuning ResNet-101 with L2, L2-SP and DELTA',
         script='finetune.py', epochs=None, against='vs. L2', common='--source resnet101',
-        rows={k: r for data in DATA for k, r in of_resnet101(data).items()}),
+        rows=joined(map(of_resnet101, DATA))),
     'afa': table(
         'AFA: spatial attention (AST), then channel attention (ACT), and the methods that it is '
         'compared with',
         script='finetune.py', epochs=None, against='vs. L2',
-        rows={**joined(of_table_3),
+        rows={**joined(of_table_3(*pair) for pair in PAIRS),
               **{f'{net.partition("_")[0]}_released': row(
                      f'{NETS[net][0]}, Stanford Dogs, released weights', error, RELEASED,
                      f'{on("dogs")} --evaluate afa_{net}.pth', seeds=1)
@@ -160,5 +155,6 @@ TABLES = {
     'afa-ablations': table(
         'AFA without attention, with one kind of it, in one stage, in the reverse order, and '
         'with the source not replaced',
-        script='finetune.py', epochs=None, against='vs. DFA', rows=joined(ablations)),
+        script='finetune.py', epochs=None, against='vs. DFA',
+        rows=joined(ablations(*pair) for pair in PAIRS)),
 }

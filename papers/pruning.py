@@ -2,7 +2,7 @@
 """
 from papers import fine_tuning
 from papers.amazon10 import AMAZON10
-from papers.rows import choices, part_of_table, row, table
+from papers.rows import choices, joined, part_of_table, row, table
 
 # chosen in the table amazon10-pruned-choices
 PRUNED_LR = .001
@@ -53,9 +53,9 @@ TABLES = {
         'AFDS: ResNet-101 with fewer multiply-adds, on the data sets of the paper',
         script='finetune.py', epochs=18, against='vs. L2 or magnitude', pruned=True,
         common="--source resnet101 --steps_per_epoch 500 --epoch_step '[0.84]'",
-        rows={k: r for name, label in fine_tuning.DATA.items() for k, r in part_of_table(
-                  name, label, fine_tuning.on(name),
-                  pruning_rows('--prune afs --density 0.9', '--method afd', 3)).items()}),
+        rows=joined(part_of_table(name, label, fine_tuning.on(name), pruning_rows(
+            '--prune afs --density 0.9', '--method afd', 3))
+                    for name, label in fine_tuning.DATA.items())),
     'amazon10-pruned-choices': table(
         'Pruning on ten images per class of amazon: settings, chosen on 100 held-out images of '
         '310, at half of the multiply-adds',

@@ -36,6 +36,11 @@ def choices(name, label, options, values, plain=''):
     return {f'{name}_{v:g}': choice(f'{label} {v:g}', f'{options} {v:g}', plain) for v in values}
 
 
+def joined(parts):
+    """Join parts of a table, each {name: row}."""
+    return {name: r for part in parts for name, r in part.items()}
+
+
 def part_of_table(name, label, options, rows):
     """Make the rows {name: row} a part of a larger table, such as those of one data set: `name` is
     put before their names, `label` before their labels, `options` before their options."""

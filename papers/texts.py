@@ -254,11 +254,9 @@ published is that of ResNet-101, with far longer training; nothing of this was r
 
 All layers lose the same part of their channels. An earlier version ranked channels by their score
 per multiply-add, over all layers: the first layers of a MobileNetV2 then lost as many channels as
-they were allowed to, and errors were 3 to 7 points higher at half of the multiply-adds.
+they were allowed to, and errors were 3 to 7 points higher at half of the multiply-adds.""",
 
-{CORES}""",
-
-    'amazon10-pruned-choices': f"""\
+    'amazon10-pruned-choices': """\
 The settings of [amazon10-pruned](../amazon10-pruned/README.md) were chosen at half of the
 multiply-adds, on 100 held-out training images, with one seed per value; five points are within one
 standard error:
@@ -268,9 +266,7 @@ standard error:
 * α of AFDS, from 0.01 and 0.001, which gave the same error: **0.001**.
 
 They were first chosen with the earlier ranking of channels that
-[amazon10-pruned](../amazon10-pruned/README.md) describes. These runs, with today's, agree.
-
-{CORES}""",
+[amazon10-pruned](../amazon10-pruned/README.md) describes. These runs, with today's, agree.""",
 
     'office31-mobilenet': f"""\
 The nets are fine-tuned on one domain of Office-31 and tested on another, whose labels they do not
@@ -310,5 +306,5 @@ NOTES = {
 The images are those of CIFAR-10, but not in the order of the published batches; training shuffles
 them anyway.""": OF_CIFAR,
     CORES: [*OF_CIFAR, 'imagenette', 'imagenette-choices', 'imagenette-mobilenet', 'amazon10',
-            'amazon10-choices', 'shapes-pruned', 'office31-mobilenet', 'office31-choices',
-            'office31-parts']}
+            'amazon10-choices', 'amazon10-pruned', 'amazon10-pruned-choices', 'shapes-pruned',
+            'office31-mobilenet', 'office31-choices', 'office31-parts']}
