@@ -46,11 +46,6 @@ SHARED = {f'--{name}' for name in script.SHARED}
 ALONE = {'--evaluate', '--dropout'}
 
 
-def waiting(states):
-    """Return the folders of the runs that have not been started here."""
-    return [folder for folder, state in states.items() if state == 'waiting']
-
-
 def teachers(words, states):
     """Return the folders of the runs that a command learns from."""
     return [word for word in words if word in states and word != save_of(words)]
@@ -193,13 +188,13 @@ def run_all(commands, places, size, stop_at):
     states, alone = dict.fromkeys(map(save_of, commands), 'waiting'), set()
     running, said = {}, []      # {process: its commands}; the folders last said to be waited for
     try:
-        while running or waiting(states) and time.time() < stop_at:
+        while running or 'waiting' in states.values() and time.time() < stop_at:
             if len(running) < places and time.time() < stop_at:
                 free = places - len(running)
                 for group in side_by_side(ready(commands, states), free, size, alone):
                     running[start_process(group, places > 1, stop_at)] = group
                     states |= dict.fromkeys(map(save_of, group), 'running')
-            others = waiting(states)
+            others = [folder for folder, state in states.items() if state == 'waiting']
             if running:
                 wait_for_news(running)
             elif others:
@@ -239,7 +234,7 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
     finally:
         signal.signal(signal.SIGTERM, before)
     show_tables(names, root)
-    if waiting(states):
+    if 'waiting' in states.values():
         print('the time is up; the same command continues')
     if failed := failures(commands, states):
         raise RunError('failed: ' + '; '.join(failed))

@@ -93,35 +93,31 @@ def load_sets(name, root, domain='', target='', shift=0., allow_missing=False):
     unless `allow_missing`.
     """
     check_choice(name, domain, target, shift)
-    *sets, names = list_sets(name, pathlib.Path(root).expanduser(), domain, target, shift)
-    for images, *_ in filter(None, sets):
-        if images.dtype.kind == 'S' and not allow_missing:
-            lists.check_there(images, name)
-    return *sets, names
-
-
-def list_sets(name, root, domain, target, shift):
-    """Do what `load_sets` does, without a check of the choice or of what is missing."""
-    if name not in READERS and name not in DOMAINS:
+    root = pathlib.Path(root).expanduser()
+    if name in cifar_sets.SETS:
         return sets_in_memory(name, root, domain, shift)
+    train, test, names = sets_of_files(name, root, domain, target)
+    for files, *_ in filter(None, () if allow_missing else (train, test)):
+        lists.check_there(files, name)
+    return train, test, test if target else None, names
+
+
+def sets_of_files(name, root, domain, target):
+    """Read a data set of files -> training set, test set or None, names of classes."""
     if not domain:
-        train, test, names = READERS[name](root)
-        return train, test, None, names
+        return READERS[name](root)
     if not target:
         train, names = DOMAINS[name](root, domain)
-        return train, None, None, names
+        return train, None, names
     if name == 'list':
-        train, test, names = lists.read_lists(root, domain, target)
-        return train, test, test, names
+        return lists.read_lists(root, domain, target)
     (train, names), (test, others) = (DOMAINS[name](root, part) for part in (domain, target))
     lists.same_classes(names, others, domain, target)
-    return train, test, test, names
+    return train, test, names
 
 
 def check_choice(name, domain, target, shift):
     """Raise an InputError, if the arguments of `load_sets` do not go together."""
-    if name not in NAMES:
-        raise InputError(f'there is no data set {name}: choose from {", ".join(NAMES)}')
     if name == 'shapes' and domain == 'shifted' and not target:
         if not shift:
             raise InputError('--domain shifted of shapes needs --shift, which says by how much')
@@ -145,7 +141,7 @@ def check_choice(name, domain, target, shift):
 
 
 def sets_in_memory(name, root, domain, shift):
-    """Do what `list_sets` does for a data set that is held in memory."""
+    """Load a data set that is held in memory -> training, test and target set, names of classes."""
     train, test, classes = cifar_sets.load_arrays(name, root)
     names = list(shapes.SHAPES) if name == 'shapes' else [str(k) for k in range(classes)]
     if not shift:
@@ -192,9 +188,6 @@ def subset(train, per_class=0, fraction=0., seed=0):
     """Draw `per_class` images of each class of a set, or a `fraction`, rounded, but at least one ->
     what was drawn, the rest, both in the order of the set. With the same seed, a larger draw holds
     the smaller ones. InputError, if a class has too few images."""
-    if bool(per_class) == bool(fraction) or per_class < 0 or not 0 <= fraction <= 1:
-        raise InputError(f'{per_class} images per class and a fraction of {fraction:g}: give one '
-                         f'of them, a number from 1 or a fraction of at most 1')
     chosen, rng = np.zeros(len(train[1]), bool), np.random.default_rng(seed)
     for label in np.unique(train[1]):
         places = rng.permutation(np.flatnonzero(train[1] == label))

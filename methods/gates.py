@@ -58,14 +58,14 @@ def with_gate(params, conv, base):
     weight, scale = weight_of(params, conv), params[f'{base}.weight']
     sign = torch.where(scale < 0, -1., 1.).to(scale.dtype)
     size = scale.abs().clamp_min(TINY)
-    gate = {'weight': scale.new_zeros(params[weight].shape[:2]), 'bias': size,
-            'scale': size.clone(), 'dynamic': torch.ones_like(size), 'mask': torch.ones_like(size),
-            'density': scale.new_ones(())}
+    gate = utils.with_prefix({
+        'weight': scale.new_zeros(params[weight].shape[:2]), 'bias': size, 'scale': size.clone(),
+        'dynamic': torch.ones_like(size), 'mask': torch.ones_like(size),
+        'density': scale.new_ones(())}, f'{base}.gate.')
     turned = {k: params[k] for k in (weight, f'{conv}.bias', f'{base}.running_mean',
                                      f'{base}.fixed_mean') if k in params}
     turned = {k: (v * sign.view(-1, *[1] * (v.ndim - 1))).requires_grad_(v.requires_grad)
               for k, v in turned.items()}
-    gate = {f'{base}.gate.{k}': v for k, v in gate.items()}
     for k, v in gate.items():
         v.requires_grad_(scale.requires_grad and not utils.is_statistic(k))
     return {k: v for k, v in params.items() if k != f'{base}.weight'} | turned | gate

@@ -25,9 +25,7 @@ class Pace:
     """
 
     def __init__(self, most, fixed=False):
-        self.numbers = [most]
-        while self.numbers[-1] > 1 and not fixed:
-            self.numbers.append(self.numbers[-1] // 2)
+        self.numbers = [most >> k for k in range(1 if fixed else most.bit_length())]   # halved
         self.now, self.trial, self.tried = 0, None, []
         self.times, self.best = collections.deque(maxlen=3), None
         self.since, self.patience = time.perf_counter(), AGAIN

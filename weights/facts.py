@@ -4,8 +4,8 @@ import re
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from system import clock
 from utils import InputError, is_statistic
 
 
@@ -79,9 +79,7 @@ def draws(f, params, size, batch_size=2):
 
 def multiply_adds(f, params, size):
     """Count multiply-adds of convolutions and linear layers for an image of size x size pixels."""
-    with FlopCounterMode(display=False) as counter:
-        f(*on_meta(params, size), False)
-    return counter.get_total_flops() // 2
+    return clock.flop(lambda: f(*on_meta(params, size), False)) // 2
 
 
 def size_of(f, params, size):
