@@ -39,25 +39,19 @@ MAPS = [*utils.MAPPINGS, 'gradient']
 def attention_maps(f, params, images, mapping='sum2', labels=None,
                    stats=arrays.PIXELS['cifar']):
     """Compute a net's attention maps of images, uint8 (N, H, W, 3) -> list of arrays: (N, h, w) for
-    each group, or a single (N, H, W) for the mapping 'gradient', which may be given `labels` (N,).
-    The images are normalised by `stats`, means and deviations."""
+    each group or, for the mapping 'gradient', a single (N, H, W): the norm over channels of dL/dx
+    (Eq. 3) of each image's cross-entropy for its class in `labels` (N,), by default the class that
+    the net predicts. The images are normalised by `stats`, means and deviations."""
     dtype = next(iter(params.values())).dtype
     inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=dtype))
     if mapping == 'gradient':
-        return [gradient_map(f, params, inputs, labels).numpy()]
+        logits, _ = f(inputs.requires_grad_(), params, False)
+        targets = logits.argmax(1) if labels is None else torch.as_tensor(labels)
+        j = from_teacher.gradient(logits, inputs, targets, create_graph=False)
+        return [torch.linalg.vector_norm(j, dim=1).numpy()]
     with torch.no_grad():
         _, groups = f(inputs, params, False)
     return [utils.attention_map(g, mapping).numpy() for g in groups]
-
-
-def gradient_map(f, params, inputs, labels=None):
-    """Compute the norm over channels of the gradient attention of Eq. 3, (B, H, W): dL/dx of each
-    image's cross-entropy for its label or, without labels, for the class that the net predicts."""
-    inputs = inputs.detach().requires_grad_()
-    logits, _ = f(inputs, params, False)
-    targets = logits.argmax(1) if labels is None else torch.as_tensor(labels)
-    j = from_teacher.gradient(logits, inputs, targets, create_graph=False)
-    return torch.linalg.vector_norm(j, dim=1)
 
 
 def attention_on_object(maps, masks):

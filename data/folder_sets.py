@@ -51,15 +51,14 @@ def class_folders(root, part=''):
         raise InputError(f'{folder} holds no class folders' + (
             f". If these are ImageNet's images, sort them: (cd {shlex.quote(str(folder))} && wget "
             f'-qO- {VALPREP} | bash)' if images_below(folder)[0] else ''))
-    files, others = zip(*(images_below(folder / name) for name in names), strict=True)
-    empty = [name for name, found in zip(names, files, strict=True) if not found]
+    below = {name: images_below(folder / name) for name in names}
+    empty = [name for name, (found, _) in below.items() if not found]
     if empty:
         raise InputError(f'{folder} has {len(empty)} classes without an image, such as {empty[0]}: '
                          f'it should hold a folder of images for each class, or train/ and test/ '
                          f'or val/ with such folders; --dataset names other data sets')
-    print_left_out(folder, sum(others, []))
-    labels = np.repeat(np.arange(len(names)), [len(found) for found in files])
-    return lists.as_bytes(f for found in files for f in found), labels, names
+    print_left_out(folder, [f for _, others in below.values() for f in others])
+    return *lists.labelled(((f, c) for c, (found, _) in below.items() for f in found), names), names
 
 
 def annotated(folder):
@@ -69,9 +68,7 @@ def annotated(folder):
     if not all(len(pair) == 2 for pair in pairs):
         raise InputError(f'{folder / ANNOTATIONS}: each line should be an image and its class')
     names = lists.in_order({name for _, name in pairs})
-    label = {name: k for k, name in enumerate(names)}
-    return (lists.as_bytes(f'{folder}/images/{image}' for image, _ in pairs),
-            np.array([label[name] for _, name in pairs], np.int64), names)
+    return *lists.labelled(((f'{folder}/images/{f}', name) for f, name in pairs), names), names
 
 
 def list_folder(folder):

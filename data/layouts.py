@@ -42,9 +42,8 @@ def cub(root):
     """Read CUB_200_2011/, or its content, as the README in it describes."""
     home = root if (root / 'images.txt').exists() else root / 'CUB_200_2011'
     classes, images, labels, training, boxes = cub_tables(home)
-    number = {key: k for k, key in enumerate(classes)}
-    labels = np.array([number[int(k)] for k in labels.values()], np.int64)
-    files = lists.as_bytes(f'{home}/images/{f}' for f in images.values())
+    files, labels = lists.labelled(
+        ((f'{home}/images/{f}', int(labels[k])) for k, f in images.items()), classes)
     boxes = np.array([box.split() for box in boxes.values()], float)
     training = np.array([t == '1' for t in training.values()])
     train, test = (tuple(a[part] for a in (files, labels, boxes)) for part in (training, ~training))
@@ -115,8 +114,7 @@ def numbered(images, low, high, name):
     if empty:
         raise InputError(f'{len(empty)} classes, the first one {empty[0]}, have no images of '
                          f'numbers {low} to {high}: {remedy(name)}')
-    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
-    return lists.as_bytes(f for found in files.values() for f in found), labels
+    return lists.labelled(((f, c) for c, found in files.items() for f in found), files)
 
 
 def food101(root):

@@ -68,6 +68,14 @@ def as_bytes(files):
     return np.array([os.fsencode(f) for f in files])
 
 
+def labelled(pairs, classes):
+    """Make a set, names of files and labels, of pairs (file, its class); the labels are the places
+    of the classes among `classes`."""
+    label = {c: k for k, c in enumerate(classes)}
+    files, its = zip(*pairs, strict=True)
+    return as_bytes(files), np.array([label[c] for c in its], np.int64)
+
+
 def folder_names(paths, labels):
     """Name labels by their files' folders, {label: name}; {} unless these tell the labels apart."""
     pairs = {(int(label), os.path.basename(os.path.dirname(path)))
@@ -103,9 +111,7 @@ def from_lists(name, folder, lists):
         if '' in names:
             raise InputError(f'{path}: each image should be class/image: {remedy(name)}')
     same_classes(*classes.values(), *classes)
-    label = {c: k for k, c in enumerate(names)}
-    train, test = ((as_bytes(f'{folder}/{f}' for f in files),
-                    np.array([label[os.path.dirname(f)] for f in files], np.int64))
+    train, test = (labelled(((f'{folder}/{f}', os.path.dirname(f)) for f in files), names)
                    for files in lists.values())
     return train, test, names
 

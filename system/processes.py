@@ -49,7 +49,7 @@ def choose_gpus(gpu_id):
         os.environ['CUDA_VISIBLE_DEVICES'] = gpu_id
 
 
-def launch(n, script, argv=None):
+def launch(n, script, argv):
     """Run `script` with its arguments in n processes on this machine. The InputError or RunError of
     the first process to fail is raised here; after any other error, exit as that process did."""
     gpus = torch.cuda.device_count()
@@ -62,7 +62,6 @@ def launch(n, script, argv=None):
     # a process that fails has said in a line what torch would say in thirty
     logging.disable(logging.ERROR)
     os.environ[LISTENS] = '1'
-    argv = sys.argv[1:] if argv is None else argv
     try:
         torchrun.run(torchrun.parse_args(['--standalone', f'--nproc_per_node={n}',
                                           os.path.abspath(script), *argv]))
