@@ -70,9 +70,8 @@ def attention_of(opt, f, params, layers, size, generator):
     if opt.method not in ENTRIES:
         return {}
     kind = squeeze_entries if opt.channel_attention == 'se' else ENTRIES[opt.method]
-    image, meta_params = facts.on_meta(params, size)
     taps = dict.fromkeys(layers)
-    f(image, meta_params, False, taps=taps)
+    f(*facts.on_meta(params, size), False, taps=taps)
     with runs.drawing_from(generator):
         found = flatten({f'attention.{k}': kind(*x.shape[1:]) for k, x in taps.items()})
     return {k: v.requires_grad_() for k, v in found.items()}

@@ -75,7 +75,7 @@ def losses_without(f, params, layer, inputs, targets):
 
 def computed(f, params, head, layers, batches, dtype):
     """Compute DELTA's weights, by how much the loss grows without a filter -> {layer: (C,)}, each
-    of sum 1, and how many times as fast that was as a pass through the whole net for each filter.
+    of sum 1.
 
     f, params: the source with a new head, which is trained first, as by `train_head`.
     """
@@ -94,8 +94,9 @@ def computed(f, params, head, layers, batches, dtype):
     with torch.no_grad():
         whole = clock.seconds(lambda: [f(inputs, params, False) for inputs, _ in some], 1, 0)
     passes = sum(len(v[0]) for v in growth.values())
-    return ({k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()},
-            passes * whole / taken)
+    print(f'channel weights: {passes * whole / taken:.1f} times as fast as one pass through the '
+          f'whole net for each channel')
+    return {k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()}
 
 
 def from_growth(growth):
@@ -118,9 +119,7 @@ def channel_weights(opt, f, params, head, layers, batches, checkpoint):
         if processes.world() > 1:
             raise InputError('--channel_weights compute is work for one process: give the others '
                              'its channel_weights.json')
-        found, gain = computed(f, params, head, layers, batches, opt.dtype)
-        print(f'channel weights: {gain:.1f} times as fast as one pass through the whole net for '
-              f'each channel')
+        found = computed(f, params, head, layers, batches, opt.dtype)
         files.write_whole(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
     return read_weights(path, {k: (len(params[weight_of(params, k)]),) for k in layers})
 
