@@ -1,7 +1,17 @@
 """All tables, {name: table}; see `papers.rows`. `tables.py` prints, runs and shows them."""
-from importlib import import_module
+from papers import (
+    amazon10,
+    attention_transfer,
+    cifar100,
+    cifar_weights,
+    demo,
+    fine_tuning,
+    imagenette,
+    office31,
+    pruning,
+    transfer,
+)
 
-MODULES = ('demo', 'attention_transfer', 'cifar100', 'cifar_weights', 'imagenette', 'fine_tuning',
-           'pruning', 'office31', 'amazon10', 'transfer')
-TABLES = {name: table for module in MODULES
-          for name, table in import_module(f'papers.{module}').TABLES.items()}
+TABLES = {name: table for module in (demo, attention_transfer, cifar100, cifar_weights, imagenette,
+                                     fine_tuning, pruning, office31, amazon10, transfer)
+          for name, table in module.TABLES.items()}
