@@ -110,7 +110,7 @@ SMALL_CHOICES = {
     'l2_600': choice('L2, 600 steps', f'{RESNET20} {iterations(600, 3)}'),
     **{name: r for method, values in {
         'l2_sp': (.1, .01, .001), 'feature_map': (.64, .064, .0064),
-        'delta': (.64, .064, .0064), 'afd': (.1, .01, .001), 'ast': (.01, .001, .0001),
+        'delta': (.64, .064, .0064), 'afd': (.01, .001, .0001), 'ast': (.01, .001, .0001),
         'at': (100, 1000), 'kd': (.5, .9)}.items()
        for name, r in alphas_of(method, values, RESNET20, 'l2_0.1', SMALL_HALF).items()},
     **alphas_of('act', (.015, .0015, .00015), f'--source @ast_{SMALL_ALPHA["ast"]:g}', '',
