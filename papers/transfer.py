@@ -32,23 +32,23 @@ def iterations(steps, epochs=12):
 HALF = iterations(STEPS // 2)
 
 
-def by(method, alpha, source, teacher='', half=HALF):
+def by(method, alpha, source, teacher='', half=HALF, lr=LR):
     """Return the options of a method. Each stage of AFA has half of the steps; the second one has a
     tenth of the learning rate, as published."""
     more = {'delta': '--channel_weights compute', 'ast': half,
-            'act': f'--keep_head --lr {LR / 10:g} {half}', 'kd': f'--teacher @{teacher}',
+            'act': f'--keep_head --lr {lr / 10:g} {half}', 'kd': f'--teacher @{teacher}',
             'at': f'--teacher @{teacher} --at_groups [0,1,2]'}
     return f'{source} --method {method} --alpha {alpha:g} {more.get(method, "")}'
 
 
-def methods(source, teacher, half=HALF, alphas=ALPHA):
+def methods(source, teacher, half=HALF, alphas=ALPHA, lr=LR):
     """Make the rows {name: row} of one net on one set of images; AT and KD are among them if there
     is a row `teacher` to learn from."""
     rows = {'l2': row('L2', options=source, seeds=3)}
     for k, label in LABELS.items():
         if teacher or k not in ('at', 'kd'):
             start = '--source @ast' if k == 'act' else source
-            rows[k] = row(label, options=by(k, alphas[k], start, teacher, half),
+            rows[k] = row(label, options=by(k, alphas[k], start, teacher, half, lr),
                           plain='' if k == 'ast' else 'l2', seeds=3)
     return rows
 
@@ -70,10 +70,10 @@ def holding_out(n):
     return f'--per_class {n + 500} --validate 5000'
 
 
-def alphas_of(method, values, source=WRN):
-    """Make the rows of a grid of a method's α; AT and KD learn from the row resnet."""
-    return {f'{method}_{v:g}': choice(f'{LABELS[method]}, α = {v:g}',
-                                      by(method, v, source, 'resnet')) for v in values}
+def alphas_of(method, values, *setting):
+    """Make the rows of a grid of a method's α, with the rest of the arguments of `by`."""
+    return {f'{method}_{v:g}': choice(f'{LABELS[method]}, α = {v:g}', by(method, v, *setting))
+            for v in values}
 
 
 CHOICES = {
@@ -88,7 +88,7 @@ CHOICES = {
         'l2_sp': (1, .1, .01, .001), 'feature_map': (6.4, .64, .064, .0064),
         'delta': (6.4, .64, .064, .0064), 'afd': (.1, .01, .001, .0001),
         'ast': (1, .1, .01, .001), 'at': (100, 1000, 10000), 'kd': (.5, .9)}.items()
-       for name, r in alphas_of(method, values).items()},
+       for name, r in alphas_of(method, values, WRN, 'resnet').items()},
     **alphas_of('act', (1.5, .15, .015, .0015), f'--source @ast_{ALPHA["ast"]:g}'),
     **{f'{kind}_{k}': choice(f'{label} to 1/4 of the multiply-adds, {k:,} steps',
                              f'{WRN} --prune {kind} --macs_target 0.25 {iterations(k)}')
@@ -97,6 +97,24 @@ CHOICES = {
     **choices('afs_density', f'AFS to 1/4, {PRUNED_STEPS:,} steps, density', f'{WRN} --prune afs '
               f'--macs_target 0.25 {iterations(PRUNED_STEPS)} --density', (.9, .8)),
 }
+# on a CPU: 300 steps of a published ResNet-20, from CIFAR-10 to CIFAR-100
+RESNET20 = '--source cifar10_resnet20'
+SMALL_LR = .1
+SMALL = f'--dataset CIFAR100 --lr {SMALL_LR:g} {iterations(300, 3)}'
+SMALL_HALF = iterations(150, 3)
+SMALL_ALPHA = {**ALPHA, 'ast': .001, 'act': .0015}
+SMALL_SCRATCH = f'--arch cifar_resnet-20-1 {AS_CIFAR} --lr'
+SMALL_CHOICES = {
+    **choices('l2', 'L2, learning rate', f'{RESNET20} --lr', (.3, .1, .03, .01)),
+    **choices('scratch', 'from scratch, learning rate', SMALL_SCRATCH, (.1, .03)),
+    'l2_600': choice('L2, 600 steps', f'{RESNET20} {iterations(600, 3)}'),
+    **{name: r for method, values in {
+        'l2_sp': (.1, .01, .001), 'feature_map': (.64, .064, .0064),
+        'delta': (.64, .064, .0064), 'afd': (.01, .001, .0001), 'ast': (.01, .001, .0001),
+        'at': (100, 1000), 'kd': (.5, .9)}.items()
+       for name, r in alphas_of(method, values, RESNET20, 'l2_0.1', SMALL_HALF).items()},
+    **alphas_of('act', (.015, .0015, .00015), f'--source @ast_{SMALL_ALPHA["ast"]:g}', '',
+                SMALL_HALF, SMALL_LR)}
 # on a CPU: 300 steps of WRN-10-2, from shapes to shapes with more noise and less contrast
 SHAPES = '--source @demo/teacher'
 SHAPES_ALPHA = {**ALPHA, 'at': 250.}        # as in the demo, for a quarter of the positions
@@ -122,6 +140,15 @@ TABLES = {
         measure='held-out error, %', value='val_acc', script='finetune.py', epochs=12,
         common=f'--dataset CIFAR10 {holding_out(50)} --lr {LR:g} {iterations(STEPS)}',
         rows=CHOICES),
+    'transfer-resnet20': table(
+        'From CIFAR-10 to ten images per class of CIFAR-100: a published ResNet-20, 300 steps',
+        script='finetune.py', epochs=3, against='vs. L2', common=f'{SMALL} --per_class 10',
+        rows={'scratch': row('from scratch', options=f'{SMALL_SCRATCH} .1', seeds=3),
+              **methods(RESNET20, 'l2', SMALL_HALF, SMALL_ALPHA, SMALL_LR)}),
+    'transfer-resnet20-choices': table(
+        'From CIFAR-10 to CIFAR-100: settings, chosen on 2,000 held-out images; ResNet-20',
+        measure='held-out error, %', value='val_acc', script='finetune.py', epochs=3,
+        common=f'{SMALL} --per_class 30 --validate 2000', rows=SMALL_CHOICES),
     'transfer-shapes': table(
         'From shapes to ten noisier shapes per class: WRN-10-2',
         script='finetune.py', epochs=6, against='vs. L2 or magnitude', pruned=True,
