@@ -2,11 +2,11 @@
 
 These tables are in no paper. L2-SP, DELTA, AFD, AFDS and AFA were published with ImageNet weights
 and large images; here they are compared in a setting that anyone can rerun. Each seed has its own
-source, a net of the table cifar100, and is tested on all 10,000 test images. transfer-shapes does
-the same with synthetic images and is small enough for a CPU.
+source, a net of the table cifar100, and is tested on all 10,000 test images. Two are small enough
+for a CPU: transfer-resnet20, the other way round, from a published net, and transfer-shapes.
 """
 from papers.pruning import pruning_rows
-from papers.rows import choice, choices, part_of_table, row, table
+from papers.rows import choice, choices, joined, part_of_table, row, table
 
 # the published values, until transfer-choices has been run
 LR = .01
@@ -70,10 +70,10 @@ def holding_out(n):
     return f'--per_class {n + 500} --validate 5000'
 
 
-def alphas_of(method, values, *setting):
-    """Make the rows of a grid of a method's α, with the rest of the arguments of `by`."""
+def alphas(grid, *setting):
+    """Make the rows of grids of α, {method: values}, with the rest of the arguments of `by`."""
     return {f'{method}_{v:g}': choice(f'{LABELS[method]}, α = {v:g}', by(method, v, *setting))
-            for v in values}
+            for method, values in grid.items() for v in values}
 
 
 CHOICES = {
@@ -84,12 +84,10 @@ CHOICES = {
                              f'{WRN} {holding_out(n)} {iterations(k)}')
        for n in PER_CLASS for k in (STEPS // 2, STEPS, 2 * STEPS)},
     'resnet': choice('ResNet-32x4, L2, the teacher', SOURCES['resnet'][1]),
-    **{name: r for method, values in {
-        'l2_sp': (1, .1, .01, .001), 'feature_map': (6.4, .64, .064, .0064),
-        'delta': (6.4, .64, .064, .0064), 'afd': (.1, .01, .001, .0001),
-        'ast': (1, .1, .01, .001), 'at': (100, 1000, 10000), 'kd': (.5, .9)}.items()
-       for name, r in alphas_of(method, values, WRN, 'resnet').items()},
-    **alphas_of('act', (1.5, .15, .015, .0015), f'--source @ast_{ALPHA["ast"]:g}'),
+    **alphas({'l2_sp': (1, .1, .01, .001), 'feature_map': (6.4, .64, .064, .0064),
+              'delta': (6.4, .64, .064, .0064), 'afd': (.1, .01, .001, .0001),
+              'ast': (1, .1, .01, .001), 'at': (100, 1000, 10000), 'kd': (.5, .9)}, WRN, 'resnet'),
+    **alphas({'act': (1.5, .15, .015, .0015)}, f'--source @ast_{ALPHA["ast"]:g}'),
     **{f'{kind}_{k}': choice(f'{label} to 1/4 of the multiply-adds, {k:,} steps',
                              f'{WRN} --prune {kind} --macs_target 0.25 {iterations(k)}')
        for kind, label in (('magnitude', 'pruned by magnitude'), ('afs', 'AFS'))
@@ -97,24 +95,22 @@ CHOICES = {
     **choices('afs_density', f'AFS to 1/4, {PRUNED_STEPS:,} steps, density', f'{WRN} --prune afs '
               f'--macs_target 0.25 {iterations(PRUNED_STEPS)} --density', (.9, .8)),
 }
-# on a CPU: 300 steps of a published ResNet-20, from CIFAR-10 to CIFAR-100
+# on a CPU: 300 steps of a published ResNet-20, from CIFAR-10 to CIFAR-100; the settings were chosen
+# in the table transfer-resnet20-choices
 RESNET20 = '--source cifar10_resnet20'
 SMALL_LR = .1
 SMALL = f'--dataset CIFAR100 --lr {SMALL_LR:g} {iterations(300, 3)}'
 SMALL_HALF = iterations(150, 3)
-SMALL_ALPHA = {**ALPHA, 'ast': .001, 'act': .0015}
-SMALL_SCRATCH = f'--arch cifar_resnet-20-1 {AS_CIFAR} --lr'
+SMALL_ALPHA = {'l2_sp': .001, 'feature_map': .064, 'delta': .0064, 'afd': .001, 'ast': .001,
+               'act': .00015, 'at': 100., 'kd': .5}
 SMALL_CHOICES = {
     **choices('l2', 'L2, learning rate', f'{RESNET20} --lr', (.3, .1, .03, .01)),
-    **choices('scratch', 'from scratch, learning rate', SMALL_SCRATCH, (.1, .03)),
     'l2_600': choice('L2, 600 steps', f'{RESNET20} {iterations(600, 3)}'),
-    **{name: r for method, values in {
-        'l2_sp': (.1, .01, .001), 'feature_map': (.64, .064, .0064),
-        'delta': (.64, .064, .0064), 'afd': (.01, .001, .0001), 'ast': (.01, .001, .0001),
-        'at': (100, 1000), 'kd': (.5, .9)}.items()
-       for name, r in alphas_of(method, values, RESNET20, 'l2_0.1', SMALL_HALF).items()},
-    **alphas_of('act', (.015, .0015, .00015), f'--source @ast_{SMALL_ALPHA["ast"]:g}', '',
-                SMALL_HALF, SMALL_LR)}
+    **alphas({'l2_sp': (.1, .01, .001), 'feature_map': (.64, .064, .0064),
+              'delta': (.64, .064, .0064), 'afd': (.01, .001, .0001), 'ast': (.01, .001, .0001),
+              'at': (100, 1000), 'kd': (.5, .9)}, RESNET20, 'l2_0.1', SMALL_HALF),
+    **alphas({'act': (.015, .0015, .00015)}, f'--source @ast_{SMALL_ALPHA["ast"]:g}', '',
+             SMALL_HALF, SMALL_LR)}
 # on a CPU: 300 steps of WRN-10-2, from shapes to shapes with more noise and less contrast
 SHAPES = '--source @demo/teacher'
 SHAPES_ALPHA = {**ALPHA, 'at': 250.}        # as in the demo, for a quarter of the positions
@@ -124,16 +120,16 @@ TABLES = {
         'From CIFAR-100 to 10, 50 and 500 images per class of CIFAR-10',
         script='finetune.py', epochs=12, against='vs. L2',
         common=f'--dataset CIFAR10 --lr {LR:g} {iterations(STEPS)}',
-        rows={name: r for n in PER_CLASS for net in ('resnet', 'wrn')
-              for name, r in of_images(net, n).items()}),
+        rows=joined(of_images(net, n) for n in PER_CLASS for net in ('resnet', 'wrn'))),
     'transfer-pruned': table(
         'From CIFAR-100 to CIFAR-10, with pruning: WRN-40-2',
         script='finetune.py', epochs=12, against='vs. L2 or magnitude', pruned=True,
         common=f'--dataset CIFAR10 {WRN} --lr {LR:g} {iterations(PRUNED_STEPS)} '
                '--epoch_step [0.84]',
-        rows={name: r for n in PER_CLASS for name, r in part_of_table(
+        rows=joined(part_of_table(
             f'wrn_{n}', f'{n} per class', f'--per_class {n}',
-            pruning_rows('--prune afs', f'--method afd --alpha {ALPHA["afd"]:g}', 3)).items()}),
+            pruning_rows('--prune afs', f'--method afd --alpha {ALPHA["afd"]:g}', 3))
+            for n in PER_CLASS)),
     'transfer-choices': table(
         'From CIFAR-100 to CIFAR-10: settings, chosen on 5,000 held-out images; WRN-40-2 and 50 '
         'images per class, unless stated otherwise',
@@ -143,7 +139,8 @@ TABLES = {
     'transfer-resnet20': table(
         'From CIFAR-10 to ten images per class of CIFAR-100: a published ResNet-20, 300 steps',
         script='finetune.py', epochs=3, against='vs. L2', common=f'{SMALL} --per_class 10',
-        rows={'scratch': row('from scratch', options=f'{SMALL_SCRATCH} .1', seeds=3),
+        rows={'scratch': row('from scratch', options=f'--arch cifar_resnet-20-1 {AS_CIFAR}',
+                             seeds=3),
               **methods(RESNET20, 'l2', SMALL_HALF, SMALL_ALPHA, SMALL_LR)}),
     'transfer-resnet20-choices': table(
         'From CIFAR-10 to CIFAR-100: settings, chosen on 2,000 held-out images; ResNet-20',
