@@ -54,9 +54,9 @@ def parse(argv):
     m.add_argument('--randomcrop_pad', default=4, type=int, metavar='N', help='pad each side of an '
                    'image with N mirrored pixels before a random crop; 0: flips only')
     flags.add_schedule_flags(parser)
-    teaching.add_flags(parser, 'teacher_id', 'the teacher, which tells its depth and width: a run '
-                       'under logs/, the path of a run or of a file of parameters, or a name such '
-                       'as cifar10_resnet56', '[0,1,2]', 'the paper uses all')
+    teaching.add_flags(parser, 'teacher_id', 'the teacher, whose depth and width are read from its '
+                       'weights: a run under logs/, the path of a run or of a file of parameters, '
+                       'or a name such as cifar10_resnet56', '[0,1,2]', 'the paper uses all')
     flags.add_run_flags(parser, batch_size=128, lr=.1, epochs=200, weight_decay=5e-4,
                         epoch_step='[60,120,160]', lr_decay_ratio=.2)
     opt = flags.parse_args(parser, argv)
@@ -287,9 +287,10 @@ def make_training(opt, device, checkpoint, lines):
         classes, size)
 
 
-def main(argv=None):
-    """Do what the command line `argv` says; None is that of the process."""
-    script.main(argv, __file__, parse, make_training)
+def main(argv=None, program=__file__):
+    """Do what the command line `argv` says; None is that of the process. Further processes, if
+    there are any, run the file `program`."""
+    script.main(argv, program, parse, make_training)
 
 
 if __name__ == '__main__':

@@ -372,9 +372,10 @@ def instead(opt):
     return check_data if opt.check_data else evaluate if opt.evaluate else None
 
 
-def main(argv=None):
-    """Do what the command line `argv` says; None is that of the process."""
-    script.main(argv, __file__, parse, make_training, instead)
+def main(argv=None, program=__file__):
+    """Do what the command line `argv` says; None is that of the process. Further processes, if
+    there are any, run the file `program`."""
+    script.main(argv, program, parse, make_training, instead)
 
 
 if __name__ == '__main__':

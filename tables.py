@@ -233,7 +233,7 @@ def run_tables(names, root, seeds=None, only='', at_once=1, minutes=None):
         raise KeyboardInterrupt('the same command continues') from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    show_tables(names, root)
+    show_tables(names, root, only)
     if 'waiting' in states.values():
         print('the time is up; the same command continues')
     if failed := failures(commands, states):

@@ -100,8 +100,7 @@ def draw_maps(images, maps, masks=None, titles=None):
                               interpolation='bilinear')
                 axis.set_title(title if row == 1 else '', fontsize='medium')
                 axis.set_ylabel('' if i or g else label, parse_math=False)
-    drawn.colorbar(scale, ax=drawn.axes, label="attention / its map's maximum", aspect=30,
-                   panchor=False)
+    drawn.colorbar(scale, ax=drawn.axes, label='attention', aspect=30, panchor=False)
     return drawn
 
 

@@ -36,7 +36,8 @@ def add_flags(group):
     group.add_argument('--dataroot', default='.', metavar='DIR', help='folder of the data set')
     group.add_argument('--domain', default='', help='train on this part of the data '
                        'set: amazon, dslr or webcam of office31, shifted of shapes, a subfolder or '
-                       'a list in --dataroot; without --target the rest of it is the test set')
+                       'a list in --dataroot; without --target the rest of it is the test set '
+                       '(shapes have their own)')
     group.add_argument('--target', default='', metavar='DOMAIN', help='test on all of this '
                        'other part, to which ddc and dan adapt without its labels')
     group.add_argument('--shift', default=0, type=float, metavar='X', help='shapes: how much '
@@ -60,7 +61,8 @@ def fetch(opt):
 
 def read_sets(opt):
     """Read the sets that the options name -> {'train', 'validation', 'test', 'target': set or
-    None}, the names of the classes."""
+    None; 'tests_rest': whether what is tested on was left over from training images}, the names of
+    the classes."""
     fetch(opt)
     train, test, target, names = load_sets(
         opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift, opt.skip_broken)
@@ -68,16 +70,18 @@ def read_sets(opt):
         once = {id(s): s for s in (train, test, target) if s}   # the target may be the test set
         kept = {k: image_files.without_broken(s, opt.nthread) for k, s in once.items()}
         train, test, target = (kept.get(id(s)) for s in (train, test, target))
+    tests_rest = test is None
     if opt.per_class or opt.fraction:
         train, rest = subset(train, opt.per_class, opt.fraction, opt.seed)
-        test = rest if test is None else test
+        test = rest if tests_rest else test
     if test is None:
         raise InputError(f'{opt.dataset} in {opt.dataroot} has no test images: give --target, or '
                          f'--per_class or --fraction, and the rest is tested on')
     validation = None
     if opt.validate:
         train, validation = cifar_sets.held_out(train, opt.validate)
-    return dict(train=train, validation=validation, test=test, target=target), names
+    return dict(train=train, validation=validation, test=test, target=target,
+                tests_rest=tests_rest), names
 
 
 # ---- by name ------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def read_sums(t, where, *names):
     return dict(zip(names, found, strict=False))
 
 
-def end_epoch(t, z, device, save):
+def log_epoch(t, z, device, save):
     """Log and print an epoch, whose numbers are `z`; write a checkpoint, if it is time or `save`
     is true."""
     opt, own = t.opt, t.state
@@ -301,7 +301,7 @@ def end_epochs(active, samples, take, device, save, alone):
     tested = test([t for t in active if not t.failure], samples, take)
     for t in active:
         if not t.failure:
-            end_epoch(t, {**trained[t], **tested[t]}, device, save)
+            log_epoch(t, {**trained[t], **tested[t]}, device, save)
     for t in active:
         if t.failure and not alone:
             print(f'error: {t.folder}: {t.failure}', file=sys.stderr)

@@ -92,9 +92,9 @@ def check_together(opts):
     for name in SHARED:
         values = [getattr(opt, name, None) for opt in opts]
         if any(v != values[0] for v in values):
-            raise InputError(f'runs side by side share --{name}; here it is '
-                             f'{", ".join(map(str, dict.fromkeys(values)))}. Each part has all '
-                             f'of its flags')
+            raise InputError(f'runs joined by + need the same --{name}, not '
+                             f'{" and ".join(map(str, dict.fromkeys(values)))}; repeat the flags '
+                             f'that they share in each part')
     if opts[0].ngpu > 1 or processes.launched():
         raise InputError('runs side by side share one process: leave --ngpu and torchrun out')
     folders = [os.path.realpath(opt.save) for opt in opts]

@@ -94,8 +94,8 @@ def computed(f, params, head, layers, batches, dtype):
     with torch.no_grad():
         whole = clock.seconds(lambda: [f(inputs, params, False) for inputs, _ in some], 1, 0)
     passes = sum(len(v[0]) for v in growth.values())
-    print(f'channel weights: {passes * whole / taken:.1f} times as fast as one pass through the '
-          f'whole net for each channel')
+    print(f'channel weights: {taken:.1f} s; a pass through the whole net for each channel would '
+          f'take about {passes * whole:.1f} s')
     return {k: from_growth(torch.stack(v).mean(0)) for k, v in growth.items()}
 
 

@@ -123,7 +123,7 @@ def check_shapes(opt, name, f, params, size):
 
 # ---- the schedule -------------------------------------------------------------------------------
 
-# by default, the steps of the published codes of DELTA and L2-SP, and this many passes at most,
+# by default, the steps of the published code of DELTA and L2-SP, and this many passes at most,
 # which none of their data sets reaches: MIT-67 has 107
 STEPS, PASSES = 9000, 120
 
@@ -152,11 +152,11 @@ def set_epochs(opt, n=0):
         if opt.steps_per_epoch and opt.iterations % opt.steps_per_epoch:
             raise InputError(f'--iterations {opt.iterations} is no multiple of --steps_per_epoch '
                              f'{opt.steps_per_epoch}')
-        # of passes, as in the published codes of DELTA and AFA
+        # of passes, as in the published code of DELTA and AFA
         one = opt.steps_per_epoch or n / opt.batch_size
         opt.epochs = max(1, round(opt.iterations / one))
     # unlike in the other scripts: after that part of the epochs, which may be few; rounded down, as
-    # in the published codes
+    # in the published code
     opt.epoch_step = [s if type(s) is int else 1 + max(1, int(s * opt.epochs))
                       for s in opt.epoch_step]
     return steps

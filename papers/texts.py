@@ -25,6 +25,7 @@ STATUS = {
     'Fine-tuning without ImageNet weights': {
         'transfer': ('L2-SP, DELTA, AFD, AFA: CIFAR-100 to CIFAR-10', ['wrn_50_delta']),
         'transfer-pruned': ('AFDS: CIFAR-100 to CIFAR-10', ['wrn_50_afds_4x']),
+        'transfer-resnet20': ('L2-SP, DELTA, AFD, AFA: CIFAR-10 to CIFAR-100', ['delta']),
         'transfer-shapes': ('all methods: shapes to noisier shapes', ['delta']),
     },
     'Small experiments': {

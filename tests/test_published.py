@@ -1,4 +1,4 @@
-"""Our losses and their gradients against figures that the published codes gave.
+"""Our losses and their gradients against figures that the published code gave.
 
 Each code ran once on a CPU, in double precision, on what `tensors` makes, without its `.cuda()` and
 `.float()`. Figures are the loss, then the norms of its gradients. None of the codes' lines is here.

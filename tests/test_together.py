@@ -119,11 +119,11 @@ def test_runs_of_different_epochs_continue_each_from_its_own(way):
 
 
 @pytest.mark.parametrize('second, said', [
-    (['--batch_size', '30'], 'share --batch_size; here it is 60, 30'),
-    (['--epochs', '3'], 'share --epochs'),
-    (['--dataset', 'CIFAR10'], 'share --dataset'),
+    (['--batch_size', '30'], 'the same --batch_size, not 60 and 30'),
+    (['--epochs', '3'], 'the same --epochs'),
+    (['--dataset', 'CIFAR10'], 'the same --dataset'),
     (['--save', 'logs/a/plain'], 'two runs have the folder'),
-    (['--ngpu', '2'], 'share --ngpu')])
+    (['--ngpu', '2'], 'the same --ngpu')])
 def test_what_cannot_go_together_is_one_line(second, said, fails):
     status, error = fails(cifar.main, *run('plain', 'a'), '+', *run('wide', 'b', *second))
     assert status == 2 and said in error and len(error.splitlines()) == 1

@@ -123,7 +123,8 @@ def read_torch(path):
                 f'{path} carries code, or an object of a type that is not read, {found[1]} (or it '
                 f'is cut off), and is not loaded: it should hold tensors and plain values only, as '
                 f'net.state_dict() does') from None
-        raise InputError(f'{path} is damaged or no file of torch ({type(e).__name__})') from None
+        raise InputError(f'{path} is not a file of weights, or is damaged '
+                         f'({type(e).__name__})') from None
 
 
 def array(x):

@@ -245,13 +245,14 @@ def locate(name):
         url, sha256, _ = KNOWN[name]
         return download_file(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
     if os.path.isdir(name):
-        raise InputError(f'{name} is a folder without the model.pt7 of a run. Those of results/ '
-                         f'are not kept in git: train the net again, tables with --root logs')
+        raise InputError(f'{name} is a folder without the model.pt7 of a run. Checkpoints in '
+                         f'results/ are not kept in git: train the net again (for a table: '
+                         f'tables.py run TABLE --root logs)')
     if os.path.exists(name):
         check_regular(name)
     known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
     more = ', ...' if len(known) > 20 else ''
-    raise InputError(f'no net {name}: neither a run nor a path. Runs under logs/: '
+    raise InputError(f'there is no net {name}: it is neither a run nor a file. Runs under logs/: '
                      f'{", ".join(known[:20]) or "none"}{more}. Nets that can be downloaded: '
                      f'{", ".join(KNOWN)}')
 
