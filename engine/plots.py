@@ -37,6 +37,7 @@ def plot_curves(logs, path):
     palette = 'tab10' if len(logs) <= 10 else 'tab20'
     with figure(path, xlabel='epoch', ylabel='error, % (dashed: on the training images)',
                 ylim=(0, None)) as axes:
+        axes.locator_params('x', integer=True)
         colours = itertools.cycle(matplotlib.colormaps[palette].colors)
         for (label, log), colour in zip(logs.items(), colours, strict=False):
             lines = runs.read_log(log)[1:]
