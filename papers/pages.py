@@ -1,18 +1,20 @@
 """What `tables.py report` writes: a page for each table with runs, and the README's status table.
 
-A page is results/TABLE/README.md: the table, its plots, and its text from papers/texts.py.
+A page is results/TABLE/README.md: the table, its plots and, between two marks, what was run, how
+settings were chosen and what the numbers do not show. That text is written there by hand, and kept.
 """
 import math
 import re
 
 from papers import catalogue, results
 from papers.commands import command, flags_of, rows_of, split, table_of
-from papers.texts import NEEDS, NOTES, STATUS, TEXTS
+from papers.status import NEEDS, STATUS
 from system import files
 
 # ---- the pages ----------------------------------------------------------------------------------
 
-WRITTEN = '<!-- `python tables.py report` writes this file; its text is in papers/texts.py -->'
+WRITTEN = '<!-- `python tables.py report` writes this file, but for the text between the marks -->'
+MARKS = '<!-- text -->', '<!-- end of text -->'
 # what a column holds
 LEGEND = {
     'ours': '*ours*: {measure}, mean ± standard deviation over n seeds',
@@ -49,14 +51,20 @@ def legend(name, logs):
     return '\n'.join(lines)
 
 
+def between(marks, text):
+    """Return the part of a text from one mark to another; both alone, if it has none."""
+    found = re.search(f'(?s){marks[0]}.*{marks[1]}', text)
+    return found[0] if found else '\n'.join(marks)
+
+
 def page(name, root, logs):
-    """Make the text of ROOT/TABLE/README.md."""
+    """Make ROOT/TABLE/README.md anew, with the text that it has between its marks."""
+    path = root / name / 'README.md'
     parts = [WRITTEN, f'# {results.title(name)}', '\n'.join(results.table_lines(name, logs)),
-             legend(name, logs), TEXTS.get(name, ''),
-             *(note for note, names in NOTES.items() if name in names),
+             legend(name, logs), between(MARKS, path.read_text() if path.exists() else ''),
              CURVES if results.curves_of(name, root, logs) else '',
              TRADEOFF if table_of(name)['pruned'] else '']
-    return '\n\n'.join(filter(None, map(str.strip, parts))) + '\n'
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
 # ---- the status ---------------------------------------------------------------------------------

@@ -140,11 +140,12 @@ def home(two_tables, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, 'STATUS', {'Tables': {'t': ('table 1', ['at', 'teacher']),
                                                      'u': ('table 2', ['own'])}})
     monkeypatch.setattr(pages, 'NEEDS', {'u': 'time'})
-    monkeypatch.setattr(pages, 'TEXTS', {'u-7epochs': 'A caveat.\n'})
     (tmp_path / 'README.md').write_text('before\n<!-- status -->\nold\n<!-- end of status -->\n'
                                         'after\n')
     write_run(tmp_path / 'results/t/teacher/seed0', [3.])
     write_run(tmp_path / 'results/u-7epochs/own/seed0', [10.] * 7)
+    (tmp_path / 'results/u-7epochs/README.md').write_text(
+        'old\n<!-- text -->\nA caveat.\n<!-- end of text -->\nold\n')
     write_run(tmp_path / 'results/t-7epochs/student/seed0', [12.] * 7)
     for name in ('bench', 'nothing-7epochs', 't-8epochs', 'elsewhere'):
         (tmp_path / 'results' / name).mkdir()
@@ -163,7 +164,8 @@ def test_report_writes_status_and_pages(home, monkeypatch):
     assert found == {f'results/{k}' for k in ('t', 'u-7epochs', 't-7epochs')}
     assert all((home / folder / 'curves.png').exists() for folder in found)
     page = (home / 'results/u-7epochs/README.md').read_text()
-    assert '\n# A table, in 7 epochs instead of 1\n' in page and '\n\nA caveat.\n\n![' in page
+    assert '\n# A table, in 7 epochs instead of 1\n' in page
+    assert '\n<!-- text -->\nA caveat.\n<!-- end of text -->\n\n![' in page
     assert '[own](own)' in page and '[none](../t-7epochs/student)' in page
     assert pages.files_to_write(home, pages.read_logs(home / 'results')) == {
         home / 'README.md': text,
@@ -212,8 +214,8 @@ def test_report_is_up_to_date():
     found = pages.read_logs(ROOT / 'results')
     for path, text in pages.files_to_write(ROOT, found).items():
         assert path.read_text() == text, 'run: python tables.py report'
+        assert '<!-- text -->\n<!-- end' not in text, f'{path} says nothing of its numbers'
     assert {path.parent.name for path in ROOT.glob('results/*/README.md')} == set(found)
-    assert set(pages.TEXTS) <= set(found)
     assert '<!-- status -->\n**' in (ROOT / 'README.md').read_text()
 
 
