@@ -184,8 +184,16 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
 
 def basic_residual(blocks, names, head):
     """Make the function of a CIFAR ResNet of `blocks` in each group, whose entries are called by
-    `names`, the linear layer `head`."""
-    block = functools.partial(utils.residual_block, names)
+    `names`, the linear layer `head`. The entries say where there are projections, and BN."""
+    def block(x, params, base, mode, stride, taps):
+        o = utils.conv_bn(x, params, f'{base}.conv1', mode, stride, taps=taps)
+        o = utils.conv_bn(F.relu(o, inplace=True), params, f'{base}.conv2', mode, taps=taps)
+        projection, more = f'{base}.{names.projection}', o.shape[1] - x.shape[1]
+        if projection + '.weight' in params:
+            x = utils.conv_bn(x, params, projection, mode, stride, taps=taps)
+        elif more > 0:      # zeros stand for the new channels
+            x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2))
+        return F.relu(o.add_(x), inplace=True)
 
     def f(inputs, params, mode, base='', taps=None):
         o = F.relu(utils.conv_bn(inputs, params, base + names.stem, mode, taps=taps), inplace=True)

@@ -139,8 +139,20 @@ def define_student(depth, width, num_classes=1000):
 
 def residual(blocks, names):
     """Make the function of a ResNet, basic or bottleneck, of `blocks` in each group, whose entries
-    are called by `names`."""
-    block = functools.partial(utils.residual_block, names)
+    are called by `names`. The entries say the rest: whether there are projections, and BN behind
+    them, or only biases, because BN was folded away."""
+    def block(x, params, base, mode, stride, taps):
+        def there(key):
+            return key in params or key + '.weight' in params
+
+        convs = [k for k in (f'{base}.conv{names.first + i}' for i in range(3)) if there(k)]
+        o, strided, projection = x, convs[-2], f'{base}.{names.projection}'     # the first 3x3 one
+        for key in convs:
+            o = utils.conv_bn(o, params, key, mode, stride if key == strided else 1, taps=taps)
+            o = F.relu(o, inplace=True) if key != convs[-1] else o
+        if there(projection):
+            x = utils.conv_bn(x, params, projection, mode, stride, taps=taps)
+        return F.relu(o.add_(x), inplace=True)
 
     def f(inputs, params, mode, base='', taps=None):
         o = utils.conv_bn(inputs, params, base + names.stem, mode, 2, taps=taps)

@@ -263,27 +263,6 @@ def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool
     return pi.to(y.dtype) * y + shift.to(y.dtype)       # y is bfloat16 under autocast
 
 
-def residual_block(names, x: Tensor, params: dict[str, Tensor], base: str, mode: bool, stride: int,
-                   taps: dict | None) -> Tensor:
-    """Apply a block, called by `names` (weights.architecture.Names), with ReLU after the sum: two
-    3x3 convolutions, or one between two 1x1 ones. The entries say the rest: whether there is a
-    projection (else zeros stand for new channels), and BN, or only biases, as it was folded."""
-    def there(key):
-        return key in params or key + '.weight' in params
-
-    convs = [k for k in (f'{base}.conv{names.first + i}' for i in range(3)) if there(k)]
-    o, strided, projection = x, convs[-2], f'{base}.{names.projection}'     # the first 3x3 one
-    for key in convs:
-        o = conv_bn(o, params, key, mode, stride if key == strided else 1, taps=taps)
-        o = F.relu(o, inplace=True) if key != convs[-1] else o
-    more = o.shape[1] - x.shape[1]
-    if there(projection):
-        x = conv_bn(x, params, projection, mode, stride, taps=taps)
-    elif more > 0:
-        x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2))
-    return F.relu(o.add_(x), inplace=True)
-
-
 def residual_groups(x: Tensor, blocks: tuple, block, name: str, params: dict[str, Tensor],
                     mode: bool, taps: dict | None, first: int = 0) -> tuple:
     """Apply the groups of a residual net, of so many `blocks` each -> the output of each group.
