@@ -191,12 +191,12 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     it is compared with, or None; names of the layers that are looked at; params). Attention is
     drawn from a copy of the generator, so that the images come in the same order as with other
     methods."""
-    layers, plain = source.tapped(opt, start), start
+    layers, unpruned = source.tapped(opt, start), start
     start = pruning.net_to_prune(opt, f, start, size)
-    compared = start if METHODS[opt.method].needs == 'parameters' else plain
-    f_t, kept = source.reference(opt, f, compared, head, layers, pixels, nets.load_net)
-    for name, net, its in (('the net', f, start), ('its teacher', f_t, kept)):
-        fine_tuning.check_shapes(opt, name, net, its, size)
+    compared = start if METHODS[opt.method].needs == 'parameters' else unpruned
+    f_t, reference = source.reference(opt, f, compared, head, layers, pixels, nets.load_net)
+    fine_tuning.check_shapes(opt, 'the net', f, start, size)
+    fine_tuning.check_shapes(opt, 'its teacher', f_t, reference, size)
     attention = attentive.attention_of(opt, f, start, layers, size, generator.clone_state())
 
     def placed(its, fixed=False):
@@ -204,7 +204,7 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 
     # what is compared, not computed with, stays as exact as what is trained
     return f_t, layers, {**utils.with_prefix(placed(start), 'student.'),
-                         **utils.with_prefix(placed(kept, f_t is not None), 'teacher.'),
+                         **utils.with_prefix(placed(reference, f_t is not None), 'teacher.'),
                          **placed(attention)}
 
 
@@ -270,9 +270,9 @@ def check_drawn(opt, made, path):
                          f'flags, so that none of them is tested on')
 
 
-def as_trained(opt, path):
-    """Return the options of the run that a file is of; its --resize is taken unless one is
-    given."""
+def take_resize(opt, path):
+    """Take the --resize of the run that a file is of, unless one is given -> options of that run.
+    """
     made = store.options(path)
     if 'resize' not in opt.given:
         opt.resize = made.get('resize', opt.resize)
@@ -285,7 +285,7 @@ def evaluate(opt, device):
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
-    made = as_trained(opt, path)
+    made = take_resize(opt, path)
     if sets['tests_rest']:
         check_drawn(opt, made, path)
     for k, (name, its) in enumerate(zip(names, made.get('class_names', names), strict=False)):
@@ -315,7 +315,7 @@ def predict(opt, device):
         if opt.skip_broken:
             files, = image_files.without_broken((files,), opt.nthread)
         f, outputs, params, path = nets.load_net(opt.evaluate)
-    made = as_trained(opt, path)
+    made = take_resize(opt, path)
     names = made.get('class_names', [])
     names = names if len(names) == outputs else [f'class {k}' for k in range(outputs)]
     size, pixels = input_of(opt, params, made)

@@ -249,13 +249,13 @@ def alexnet(num_classes=1000):
     for key, ni, no in zip((1, 4, 6), (9216, 4096, 4096), (4096, 4096, num_classes), strict=True):
         params[f'classifier.{key}'] = utils.linear_params(ni, no)
     params = utils.flatten(params)
-    return chain(caffe=False), utils.set_requires_grad_except_bn_(params)
+    return sequential(caffe=False), utils.set_requires_grad_except_bn_(params)
 
 
 ALEXNET_CONVS = (0, 3, 6, 8, 10)
 
 
-def chain(caffe):
+def sequential(caffe):
     """Make the function of AlexNet: torchvision's, or Caffe's reference net (grouped convolutions,
     local response normalisation after pooling, no padding at first, BGR)."""
     def f(inputs, params, mode, base='', taps=None):
@@ -298,8 +298,8 @@ FUNCTIONS = {
     'resnet': lambda found: residual(found.blocks, found.names),
     'preactivation': lambda found: preactivation(found.blocks),
     'mobilenet_v2': lambda found: inverted_residual,
-    'alexnet': lambda found: chain(caffe=False),
-    'caffenet': lambda found: chain(caffe=True),
+    'alexnet': lambda found: sequential(caffe=False),
+    'caffenet': lambda found: sequential(caffe=True),
 }
 
 

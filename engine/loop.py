@@ -1,7 +1,7 @@
 """The training loop of all scripts: epochs, tests, log and checkpoint of one run, or of several.
 
-torchnet's Engine goes through epochs and batches and its meters average; what an epoch adds up
-stays on the device and is read once. Several runs are trained side by side on a GPU, all steps in
+torchnet's Engine goes through epochs and batches; what an epoch adds up stays on the device and is
+read once. Several runs are trained side by side on a GPU, all steps in
 one graph, and in turn on a CPU; either way each ends with the bits that it has when it runs alone.
 """
 import argparse
@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import torch
 from torchnet.engine import Engine
-from torchnet.meter import AverageValueMeter
 
 from engine import graphs, progress, runs, step
 from system import interrupts, processes
@@ -153,16 +152,12 @@ def averages(sums, where):
     """Read what an epoch added up in all processes off the device -> loss, top-1 and top-5 accuracy
     in percent, parts. RunError, if a loss was not finite."""
     n, loss, right, right5, steps, finite, given, *parts = processes.total(sums).tolist()
-    if finite < steps:
+    if finite < steps:      # the sum counts the steps before the first that was not
         raise RunError(f'the loss is not finite in step {int(finite / processes.world()) + 1} of '
                        f'{where}. Try a smaller --lr, a smaller weight of the loss that a method '
                        f'adds, or --dtype float')
     parts = parts[:round(given / max(1, steps))]
-    meters = [AverageValueMeter() for _ in (loss, right, right5, *parts)]
-    for meter, value in zip(meters, (loss, 100 * right, 100 * right5, *parts), strict=True):
-        meter.add(value / n)
-    loss, accuracy, accuracy5, *parts = (meter.value()[0] for meter in meters)
-    return loss, accuracy, accuracy5, parts
+    return loss / n, 100 * right / n, 100 * right5 / n, [part / n for part in parts]
 
 
 def read_sums(t, where, *names):
