@@ -43,7 +43,7 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import flags, graphs, loop, runs, script, step
-from methods import channels, original, source
+from methods import channels, fine_tuned_net, original
 from system import clock
 from system.clock import Way
 from utils import InputError
@@ -319,7 +319,7 @@ def write_source(folder, net):
     # with the statistics of a new net, it would be taken for one whose BN was folded away
     store.write_params({k: v + .01 if k.endswith('_mean') else v for k, v in params.items()},
                        f'{folder}/{net}.pth')
-    counts = [len(params[weight_of(params, k)]) for k in source.stages(params)]
+    counts = [len(params[weight_of(params, k)]) for k in fine_tuned_net.stages(params)]
     pathlib.Path(folder, f'{net}.json').write_text(json.dumps([[1.] * n for n in counts]))
 
 

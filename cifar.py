@@ -21,6 +21,7 @@ from engine import flags, script, step
 from methods import teaching
 from system import processes
 from utils import InputError
+from weights import store
 from weights.architecture import EXTRA_LAYERS, TORCHVISION
 
 # options that a run's name leaves out where they are these
@@ -136,10 +137,10 @@ def resnet(depth, width, num_classes):
         'bn': utils.bnparams(widths[2]),
         'fc': utils.linear_params(widths[2], num_classes),
     })
-    return wide_residual((n, n, n)), utils.set_requires_grad_except_bn_(params)
+    return resnet_f((n, n, n)), utils.set_requires_grad_except_bn_(params)
 
 
-def wide_residual(blocks):
+def resnet_f(blocks):
     """Make the function of a WRN of `blocks` in each group."""
     def block(x, params, base, mode, stride, taps):
         o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
@@ -179,10 +180,10 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
                                        **projection}
             ni = no
     params = utils.flatten({**params, 'fc': utils.linear_params(ni, num_classes)})
-    return basic_residual((n, n, n), TORCHVISION, 'fc'), utils.set_requires_grad_except_bn_(params)
+    return cifar_resnet_f((n, n, n), TORCHVISION, 'fc'), utils.set_requires_grad_except_bn_(params)
 
 
-def basic_residual(blocks, names, head):
+def cifar_resnet_f(blocks, names, head):
     """Make the function of a CIFAR ResNet of `blocks` in each group, whose entries are called by
     `names`, the linear layer `head`. The entries say where there are projections, and BN."""
     def block(x, params, base, mode, stride, taps):
@@ -229,10 +230,10 @@ def nin(width, num_classes, bn=True, pool_relu=True):
         'group2': gen_group_params(2, 3),
         'fc': utils.linear_params(widths[-1], num_classes),
     })
-    return network_in_network, utils.set_requires_grad_except_bn_(params)
+    return nin_f, utils.set_requires_grad_except_bn_(params)
 
 
-def network_in_network(inputs, params, mode, base='', taps=None):
+def nin_f(inputs, params, mode, base='', taps=None):
     """Compute NIN: a layer with `bias` has no BN, one that is called `linear` no ReLU."""
     def layer(x, base):
         weight = params[base + '.conv']
@@ -262,9 +263,9 @@ NETS = {
 
 
 # the kind of an `Architecture` -> function of it that gives the net's function
-FUNCTIONS = {'wrn': lambda found: wide_residual(found.blocks),
-             'cifar_resnet': lambda found: basic_residual(found.blocks, found.names, found.head),
-             'nin': lambda found: network_in_network}
+FUNCTIONS = {'wrn': lambda found: resnet_f(found.blocks),
+             'cifar_resnet': lambda found: cifar_resnet_f(found.blocks, found.names, found.head),
+             'nin': lambda found: nin_f}
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def images_on(device, name, root, validate, pad):
 
 def make_training(opt, device, checkpoint, lines):
     """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
-    f_t, outputs, params_t, _ = teaching.load_teacher(opt.teacher_id, FUNCTIONS)
+    f_t, outputs, params_t, _ = teaching.load_teacher(opt.teacher_id, FUNCTIONS, store.OF_CIFAR)
     pad = opt.randomcrop_pad
     train, test, classes = images_on(device, opt.dataset, opt.dataroot, opt.validate, pad)
     teaching.check_classes(opt.teacher_id, outputs, classes, opt.dataset)

@@ -31,7 +31,16 @@ import nets
 import utils
 from data import arrays, decoded, folder_sets, image_files, image_sets
 from engine import evaluation, flags, loop, predictions, runs, script, step
-from methods import attentive, delta, fine_tuning, gates, importance, losses, pruning, source
+from methods import (
+    attentive,
+    delta,
+    fine_tuned_net,
+    fine_tuning,
+    gates,
+    importance,
+    losses,
+    pruning,
+)
 from methods.losses import METHODS
 from system import processes
 from utils import InputError
@@ -53,7 +62,7 @@ def parse(argv):
     parser = flags.make_parser(__doc__)
     add_data_flags(parser)
     fine_tuning.add_schedule_flags(parser)
-    fine_tuning.add_flags(parser, source.FROZEN)
+    fine_tuning.add_flags(parser, fine_tuned_net.FROZEN)
     pruning.add_flags(parser)
     flags.add_run_flags(parser, batch_size=64, lr=.01, epochs=0, weight_decay=None,
                         epoch_step='[0.67]', lr_decay_ratio=.1, at_map='sum2', at_mode='code')
@@ -178,12 +187,12 @@ def start_of(opt, sets, classes, generator):
     head = architecture_of(params).head
     if not opt.keep_head:
         with runs.drawing_from(generator):
-            params = source.with_new_head(params, head, classes,
-                                          source.bottleneck_of(opt, params), opt.dropout)
+            params = fine_tuned_net.with_new_head(
+                params, head, classes, fine_tuned_net.bottleneck_of(opt, params), opt.dropout)
     elif len(params[head + '.weight']) != classes:
         raise InputError(f'--keep_head: {opt.source} knows {len(params[head + ".weight"])} '
                          f'classes, the data set has {classes}')
-    return f, source.freeze(f, params, opt.freeze, head), head, size, pixels
+    return f, fine_tuned_net.freeze(f, params, opt.freeze, head), head, size, pixels
 
 
 def assemble(opt, f, start, head, size, pixels, device, generator):
@@ -191,10 +200,10 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
     it is compared with, or None; names of the layers that are looked at; params). Attention is
     drawn from a copy of the generator, so that the images come in the same order as with other
     methods."""
-    layers, unpruned = source.tapped(opt, start), start
+    layers, unpruned = fine_tuned_net.tapped(opt, start), start
     start = pruning.net_to_prune(opt, f, start, size)
     compared = start if METHODS[opt.method].needs == 'parameters' else unpruned
-    f_t, reference = source.reference(opt, f, compared, head, layers, pixels, nets.load_net)
+    f_t, reference = fine_tuned_net.reference(opt, f, compared, head, layers, pixels, nets.load_net)
     fine_tuning.check_shapes(opt, 'the net', f, start, size)
     fine_tuning.check_shapes(opt, 'its teacher', f_t, reference, size)
     attention = attentive.attention_of(opt, f, start, layers, size, generator.clone_state())
@@ -260,6 +269,16 @@ def make_training(opt, device, checkpoint, lines, sets, names, steps):
         draws=facts.draws(f, start, size, opt.batch_size // processes.world()))
 
 
+def compare_data(opt, made, path):
+    """Say where the data of a test differ from those of the net's run, which had the options
+    `made`."""
+    for k in ('domain', 'target', 'shift', 'box', 'ten_crop'):
+        its, own = made.get(k), getattr(opt, k)
+        if made.get('dataset') == opt.dataset and its != own:
+            print(utils.shown(f'--{k} was {its or "not given"} in the run of {path}, and is '
+                              f'{own or "not given"} here'))
+
+
 def check_drawn(opt, made, path):
     """Refuse to test a run's net, of the options `made`, on images that it has learnt."""
     same = all(made.get(k) == getattr(opt, k) for k in ('dataset', 'domain'))
@@ -286,6 +305,7 @@ def evaluate(opt, device):
     if outputs != len(names):
         raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
     made = take_resize(opt, path)
+    compare_data(opt, made, path)
     if sets['tests_rest']:
         check_drawn(opt, made, path)
     for k, (name, its) in enumerate(zip(names, made.get('class_names', names), strict=False)):

@@ -134,10 +134,10 @@ def define_student(depth, width, num_classes=1000):
                 params |= layer(f'{base}.{projection}', ni, channels[-1])
             ni = channels[-1]
     params.update(utils.flatten({'fc': utils.linear_params(ni, num_classes)}))
-    return residual(BLOCKS[depth], names), utils.set_requires_grad_except_bn_(params)
+    return resnet_f(BLOCKS[depth], names), utils.set_requires_grad_except_bn_(params)
 
 
-def residual(blocks, names):
+def resnet_f(blocks, names):
     """Make the function of a ResNet, basic or bottleneck, of `blocks` in each group, whose entries
     are called by `names`. The entries say the rest: whether there are projections, and BN behind
     them, or only biases, because BN was folded away."""
@@ -165,7 +165,7 @@ def residual(blocks, names):
     return f
 
 
-def preactivation(blocks):
+def preactivation_f(blocks):
     """Make the function of functional-zoo's resnet-18-at-export: pre-activation basic blocks, whose
     groups' outputs are sums, before normalisation (`affine`) and ReLU."""
     def act(x, params, key, mode, taps):
@@ -213,10 +213,10 @@ def mobilenet_v2(width=1, num_classes=1000):
     params['classifier.1'] = {'weight': torch.randn(num_classes, last) * .01,
                               'bias': torch.zeros(num_classes)}
     params = utils.flatten(params)
-    return inverted_residual, utils.set_requires_grad_except_bn_(params)
+    return mobilenet_v2_f, utils.set_requires_grad_except_bn_(params)
 
 
-def inverted_residual(inputs, params, mode, base='', taps=None):
+def mobilenet_v2_f(inputs, params, mode, base='', taps=None):
     """Compute MobileNetV2; the entries give the channels and what is folded."""
     utils.check_mode(mode)
     strides = [s if not k else 1 for _, _, n, s in INVERTED for k in range(n)]
@@ -249,13 +249,13 @@ def alexnet(num_classes=1000):
     for key, ni, no in zip((1, 4, 6), (9216, 4096, 4096), (4096, 4096, num_classes), strict=True):
         params[f'classifier.{key}'] = utils.linear_params(ni, no)
     params = utils.flatten(params)
-    return sequential(caffe=False), utils.set_requires_grad_except_bn_(params)
+    return alexnet_f(caffe=False), utils.set_requires_grad_except_bn_(params)
 
 
 ALEXNET_CONVS = (0, 3, 6, 8, 10)
 
 
-def sequential(caffe):
+def alexnet_f(caffe):
     """Make the function of AlexNet: torchvision's, or Caffe's reference net (grouped convolutions,
     local response normalisation after pooling, no padding at first, BGR)."""
     def f(inputs, params, mode, base='', taps=None):
@@ -295,11 +295,11 @@ def make_net(arch, width, num_classes):
 
 # the kind of an `Architecture` -> function of it that gives the net's function
 FUNCTIONS = {
-    'resnet': lambda found: residual(found.blocks, found.names),
-    'preactivation': lambda found: preactivation(found.blocks),
-    'mobilenet_v2': lambda found: inverted_residual,
-    'alexnet': lambda found: sequential(caffe=False),
-    'caffenet': lambda found: sequential(caffe=True),
+    'resnet': lambda found: resnet_f(found.blocks, found.names),
+    'preactivation': lambda found: preactivation_f(found.blocks),
+    'mobilenet_v2': lambda found: mobilenet_v2_f,
+    'alexnet': lambda found: alexnet_f(caffe=False),
+    'caffenet': lambda found: alexnet_f(caffe=True),
 }
 
 
@@ -335,7 +335,7 @@ def restored(opt, f, params, device, size, pixels):
 
 def evaluate(opt, device):
     """Test a net from a file, among the classes of the folders."""
-    f, outputs, params, path = teaching.load_net(opt.evaluate, FUNCTIONS)
+    f, outputs, params, path = teaching.load_net(opt.evaluate, FUNCTIONS, known=store.OF_IMAGENET)
     files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
     if opt.skip_broken:
         files, labels = image_files.without_broken((files, labels), opt.nthread)
@@ -354,7 +354,8 @@ def evaluate(opt, device):
 
 def make_training(opt, device, checkpoint, lines):
     """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
-    f_t, outputs, params_t, path = teaching.load_teacher(opt.teacher_params, FUNCTIONS)
+    f_t, outputs, params_t, path = teaching.load_teacher(opt.teacher_params, FUNCTIONS,
+                                                         store.OF_IMAGENET)
     files, test_files, num_classes = folder_sets.image_folders(opt.imagenetpath, opt.validate)
     if opt.skip_broken:
         files, test_files = (image_files.without_broken(s, opt.nthread)

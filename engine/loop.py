@@ -103,8 +103,11 @@ def begin(t, device):
     t.pace = Pace(torch.get_num_threads(), fixed)
     if processes.is_first():
         runs.write_log(t.folder / 'log.txt', t.lines)
+    beyond = 1 < t.opt.epochs < min(t.opt.epoch_step, default=0)
+    stays = beyond and getattr(t.opt, 'schedule', 'step') == 'step'
     print(f'{t.folder}: epochs {t.epoch + 1} to {t.opt.epochs} on {runs.device_name(device)}, '
-          f'{t.opt.dtype}', flush=True)
+          f'{t.opt.dtype}' + f'; the learning rate does not drop before --epoch_step '
+          f'{t.opt.epoch_step}' * stays, flush=True)
 
 
 @torch.no_grad()

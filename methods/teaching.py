@@ -134,14 +134,14 @@ def regressors(f_s, student, f_t, teacher, size, groups):
 
 # ---- the training of a student ------------------------------------------------------------------
 
-def load_net(name, functions, any_head=False):
-    """Load the net of a run, a file of parameters or a known name -> (f, number of classes, params,
-    path), where f(inputs, params, mode, base='', taps=None) gives logits and groups; `functions` as
-    for `architecture.net_of`. Channels that a run has masked are cut. With `any_head`, a net that
-    lacks its head gets one of a single class, of zeros, to be replaced. InputError, if there is no
-    such net, or it is none of the functions'."""
+def load_net(name, functions, any_head=False, known=store.KNOWN):
+    """Load the net of a run, a file of parameters or a name among `known` -> (f, number of classes,
+    params, path), where f(inputs, params, mode, base='', taps=None) gives logits and groups;
+    `functions` as for `architecture.net_of`. Channels that a run has masked are cut. With
+    `any_head`, a net that lacks its head gets one of a single class, of zeros, to be replaced.
+    InputError, if there is no such net, or it is none of the functions'."""
     with processes.first_alone():        # it may have to be downloaded
-        path = store.locate(name)
+        path = store.locate(name, known)
     params = store.read_params(path)
     if any_head:
         params = store.with_some_head(params, architecture.architecture_of(params).head)
@@ -149,9 +149,9 @@ def load_net(name, functions, any_head=False):
     return f, classes, gates.compact(params), path
 
 
-def load_teacher(name, functions):
+def load_teacher(name, functions, known):
     """Do what `load_net` does, but without a `name` give None, 0, {} and None."""
-    return load_net(name, functions) if name else (None, 0, {}, None)
+    return load_net(name, functions, known=known) if name else (None, 0, {}, None)
 
 
 def check_classes(name, outputs, classes, where):

@@ -16,14 +16,17 @@ def table(title, rows, *, epochs, common='', script='cifar.py', medians=False,
     tabulated, in words; value: the accuracy in the log that it comes from. top5: whether to add
     the top-5 error. against: heading of the differences from the rows `plain`. pruned: whether to
     tabulate multiply-adds."""
-    return locals()
+    return dict(title=title, rows=rows, epochs=epochs, common=common, script=script,
+                medians=medians, measure=measure, value=value, top5=top5, against=against,
+                pruned=pruned)
 
 
 def row(label, paper='', source='', options='', plain='', seeds=5, others=''):
     """Make a row: the paper's error in % and its source; the script's options, in which @ROW stands
     for the run of that row with the same seed; the row to compare it with; the number of seeds; the
     errors that others reached, as a range or by name."""
-    return locals()
+    return dict(label=label, paper=paper, source=source, options=options, plain=plain,
+                seeds=seeds, others=others)
 
 
 def choice(label, options, plain=''):

@@ -14,7 +14,7 @@ import papers.rows
 import tables
 import utils
 from engine import runs
-from methods import source
+from methods import fine_tuned_net
 from weights import store
 from weights.architecture import architecture_of
 
@@ -67,13 +67,13 @@ def objective_of(method, *flags, arch='resnet18', shift=()):
     f, _, start, _ = nets.load_net('a.pth')
     start = {k: v.double() for k, v in start.items()}
     head = architecture_of(start).head
-    start = source.with_new_head(start, head, 5, source.bottleneck_of(opt, start))
+    start = fine_tuned_net.with_new_head(start, head, 5, fine_tuned_net.bottleneck_of(opt, start))
     start = {k: v.double() for k, v in start.items()}
     rng = torch.Generator().manual_seed(0)
     moved = {k: v + .01 * torch.randn(v.shape, generator=rng) if not utils.is_statistic(k) else v
              for k, v in start.items()}
     params = {**utils.with_prefix(moved, 'student.'), **utils.with_prefix(start, 'teacher.')}
-    layers = source.tapped(opt, start)
+    layers = fine_tuned_net.tapped(opt, start)
     x = torch.randn(6, 3, 40, 40, generator=rng, dtype=torch.double)
     y = torch.arange(3 if shift else 6) % 5
     return opt, f, params, layers, x, y

@@ -12,7 +12,7 @@ import finetune
 import nets
 import utils
 from engine import runs
-from methods import channels, gates, source
+from methods import channels, fine_tuned_net, gates
 from weights import folding, store
 from weights.architecture import architecture_of
 
@@ -119,7 +119,7 @@ def test_files_in_the_wild(wrap, options):
         expected = net(x)
     torch.testing.assert_close(f(x, params, False), expected)
     torch.testing.assert_close(f(x, folding.fold(params), False), expected)
-    taps = dict.fromkeys(source.stages(params))
+    taps = dict.fromkeys(fine_tuned_net.stages(params))
     f(x, params, False, taps=taps)
     for y, g, j in zip(taps.values(), expected[1], (1, 2, 3), strict=True):
         assert y.shape == g.shape and f'layer{j}.0.conv2' in taps

@@ -19,14 +19,14 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, image_files, image_sets, layouts, published, shapes
 from engine import loop, runs
-from methods import domains, fine_tuning, losses, source
+from methods import domains, fine_tuned_net, fine_tuning, losses
 from system import downloads
 from weights import folding, store
 from weights.architecture import architecture_of
 
 
 def asked(method, mmd_layers='all'):
-    """Options as `source.tapped` looks at them."""
+    """Options as `fine_tuned_net.tapped` looks at them."""
     return types.SimpleNamespace(method=method, mmd_layers=mmd_layers)
 
 
@@ -57,7 +57,7 @@ def test_architectures(arch):
     assert architecture_of(params).arch == arch
     f, classes, _, _ = nets.load_net('logs/a')
     assert classes == 10
-    last = source.tapped(asked('feature_map'), params)
+    last = fine_tuned_net.tapped(asked('feature_map'), params)
     assert len(last) == (3 if arch.startswith('wrn') else 4)
     taps = dict.fromkeys(last)
     groups = f(torch.randn(2, 3, 64, 64), params, False, taps=taps)[1]
@@ -70,7 +70,7 @@ def test_architectures(arch):
 def test_tapped_layers_are_there_and_are_known_by_name(arch):
     _, params = nets.new_net(arch, 3)
     assert architecture_of(params).arch == arch
-    found = source.tapped(asked('delta'), params)
+    found = fine_tuned_net.tapped(asked('delta'), params)
     expected = {'resnet101': ['layer1.2.conv3', 'layer2.3.conv3', 'layer3.22.conv3',
                               'layer4.2.conv3'],
                 'resnet34': [f'group{j}.block{i}.conv1' for j, i in enumerate((2, 3, 5, 2))],
@@ -90,7 +90,7 @@ def test_torchvisions_names_of_resnet18():
             k = k.replace(f'layer{j}', f'layer{j + 1}')
         new[k.replace('bndim', 'downsample.1') + ('.weight' if v.ndim == 4 else '')] = v
     assert architecture_of(new).arch == 'resnet18'
-    assert source.tapped(asked('delta'), new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
+    assert fine_tuned_net.tapped(asked('delta'), new) == [f'layer{j}.1.conv2' for j in (1, 2, 3, 4)]
     assert nets.net_of(new, 'a file')[1] == 3
 
 
@@ -180,10 +180,11 @@ def test_dan_of_the_bottleneck_alone_is_behind_relu_and_dropout(estimator):
 
 def test_alexnets_dan_takes_its_three_last_layers():
     _, params = nets.new_net('alexnet', 3)
-    assert source.tapped(asked('dan'), params) == ['classifier.1', 'classifier.4', 'classifier.6']
+    found = fine_tuned_net.tapped(asked('dan'), params)
+    assert found == ['classifier.1', 'classifier.4', 'classifier.6']
     opt = finetune.parse(['--method', 'dan', '--shift', '1', '--arch', 'alexnet', '--dataset',
                           'shapes'])
-    assert source.bottleneck_of(opt, params) == 0
+    assert fine_tuned_net.bottleneck_of(opt, params) == 0
 
 
 @pytest.mark.parametrize('sp', ['conv', 'all'])
@@ -191,7 +192,7 @@ def test_l2_sp_compares_what_it_should(sp):
     write_net()
     opt = finetune.parse([*FLAGS, '--source', 'source.pth', '--method', 'l2_sp', '--sp', sp])
     f, _, start, _ = nets.load_net('source.pth')
-    f_t, kept = source.reference(opt, f, start, 'fc', [], 'torchvision', nets.load_net)
+    f_t, kept = fine_tuned_net.reference(opt, f, start, 'fc', [], 'torchvision', nets.load_net)
     assert f_t is None and not any(k.startswith('fc') or 'running' in k for k in kept)
     assert ('bn0.weight' in kept) == (sp == 'all') and 'group1.block0.conv0' in kept
 
@@ -388,8 +389,11 @@ def test_evaluation(capsys):
     assert f'top-1 error {100 - z["test_acc"]:.2f} %' in said and 'of 64 images' in said
     first, last = runs.read_log('logs/e/log.txt')
     assert first['sha256'] == downloads.sha256_of('logs/a/model.pt7')
+    assert 'in the run of' not in said
     finetune.main([*FLAGS, '--evaluate', 'logs/a', '--ten_crop', '--dtype', 'float'])
-    assert 'top-1 error' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'top-1 error' in said
+    assert '--ten_crop was not given in the run of logs/a/model.pt7, and is True here' in said
 
 
 def test_a_wrn_is_tested_as_it_was_trained(capsys):
@@ -560,7 +564,7 @@ def test_channel_weights_of_another_run_in_the_folder_are_not_taken():
     assert json.loads(pathlib.Path('logs/a/channel_weights.json').read_text()) != old
 
 
-@pytest.mark.parametrize('freeze', source.FROZEN)
+@pytest.mark.parametrize('freeze', fine_tuned_net.FROZEN)
 def test_features_with_frozen_parts(freeze):
     write_net(arch='mobilenet_v2')
     z = call('logs/a', '--method', 'feature_map', '--freeze', freeze)[-1]

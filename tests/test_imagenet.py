@@ -374,6 +374,7 @@ def test_weights_of_another_net(fails, shapes_folder):
         status, said = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', shapes_folder,
                              '--teacher_params', file, '--beta', 1, '--save', 'logs/a')
         assert status == 2 and message in said and len(said.splitlines()) == 1
+    assert 'resnet34' in said and 'cifar10' not in said
 
 
 def test_held_out_images_come_from_the_training_set(shapes_folder):

@@ -11,7 +11,7 @@ import cifar
 import imagenet
 import nets
 import utils
-from methods import channels, gates, pruning, source
+from methods import channels, fine_tuned_net, gates, pruning
 from utils import InputError
 from weights import facts, folding
 from weights.architecture import architecture_of
@@ -35,7 +35,8 @@ MADE = {
     'torchvision18': lambda: torchvisions(imagenet.define_student(18, .25, 7)[1]),
     'resnet50': lambda: imagenet.define_student(50, .125, 7)[1],
     'mobilenet_v2': lambda: imagenet.mobilenet_v2(.25, 7)[1],
-    'bottleneck': lambda: source.with_new_head(MADE['mobilenet_v2'](), 'classifier.1', 7, 5),
+    'bottleneck': lambda: fine_tuned_net.with_new_head(
+        MADE['mobilenet_v2'](), 'classifier.1', 7, 5),
     'wrn': lambda: cifar.resnet(10, 1, 7)[1],
     'cifar_resnet': lambda: cifar.cifar_resnet(8, 1, 7)[1],
     'preactivation': at_export,

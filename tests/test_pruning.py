@@ -11,7 +11,7 @@ import imagenet
 import nets
 import utils
 from engine import runs
-from methods import channels, gates, source
+from methods import channels, fine_tuned_net, gates
 from weights import facts, store
 from weights.architecture import architecture_of
 
@@ -40,7 +40,7 @@ def test_a_cut_net_is_what_was_tested(arch, kind, capsys):
     whole = store.read_params('source.pth')
     f, _, params, _ = nets.load_net('logs/a')
     g, classes, cut, _ = nets.load_net('cut.pth')
-    with_head = source.with_new_head(whole, architecture_of(whole).head, classes)
+    with_head = fine_tuned_net.with_new_head(whole, architecture_of(whole).head, classes)
     before = facts.multiply_adds(f, with_head, 40)
     after = facts.multiply_adds(g, cut, 40)
     assert last['multiply_adds_before'] == before and last['multiply_adds'] == after
@@ -115,7 +115,7 @@ def test_one_phase_removes_before_training():
     write_net()
     call('logs/a', *PHASES, '--prune', 'magnitude', '--phases', 1)
     f = nets.load_net('source.pth')[0]
-    whole = source.with_new_head(store.read_params('source.pth'), 'fc', 10)
+    whole = fine_tuned_net.with_new_head(store.read_params('source.pth'), 'fc', 10)
     keep = channels.to_target(f, whole, channels.by_magnitude(whole), 40, PART)
     assert torch.equal(on_off(channels.masked(whole, keep)), on_off(student('logs/a')))
 

@@ -28,13 +28,13 @@ OF_IMAGENET = {
     'resnet-34-export': (f'{ZOO_HOST}/resnet-34-export.pth', '', (26.72, 8.74)),
     'resnet-18-at-export': (f'{ZOO_HOST}/resnet-18-at-export.pth', '', (29.44, 10.12)),
 }
-KNOWN = {
-    **OF_IMAGENET,
+OF_CIFAR = {
     'cifar10_resnet20': (f'{CIFAR_HOST}/resnet20-12fca82f.th', '12fca82f', (8.27,)),
     'cifar10_resnet32': (f'{CIFAR_HOST}/resnet32-d509ac18.th', 'd509ac18', (7.37,)),
     'cifar10_resnet44': (f'{CIFAR_HOST}/resnet44-014dd654.th', '014dd654', (6.90,)),
     'cifar10_resnet56': (f'{CIFAR_HOST}/resnet56-4bfd9763.th', '4bfd9763', (6.61,)),
 }
+KNOWN = {**OF_IMAGENET, **OF_CIFAR}
 # what was trained beside the net, and is no part of it
 HELPERS = ('regressor.', 'attention.')
 # counters of torch's batch normalisation, and of a package that counts multiply-adds
@@ -233,16 +233,16 @@ def from_caffe(params):
 
 # ---- names --------------------------------------------------------------------------------------
 
-def locate(name):
+def locate(name, known=KNOWN):
     """Find the file of parameters that a name stands for -> its path: a run under logs/, a run's
-    folder, a file, or a key of KNOWN, which is downloaded into torch's folder of weights if need
+    folder, a file, or a key of `known`, which is downloaded into torch's folder of weights if need
     be. InputError, if there is no such file."""
     logs = pathlib.Path('logs')
     for path in (logs / name / 'model.pt7', pathlib.Path(name) / 'model.pt7', pathlib.Path(name)):
         if os.path.isfile(path):
             return path
-    if name in KNOWN:
-        url, sha256, _ = KNOWN[name]
+    if name in known:
+        url, sha256, _ = known[name]
         return download_file(url, pathlib.Path(torch.hub.get_dir(), 'checkpoints'), sha256)
     if os.path.isdir(name):
         raise InputError(f'{name} is a folder without the model.pt7 of a run. Checkpoints in '
@@ -250,11 +250,11 @@ def locate(name):
                          f'tables.py run TABLE --root logs)')
     if os.path.exists(name):
         check_regular(name)
-    known = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
-    more = ', ...' if len(known) > 20 else ''
+    found = sorted(str(p.parent.relative_to(logs)) for p in logs.glob('**/model.pt7'))
+    more = ', ...' if len(found) > 20 else ''
     raise InputError(f'there is no net {name}: it is neither a run nor a file. Runs under logs/: '
-                     f'{", ".join(known[:20]) or "none"}{more}. Nets that can be downloaded: '
-                     f'{", ".join(KNOWN)}')
+                     f'{", ".join(found[:20]) or "none"}{more}. Nets that can be downloaded: '
+                     f'{", ".join(known)}')
 
 
 # ---- writing ------------------------------------------------------------------------------------

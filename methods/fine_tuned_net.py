@@ -1,5 +1,5 @@
-"""What fine-tuning makes of its source, a new head and frozen parts; which layers it looks at, and
-what it compares them with."""
+"""The net that is fine-tuned: its new head and its frozen parts; which of its layers a method looks
+at, and what it compares them with."""
 import torch
 
 import utils
