@@ -51,8 +51,8 @@ from weights.architecture import architecture_of, input_of
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
-         'channel_attention': 'fc', 'mmd': 'biased', 'mmd_layers': 'all', 'dropout': 0,
-         'nesterov': False, 'prune': '', **pruning.DEFAULTS}
+         'channel_attention': 'fc', 'fixed_attention': '', 'mmd': 'biased', 'mmd_layers': 'all',
+         'dropout': 0, 'nesterov': False, 'prune': '', **pruning.DEFAULTS}
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
 # ---- training and evaluation --------------------------------------------------------------------
 
 RESTORED = 512      # images for the statistics of batch normalisation that is restored
-SEEN = 5000         # images, at most, for those of gates
+SEEN = 5000         # images, at most, for those of gates, and for the mean of attention
 
 
 def given_net(opt, sets, classes):
@@ -248,6 +248,9 @@ def make_training(opt, device, checkpoint, lines, sets, names, steps):
         found = delta.channel_weights(opt, f, utils.without_prefix(params, 'student.'), head,
                                       layers, lambda: its.batches(order), checkpoint)
         params |= {f'teacher.channel_weights.{k}': v.to(device) for k, v in found.items()}
+    seen = images_of(opt, arrays.some_of(sets['train'], SEEN), size, pixels, device)
+    if opt.fixed_attention:
+        params = attentive.with_fixed(opt, f_t, params, layers, seen.batches())
     count = opt.steps_per_epoch * opt.batch_size
     learn = images('train', train=True, count=count)
     if METHODS[opt.method].needs == 'target':
@@ -256,7 +259,6 @@ def make_training(opt, device, checkpoint, lines, sets, names, steps):
     state = step.new_state(torch.compile(objective) if opt.compile else objective, params,
                            opt.dtype, groups=fine_tuning.parameter_groups(opt, params, head),
                            nesterov=opt.nesterov)
-    seen = images_of(opt, arrays.some_of(sets['train'], SEEN), size, pixels, device)
     tested = images('test')
     return loop.Training(
         opt, state, learn, images('test', ten=opt.ten_crop), classes, generator, checkpoint, lines,

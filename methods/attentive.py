@@ -9,14 +9,16 @@ Its parameters are entries of a net's dict under 'attention.<layer>.', which say
 The channel attention of AFD and of AFA's second stage (ACT) is one function: they differ in their
 initial entries, and in a bias.
 """
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 
-from engine import runs
+from engine import runs, step
+from system import processes
 from utils import at_least_float, flatten, without_prefix
-from weights import facts
+from weights import facts, store
 
 # ---- initial entries, for features (C, H, W) of a layer -----------------------------------------
 
@@ -83,6 +85,8 @@ def channel_attention(x, params, base):
     """Compute attention to the channels of the source's features (B, C, H, W), by the entries under
     `base` -> (B, C), of sum 1 (AFD; ACT, Eq. 7)."""
     own = without_prefix(params, base + '.')
+    if 'fixed' in own:
+        return own['fixed'].expand(len(x), -1)
     if 'squeeze.weight' in own:
         o = F.relu(F.linear(x.mean((2, 3)), own['squeeze.weight'], own['squeeze.bias']))
         o = at_least_float(F.linear(o, own['excite.weight'], own['excite.bias'])).sigmoid()
@@ -95,6 +99,8 @@ def spatial_attention(x, params, base):
     """Compute attention to the positions of the source's features (B, C, H, W), by the entries
     under `base` -> (B, H, W), of sum 1 (AST, Eq. 5)."""
     own = without_prefix(params, base + '.')
+    if 'fixed' in own:
+        return own['fixed'].expand(len(x), -1, -1)
     o = F.relu(F.linear(x.mean(1).flatten(1), own['hidden.weight']))
     o = at_least_float(F.linear(o, own['out.weight'], own['out.bias'])).softmax(1)
     return o.unflatten(1, x.shape[2:])
@@ -105,3 +111,39 @@ def entropy(attention):
     mean over the batch."""
     p = attention.flatten(1)
     return torch.special.entr(p).sum(1).mean() / math.log(max(2, p.shape[1]))
+
+
+# ---- fixed attention ----------------------------------------------------------------------------
+
+def with_fixed(opt, f, params, layers, batches):
+    """Replace the attention in the params of a training by that of the run --fixed_attention, the
+    mean over the images in `batches`: entries '<base>.fixed', (C,) or (H, W) of sum 1, which are
+    not trained. f: the source's function. InputError, if that run has not learned such attention.
+    """
+    drawn = {k: v for k, v in params.items() if k.startswith('attention.')}
+    path = store.locate(opt.fixed_attention)
+    learned = {k: v for k, v in store.checkpoint(path)['params'].items()
+               if k.startswith('attention.')}
+    store.check_same(learned, drawn, path)
+    params = {**params, **{k: learned[k].to(v) for k, v in drawn.items()}}
+    found = processes.from_first(lambda: means(opt, f, params, layers, batches))
+    device = next(iter(drawn.values())).device
+    return {**{k: v for k, v in params.items() if k not in drawn},
+            **{k: v.to(device) for k, v in found.items()}}
+
+
+@torch.no_grad()
+def means(opt, f, params, layers, batches):
+    """Average attention over batches of images -> {'<base>.fixed': (C,) or (H, W)}, on the CPU."""
+    sums, n = {}, 0
+    for inputs, _ in batches:
+        taps = {f'teacher.{k}': None for k in layers}
+        with step.precision(opt.dtype, inputs.device):
+            f(inputs, params, False, 'teacher.', taps=taps)
+            for layer, part in itertools.product(layers, ('', '.ast', '.act')):
+                base, x = f'attention.{layer}{part}', taps[f'teacher.{layer}']
+                attend = spatial_attention if f'{base}.out.bias' in params else channel_attention
+                if {f'{base}.out.weight', f'{base}.excite.weight'} & set(params):
+                    sums[base] = sums.get(base, 0) + attend(x, params, base).sum(0).cpu()
+        n += len(inputs)
+    return {f'{base}.fixed': v / n for base, v in sums.items()}

@@ -51,6 +51,9 @@ def add_flags(parser, frozen):
                    'its norm before features are compared')
     t.add_argument('--channel_attention', default='fc', choices=['fc', 'se'], help='afd: from each '
                    'flattened map, as in the paper (fc), or by squeeze and excitation (se)')
+    t.add_argument('--fixed_attention', default='', metavar='RUN', help='afd, ast, act, ast_act: '
+                   'instead of learning attention, take that of a run of the same method, the mean '
+                   'over training images')
     t.add_argument('--keep_head', action='store_true', help='keep the head of --source, as '
                    "AFA's second stage (act) does with the net of its first (ast)")
     t.add_argument('--channel_weights', default='', metavar='FILE', help='delta: compute, which '
@@ -70,6 +73,7 @@ def check_flags(opt):
     of_features = [k for k, m in methods.items() if m.positions]
     meant = {'alpha': [k for k, m in methods.items() if m.losses], 'positions': of_features,
              'normalize_features': of_features, 'sp': ['l2_sp'], 'channel_attention': ['afd'],
+             'fixed_attention': list(attentive.ENTRIES),
              'temperature': ['kd'], 'at_groups': ['at'], 'mmd': ['dan'], 'mmd_layers': ['dan']}
     for name, its in meant.items():
         if name in opt.given and opt.method not in its:

@@ -14,7 +14,7 @@ STATUS = {
         'cifar100': ('KD and AT: CIFAR-100, nine nets', ['wrn_16_2_at_wrn_40_2']),
         'finetuning': ('L2-SP and DELTA: six data sets', ['dogs_delta']),
         'afa': ('AFA, table 3: five data sets', ['resnet101_dogs_act']),
-        'afa-ablations': ('AFA, tables 4, 5, 7, 8 and 10: its parts', ['resnet101_dogs_ast']),
+        'afa-ablations': ('AFA, tables 4, 5 and 7 to 10: its parts', ['resnet101_dogs_ast']),
         'afds': ('AFDS: six data sets', ['dogs_afds_10x']),
         'office31-alexnet': ('DDC and DAN: Office-31, AlexNet', ['amazon_webcam_dan']),
         'office31-resnet50': ('DDC and DAN: Office-31, ResNet-50', ['amazon_webcam_dan']),

@@ -176,6 +176,43 @@ def test_attention_is_trained_and_is_no_part_of_the_net():
     assert any('excite' in k for k in student('logs/s'))
 
 
+@pytest.mark.parametrize('method', ['ast', 'ast_act'])
+def test_attention_can_be_fixed_to_the_mean_over_images(method, monkeypatch):
+    """With a learning rate of nearly zero the logged entropy is that of the mean; it stays in
+    training, and a continued run goes on with it."""
+    write_net()
+    flags = ['--method', method, '--alpha', 1e-4, '--dtype', 'double']
+    call('logs/a', *flags)
+    seen, real = [], attentive.spatial_attention
+    monkeypatch.setattr(attentive, 'spatial_attention', lambda x, params, base: seen.append(
+        (base, real(x, params, base))) or seen[-1][1])
+    call('logs/b', *flags, '--fixed_attention', 'logs/a', '--iterations', 2)
+    fixed = {k: v for k, v in student('logs/b').items() if k.startswith('attention.')}
+    maps = {k: torch.cat([a for base, a in seen if f'{base}.fixed' == k])
+            for k in fixed if not k.endswith('.act.fixed')}
+    assert len(maps) == 4 and len(fixed) == (4 if method == 'ast' else 8)
+    for k, v in fixed.items():
+        torch.testing.assert_close(v.sum(), torch.ones((), dtype=v.dtype))
+        if k in maps:
+            assert maps[k].std(0).max() > 0     # of images that differ
+            torch.testing.assert_close(v, maps[k].mean(0))
+    z = call('logs/b', *flags, '--fixed_attention', 'logs/a')[-1]
+    assert all(v.equal(student('logs/b')[k]) for k, v in fixed.items())
+    assert z['attention_entropy'][:4] == pytest.approx([
+        attentive.entropy(maps[k][None].mean(1)).item() for k in maps])
+
+
+def test_fixed_attention_is_that_of_the_same_method(fails):
+    write_net()
+    call('logs/a', '--method', 'ast', '--alpha', 1e-4)
+    for method, run, message in (('act', 'logs/a', 'of another architecture'),
+                                 ('l2', 'logs/a', 'means nothing for --method l2'),
+                                 ('ast', 'source.pth', 'no checkpoint of a run')):
+        status, said = fails(finetune.main, *FLAGS, '--source', 'source.pth', '--method', method,
+                             '--fixed_attention', run, '--save', 'logs/b')
+        assert status == 2 and message in said and not pathlib.Path('logs/b').exists()
+
+
 def test_stage_two_starts_from_stage_one():
     """With its last layer, and with it as the source: at first there is no distance but by batch
     normalisation in training."""
