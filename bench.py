@@ -125,10 +125,10 @@ def without_end(epoch):
     return itertools.chain.from_iterable(iter(epoch, None))
 
 
-def training(its, bench, *flags):
-    """Make the `loop.Training` of a script by its flags."""
+def training(its, bench, *words):
+    """Make the `loop.Training` of a script from words of its command line."""
     opt = its.parse(['--dtype', bench.dtype, '--batch_size', str(bench.batch_size), '--nthread',
-                     '0', *flags])
+                     '0', *words])
     script.set_up(opt)
     with contextlib.redirect_stdout(None):      # the teacher's error, on images that mean nothing
         prepared = finetune.prepare(opt, DEVICE) if its is finetune else ()
@@ -186,11 +186,11 @@ def random_images(bench):
 def cifar_flags(case, folder):
     """Return the flags of cifar.py for a case, with a small learning rate: the images are noise."""
     (depth, width), *teacher = (net.split('-') for net in nets_of(case))
-    flags = ['--dataset', 'random', '--depth', depth, '--width', width, '--lr', '1e-3']
+    words = ['--dataset', 'random', '--depth', depth, '--width', width, '--lr', '1e-3']
     if teacher:
-        flags += ['--teacher_id', f'{folder}/{"-".join(*teacher)}.pth', '--alpha', '.9',
+        words += ['--teacher_id', f'{folder}/{"-".join(*teacher)}.pth', '--alpha', '.9',
                   '--beta', '0' if case.endswith(':kd') else '1e3']
-    return flags
+    return words
 
 
 def cifar_published(bench, case, folder, data=True):
@@ -204,7 +204,7 @@ def cifar_published(bench, case, folder, data=True):
     return original.make_step(opt, cifar.NETS[opt.model](opt, CLASSES), teacher, batches, DEVICE)
 
 
-def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, keep_memory=True,
+def cifar_trainings(bench, case, folder, count=1, words=(), per_image=False, keep_memory=True,
                     nchw=False):
     """Yield `count` runs of cifar.py, which differ in the order of their images; the other options
     take parts of our way out of it."""
@@ -212,7 +212,7 @@ def cifar_trainings(bench, case, folder, count=1, flags=(), per_image=False, kee
         script.keep_memory = lambda: None
     images = random_images(bench)
     for seed in range(count):
-        t = training(cifar, bench, *cifar_flags(case, folder), *flags, '--seed', str(seed))
+        t = training(cifar, bench, *cifar_flags(case, folder), *words, '--seed', str(seed))
         train = t.train
         if per_image:
             train = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
@@ -233,7 +233,7 @@ def cifar_ours(bench, case, folder, data=True, graph=CUDA, **how):
 
 
 ABLATED = {'ours, not keep_memory': dict(keep_memory=False), 'ours, in NCHW': dict(nchw=True),
-           'ours, in float': dict(flags=('--dtype', 'float')),
+           'ours, in float': dict(words=('--dtype', 'float')),
            'ours, data per image': dict(per_image=True)}
 
 
@@ -242,14 +242,14 @@ def ways_of_cifar(bench, case, folder, cuda):
     what, n = (bench, case, folder), bench.batch_size
     ways = {'ours': {}, 'ours, no data': dict(data=False)}
     ways |= {'ours, not captured': dict(graph=False)} if cuda else {}
-    ways |= {'ours, compiled': dict(flags=('--compile',))} if cuda or bench.compile else {}
+    ways |= {'ours, compiled': dict(words=('--compile',))} if cuda or bench.compile else {}
     ways |= {f'ours, {k} runs at once': dict(count=k) for k in (4, 8) if cuda}
     ways |= ABLATED if bench.ablate else {}
     return {
         'published': Way(partial(cifar_published, *what), n, 'float', bench.nthread),
         'published, no data': Way(partial(cifar_published, *what, data=False), n, 'float'),
         **{name: Way(partial(cifar_ours, *what, **how), n * how.get('count', 1),
-                     'float' if 'float' in how.get('flags', ()) else bench.dtype,
+                     'float' if 'float' in how.get('words', ()) else bench.dtype,
                      bench.nthread if how.get('per_image') else 0) for name, how in ways.items()}}
 
 
@@ -279,13 +279,13 @@ def imagenet_input(bench, files, read=None):
 
 def imagenet_step(bench, root, classes, teacher='', plain=False):
     """Make a step of ResNet-18 on one batch, alone or by AT from a teacher's file."""
-    flags = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3', '--validate', '1']
-    flags += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
+    words = ['--imagenetpath', root, '--size', str(CROP), '--lr', '1e-3', '--validate', '1']
+    words += ['--teacher_params', teacher, '--beta', '1e3'] if teacher else []
     if not plain:
-        return steps([on_one_batch(training(imagenet, bench, *flags))])
+        return steps([on_one_batch(training(imagenet, bench, *words))])
     by, n = nets.load_net(teacher)[::2] if teacher else None, bench.batch_size
     batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
-    return original.make_step(imagenet.parse(flags), imagenet.define_student(18, 1, classes), by,
+    return original.make_step(imagenet.parse(words), imagenet.define_student(18, 1, classes), by,
                               itertools.repeat(batch), DEVICE)
 
 
@@ -325,10 +325,10 @@ def write_source(folder, net):
 
 def finetune_step(bench, folder, net, method):
     """Make a step of finetune.py by a method, on one batch."""
-    flags = ['--channel_weights', f'{folder}/{net}.json'] if method == 'delta' else []
+    words = ['--channel_weights', f'{folder}/{net}.json'] if method == 'delta' else []
     return steps([on_one_batch(training(
         finetune, bench, '--dataroot', folder, '--source', f'{folder}/{net}.pth', '--size',
-        str(bench.size), '--method', method, '--lr', '1e-6', *flags))])
+        str(bench.size), '--method', method, '--lr', '1e-6', *words))])
 
 
 def channels_to_keep(bench, net):

@@ -137,10 +137,10 @@ def resnet(depth, width, num_classes):
         'bn': utils.bnparams(widths[2]),
         'fc': utils.linear_params(widths[2], num_classes),
     })
-    return resnet_f((n, n, n)), utils.set_requires_grad_except_bn_(params)
+    return wrn_f((n, n, n)), utils.set_requires_grad_except_bn_(params)
 
 
-def resnet_f(blocks):
+def wrn_f(blocks):
     """Make the function of a WRN of `blocks` in each group."""
     def block(x, params, base, mode, stride, taps):
         o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
@@ -263,7 +263,7 @@ NETS = {
 
 
 # the kind of an `Architecture` -> function of it that gives the net's function
-FUNCTIONS = {'wrn': lambda found: resnet_f(found.blocks),
+FUNCTIONS = {'wrn': lambda found: wrn_f(found.blocks),
              'cifar_resnet': lambda found: cifar_resnet_f(found.blocks, found.names, found.head),
              'nin': lambda found: nin_f}
 

@@ -263,12 +263,12 @@ def make_training(opt, device, checkpoint, lines, sets, names, steps):
     return loop.Training(
         opt, state, learn, images('test', ten=opt.ten_crop), classes, generator, checkpoint, lines,
         validation=images('validation', ten=opt.ten_crop) if opt.validate else None,
-        told={'class_names': names},
+        log_extra={'class_names': names},
         weight=lambda epoch: opt.alpha, rate=functools.partial(fine_tuning.rate, opt, steps),
         on_epoch=lambda epoch: pruning.begin_phase(opt, f, params, epoch, size, seen.batches()),
         logged=lambda lines: {**fine_tuning.logged(lines),
                               **pruning.sizes(opt, lines, f, params, size, tested)},
-        draws=facts.draws(f, start, size, opt.batch_size // processes.world()))
+        is_random=facts.is_random(f, start, size, opt.batch_size // processes.world()))
 
 
 def compare_data(opt, made, path):

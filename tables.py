@@ -54,10 +54,10 @@ def teachers(words, states):
 def in_common(words, alone):
     """Return a value that is equal for commands that one process can run, and unique for a run that
     needs a process of its own; `alone` are the folders of further runs that do."""
-    flags = flags_of(words)
-    if ALONE & set(flags) or save_of(words) in alone:
+    given = flags_of(words)
+    if ALONE & set(given) or save_of(words) in alone:
         return save_of(words)
-    return words[0], {flag: values for flag, values in flags.items() if flag in SHARED}
+    return words[0], {flag: values for flag, values in given.items() if flag in SHARED}
 
 
 def side_by_side(commands, places, size, alone=()):

@@ -123,8 +123,8 @@ def demo_net():
         print(f'no --model: training a net on shapes into {folder}, once; this takes '
               f'about a minute on a CPU', flush=True)
         # in a process of its own, as the table does it: the log names the process's command
-        script = pathlib.Path(__file__).with_name(words[0])
-        status = subprocess.run([sys.executable, script, *words[1:]]).returncode
+        path = pathlib.Path(__file__).with_name(words[0])
+        status = subprocess.run([sys.executable, path, *words[1:]]).returncode
         if status:      # it has said why
             sys.exit(status)
     return folder

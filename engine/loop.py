@@ -31,7 +31,7 @@ class Training:
 
     opt: the options, those of engine/script.py and the script's own
     train, test, validation: sets, `data.arrays.Images`; the last is a further test set, if any
-    generator: of order and augmentation; where there is dropout (`draws`), of that too
+    generator: of order and augmentation; where there is dropout (`is_random`), of that too
     checkpoint, lines: what `runs.previous` found to go on from
     weight(epoch): the objective's `weight` in an epoch; epochs count from 1
     objective(epoch): the objective of an epoch, where that is not the state's in all of them
@@ -40,7 +40,7 @@ class Training:
     logged(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
     on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then gives
         True: the momenta become zero
-    told: what log and checkpoint say of the whole run, beside its options
+    log_extra: what log and checkpoint say of the whole run, beside its options
     """
     opt: argparse.Namespace
     state: step.State
@@ -56,14 +56,14 @@ class Training:
     rate: Callable | None = None
     logged: Callable = lambda lines: {}
     on_epoch: Callable = lambda epoch: False
-    draws: bool = False
-    told: dict = dataclasses.field(default_factory=dict)
+    is_random: bool = False
+    log_extra: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.epoch = self.checkpoint['epoch'] if self.checkpoint else 0     # the last finished one
         self.kept = self.epoch      # that of the last checkpoint
         self.steps, self.seconds, self.saved = 0, 0., -math.inf
-        self.failure, self.news, self.pace = '', {}, None
+        self.failure, self.continued, self.pace = '', {}, None
         self.tasks = {name: self.task(name) for name in ('train', 'validation', 'test')
                       if getattr(self, name)}
 
@@ -92,13 +92,13 @@ def learning_rate(opt, epoch):
 
 def begin(t, device):
     """Go on from the checkpoint, if there is one; write the log's first line."""
-    if t.draws and device.type == 'cuda':
+    if t.is_random and device.type == 'cuda':
         torch.cuda.manual_seed(t.opt.seed)
     if t.checkpoint:
         load_checkpoint(t, device)
     here = runs.environment(t.opt, device)
-    t.news = {'continued': here} if t.lines else {}
-    t.lines = t.lines or [{**vars(t.opt), **t.told, **here}]
+    t.continued = {'continued': here} if t.lines else {}
+    t.lines = t.lines or [{**vars(t.opt), **t.log_extra, **here}]
     fixed = t.opt.deterministic or device.type != 'cpu' or processes.world() > 1
     t.pace = Pace(torch.get_num_threads(), fixed)
     if processes.is_first():
@@ -183,13 +183,13 @@ def log_epoch(t, z, device, save):
     t.lines.append({**vars(opt), **z, 'epoch': t.epoch, 'beta_now': t.weight(t.epoch),
                     'num_classes': t.classes, 'n_parameters': sum(
                         v.numel() for k, v in own.momenta.items() if k.startswith('student.')),
-                    'threads': t.pace.most_used(), **t.news})
+                    'threads': t.pace.most_used(), **t.continued})
     t.lines[-1].update(t.logged(t.lines))
-    t.news = {}
+    t.continued = {}
     if processes.is_first():
         if save or t.is_done or time.monotonic() - t.saved >= opt.save_every:
-            cuda = [torch.cuda.get_rng_state()] if t.draws and device.type == 'cuda' else []
-            runs.save_checkpoint(t.folder, {**vars(opt), **t.told}, t.lines[-1], own,
+            cuda = [torch.cuda.get_rng_state()] if t.is_random and device.type == 'cuda' else []
+            runs.save_checkpoint(t.folder, {**vars(opt), **t.log_extra}, t.lines[-1], own,
                                  dict(cpu=t.generator.get_state(), cuda=cuda))
             t.saved, t.kept = time.monotonic(), t.epoch
         runs.write_log(t.folder / 'log.txt', t.lines)
@@ -231,7 +231,7 @@ def in_turn(trainings, name):
     for t in trainings:
         begun = time.perf_counter()
         batches = getattr(t, name).epoch(t.generator)
-        with runs.drawing_from(t.generator) if t.draws else contextlib.nullcontext():
+        with runs.drawing_from(t.generator) if t.is_random else contextlib.nullcontext():
             for batch in batches:
                 yield [(t, batch)]
         if t.state.sums.is_cuda:
@@ -281,7 +281,7 @@ def test(active, samples, take):
 def check_draws(trainings, device):
     """Refuse, with an InputError, runs side by side that would draw from one GPU's random
     numbers."""
-    drawing = [t for t in trainings if t.draws]
+    drawing = [t for t in trainings if t.is_random]
     if drawing and len(trainings) > 1 and device.type == 'cuda':
         raise InputError(f'{drawing[0].folder}: a net with dropout, which draws from the random '
                          f'numbers of the GPU, is trained alone there, without +')

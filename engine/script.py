@@ -118,7 +118,7 @@ def train(opts, device, make_training, prepare, exported, afterwards):
                 runs.write_log(pathlib.Path(opt.save, 'log.txt'), lines)
         left = list(trainings.values())
         if left:
-            fit(left, device)
+            fit_or_clean_up(left, device)
         for opt in opts if processes.is_first() else ():
             if opt.save not in trainings or trainings[opt.save].is_done:
                 finish(opt, exported)
@@ -131,7 +131,7 @@ def train(opts, device, make_training, prepare, exported, afterwards):
         print('the time is up; the same command continues')
 
 
-def fit(trainings, device):
+def fit_or_clean_up(trainings, device):
     """Call `loop.fit`; on Ctrl-C say what the same command would do. Runs that fail in their first
     step, say for want of memory, leave no log behind."""
     try:

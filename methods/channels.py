@@ -138,7 +138,7 @@ def areas(f, params, size):
     return {weight_of(params, k): x[0, 0].numel() for k, x in taps.items() if x is not None}
 
 
-def costs(params, positions):
+def macs_of_filters(params, positions):
     """Count the multiply-adds of each filter bank by its `areas`, and of each matrix, which is
     applied once -> {key: number}. Their sum is `facts.multiply_adds`, without running the net."""
     return {k: v.numel() * positions.get(k, 1) for k, v in params.items() if v.ndim > 1}
@@ -155,7 +155,7 @@ def to_target(f, params, scores, size, target, multiple=1):
     if not scores:
         raise InputError('this net has no channels that could be cut')
     positions, order, blank = areas(f, params, size), ranked(scores), facts.on_meta(params)[1]
-    whole = sum(costs(blank, positions).values())
+    whole = sum(macs_of_filters(blank, positions).values())
 
     def kept(n):
         left = torch.bincount(order[n:], minlength=len(scores)).tolist()
@@ -163,7 +163,7 @@ def to_target(f, params, scores, size, target, multiple=1):
                 for (conv, s), c in zip(scores.items(), left, strict=True)}
 
     def part(n):
-        return sum(costs(cut(blank, kept(n)), positions).values()) / whole
+        return sum(macs_of_filters(cut(blank, kept(n)), positions).values()) / whole
 
     n = bisect.bisect_left(range(len(order)), -target, key=lambda n: -part(n))
     n = min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target))

@@ -37,7 +37,7 @@ def feature_distance(source, target, weights=None, positions='mean', normalize=F
 
 # ---- methods ------------------------------------------------------------------------------------
 
-def l2_sp(batch):
+def l2_sp_loss(batch):
     """L2-SP: half the squared distance of the parameters to those of the source, without the head:
     the entries under 'teacher.'."""
     student, start = (without_prefix(batch.params, k) for k in ('student.', 'teacher.'))
@@ -50,19 +50,19 @@ def features(batch, weights=None):
                             batch.opt.normalize_features)
 
 
-def feature_map(batch):
+def feature_map_loss(batch):
     """DELTA without its channel weights: the distance of all features alike."""
     return [features(batch)]
 
 
-def delta(batch):
+def delta_loss(batch):
     """DELTA: the distance weighted by fixed weights of channels, the entries
     'teacher.channel_weights.<layer>' (C,), times C."""
     channels = without_prefix(batch.params, 'teacher.channel_weights.')
     return [features(batch, {k: v * len(v) for k, v in channels.items()})]
 
 
-def attentive(batch, attention, factor, part=''):
+def attention_weighted(batch, attention, factor, part=''):
     """Compute the distance weighted by factor(attention) of learned attention -> [the loss], and
     the entropy of each layer's attention, to be logged. The entries of attention are those under
     'attention.<layer>', or a `part` of these."""
@@ -72,24 +72,24 @@ def attentive(batch, attention, factor, part=''):
     return [features(batch, weights)], list(map(entropy, found.values()))
 
 
-def afd(batch):
+def afd_loss(batch):
     """AFD: the sum of attention times squared distance, without the half."""
-    return attentive(batch, channel_attention, lambda a: 2 * a)
+    return attention_weighted(batch, channel_attention, lambda a: 2 * a)
 
 
-def ast(batch, part=''):
+def ast_loss(batch, part=''):
     """AFA's first stage, Eq. 6: attention to positions, squared; as in the published code times
     H W, and with the half."""
-    return attentive(batch, spatial_attention, lambda a: (a * a[0].numel()).square(), part)
+    return attention_weighted(batch, spatial_attention, lambda a: (a * a[0].numel()).square(), part)
 
 
-def act(batch, part=''):
+def act_loss(batch, part=''):
     """AFA's second stage, Eq. 8: attention to channels; as in the published code times C, and with
     the half."""
-    return attentive(batch, channel_attention, lambda a: a * a.shape[1], part)
+    return attention_weighted(batch, channel_attention, lambda a: a * a.shape[1], part)
 
 
-def ast_act(batch):
+def ast_act_loss(batch):
     """AFA in one stage, section 5.5.4: the sum of the losses of both stages."""
-    ((x,), of_positions), ((y,), of_channels) = ast(batch, '.ast'), act(batch, '.act')
+    ((x,), of_positions), ((y,), of_channels) = ast_loss(batch, '.ast'), act_loss(batch, '.act')
     return [x + y], of_positions + of_channels

@@ -161,7 +161,7 @@ def dynamic_macs(f, params, batches, size):
     full, means = facts.multiply_adds(f, params, size), []
     if not gates(params):
         return float(full)
-    spent = channels.costs(params, channels.areas(f, params, size))
+    spent = channels.macs_of_filters(params, channels.areas(f, params, size))
     for inputs in batches:
         taps = dict.fromkeys(f'{base}.gate' for base in gates(params))
         f(inputs, params, False, taps=taps)

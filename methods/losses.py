@@ -66,14 +66,14 @@ of_features = functools.partial(in_fine_tuning, needs='features', beta=.01, weig
 of_domains = functools.partial(in_fine_tuning, needs='target', beta=5e-4, weight_decay=5e-4)
 METHODS = {
     'l2': in_fine_tuning(None),
-    'l2_sp': in_fine_tuning(from_source.l2_sp, needs='parameters', alpha=.1, beta=.01,
+    'l2_sp': in_fine_tuning(from_source.l2_sp_loss, needs='parameters', alpha=.1, beta=.01,
                             weight_decay=0.),
-    'feature_map': of_features(from_source.feature_map, alpha=.64, positions='mean'),
-    'delta': of_features(from_source.delta, alpha=.64, positions='mean'),
-    'afd': of_features(from_source.afd, alpha=.01, beta=0., positions='sum'),
-    'ast': of_features(from_source.ast, alpha=.1, positions='sum'),
-    'act': of_features(from_source.act, alpha=.15, positions='sum'),
-    'ast_act': of_features(from_source.ast_act, alpha=.1, positions='sum'),
+    'feature_map': of_features(from_source.feature_map_loss, alpha=.64, positions='mean'),
+    'delta': of_features(from_source.delta_loss, alpha=.64, positions='mean'),
+    'afd': of_features(from_source.afd_loss, alpha=.01, beta=0., positions='sum'),
+    'ast': of_features(from_source.ast_loss, alpha=.1, positions='sum'),
+    'act': of_features(from_source.act_loss, alpha=.15, positions='sum'),
+    'ast_act': of_features(from_source.ast_act_loss, alpha=.1, positions='sum'),
     'at': Method(from_teacher.attention, needs='teacher', alpha=1e3),
     # elsewhere it is not a --method, but has the flag --alpha
     'kd': in_fine_tuning(from_teacher.soft_targets, needs='teacher', alpha=.9),

@@ -196,4 +196,4 @@ def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test
         opt, state, train, test, classes, generator, checkpoint, lines,
         weight=lambda epoch: beta_in(opt, epoch),
         objective=lambda epoch: alone if epoch < opt.transfer_from else taught,
-        draws=facts.draws(f_s, student, size, opt.batch_size // processes.world()))
+        is_random=facts.is_random(f_s, student, size, opt.batch_size // processes.world()))

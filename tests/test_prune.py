@@ -217,7 +217,7 @@ def test_target_is_met(arch, multiple):
 @pytest.mark.parametrize('name', ['resnet18', 'wrn'])
 def test_multiply_adds_of_layers_add_up(name):
     f, params = net(name)
-    spent = channels.costs(params, channels.areas(f, params, SIZE))
+    spent = channels.macs_of_filters(params, channels.areas(f, params, SIZE))
     assert sum(spent.values()) == facts.multiply_adds(f, params, SIZE)
 
 

@@ -156,7 +156,7 @@ def test_runs_with_dropout_draw_from_their_own_generators():
 
 
 def test_nets_with_dropout_are_alone_on_a_gpu():
-    t = type('T', (), dict(draws=True, folder='logs/a'))()
+    t = type('T', (), dict(is_random=True, folder='logs/a'))()
     with pytest.raises(InputError, match='logs/a: a net with dropout'):
         loop.fit([t, t], torch.device('cuda'))
 

@@ -71,7 +71,7 @@ def test_l2_sp():
 
     def l2_sp(params):
         entries = utils.with_prefix(params, 'student.') | utils.with_prefix(start, 'teacher.')
-        return from_source.l2_sp(losses.Batch(None, entries, *[None] * 5))[0]
+        return from_source.l2_sp_loss(losses.Batch(None, entries, *[None] * 5))[0]
 
     torch.testing.assert_close(l2_sp(params), expected)
     assert l2_sp({**start, 'fc': torch.ones(3)}) == 0

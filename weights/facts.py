@@ -68,7 +68,7 @@ class Draws(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def draws(f, params, size, batch_size=2):
+def is_random(f, params, size, batch_size=2):
     """Return whether a net draws random numbers in training, as dropout does. InputError, if such a
     batch has too few values for its batch normalisation."""
     image, params = on_meta(params, size)
