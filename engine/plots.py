@@ -1,7 +1,6 @@
 """Pictures of runs: learning curves, error against cost."""
 import contextlib
 import io
-import itertools
 import textwrap
 
 import matplotlib
@@ -34,11 +33,12 @@ def figure(path, **labels):
 
 def plot_curves(logs, path):
     """Draw training (dashed) and test error over the epochs of `logs` ({label: log.txt})."""
-    palette = 'tab10' if len(logs) <= 10 else 'tab20'
+    maps = matplotlib.colormaps
+    palettes = maps['tab10'], maps['tab20'], maps['turbo'].resampled(len(logs))
+    colours = next(p.colors for p in palettes if len(p.colors) >= len(logs))
     with figure(path, xlabel='epoch', ylabel='error, % (dashed: on the training images)',
                 ylim=(0, None)) as axes:
         axes.locator_params('x', integer=True)
-        colours = itertools.cycle(matplotlib.colormaps[palette].colors)
         for (label, log), colour in zip(logs.items(), colours, strict=False):
             lines = runs.read_log(log)[1:]
             epochs = [z['epoch'] for z in lines]

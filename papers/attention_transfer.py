@@ -6,7 +6,7 @@ PAPER = 'arXiv:1612.03928'
 # (arXiv:1905.09768), Ferles, Pereira, chris4540, CMI, trailmet. The best of them chose the epoch on
 # the test images and used Nesterov momentum.
 OTHERS = {'WRN-16-1': '8.4 to 9.0', 'WRN-16-2': '5.8 to 6.3', 'WRN-40-1': '6.1 to 6.8',
-          'WRN-40-2': '4.8 to 5.4', 'WRN-16-1, AT': '7.96'}
+          'WRN-40-2': '4.8 to 5.4', 'WRN-16-1, AT': '7.96 (trailmet)'}
 # Not given in the paper, chosen in the table cifar10-choices: β, the learning rate without BN.
 F_ACTT = '--method f_actt --beta 10'
 GRAD_AT, MIN_L2, SYMMETRY = (f'--method {k} --beta 0.1' for k in ('grad_at', 'min_l2', 'symmetry'))
@@ -57,7 +57,7 @@ TABLES = {
             'at_kd_decay': row('WRN-16-1, AT+KD', '7.51', PAPER,
                                '--teacher_id @teacher --beta 1e+3 --alpha 0.9', 'student'),
             'student_float': row('WRN-16-1 alone, in float instead of bfloat16', '8.77', PAPER,
-                                 '--dtype float', 'student', 1),
+                                 '--dtype float', 'student', 1, OTHERS['WRN-16-1']),
             'wrn_40_1': row('WRN-40-1, a teacher', '6.58', PAPER, '--depth 40 --width 1',
                             others=OTHERS['WRN-40-1']),
             **transfers('WRN-16-1', '_40_1', '', 'student', 'wrn_40_1', ' from WRN-40-1',
@@ -75,10 +75,13 @@ TABLES = {
         'CIFAR-10, table 2: attention maps, WRN-16-2 -> WRN-16-1',
         epochs=200, medians=True,
         rows={
-            'cifar10/teacher': row('WRN-16-2, the teacher', '6.31', PAPER),
-            'cifar10/student': row('no attention transfer', '8.77', PAPER),
+            'cifar10/teacher': row('WRN-16-2, the teacher', '6.31', PAPER,
+                                   others=OTHERS['WRN-16-2']),
+            'cifar10/student': row('no attention transfer', '8.77', PAPER,
+                                   others=OTHERS['WRN-16-1']),
             'sum': row('F_sum', '7.99', PAPER, f'{BY_16_2} --at_map sum', 'cifar10/student'),
-            'cifar10/at': row('F²_sum', '7.93', PAPER, plain='cifar10/student'),
+            'cifar10/at': row('F²_sum', '7.93', PAPER, plain='cifar10/student',
+                              others=OTHERS['WRN-16-1, AT']),
             'sum4': row('F⁴_sum', '8.09', PAPER, f'{BY_16_2} --at_map sum4', 'cifar10/student'),
             'max': row('F¹_max', '8.08', PAPER, f'{BY_16_2} --at_map max', 'cifar10/student'),
         }),
@@ -86,12 +89,15 @@ TABLES = {
         'CIFAR-10, attention transfer in one group of WRN-16-2 -> WRN-16-1',
         epochs=200, medians=True,
         rows={
-            'cifar10/teacher': row('WRN-16-2, the teacher', '6.31', PAPER),
-            'cifar10/student': row('no attention transfer', '8.77', PAPER),
+            'cifar10/teacher': row('WRN-16-2, the teacher', '6.31', PAPER,
+                                   others=OTHERS['WRN-16-2']),
+            'cifar10/student': row('no attention transfer', '8.77', PAPER,
+                                   others=OTHERS['WRN-16-1']),
             **{f'group{i + 1}': row(f'group {i + 1}', paper, PAPER, f'{BY_16_2} --at_groups [{i}]',
                                     'cifar10/student')
                for i, paper in enumerate(('8.11', '7.96', '7.97'))},
-            'cifar10/at': row('all three', '7.93', PAPER, plain='cifar10/student'),
+            'cifar10/at': row('all three', '7.93', PAPER, plain='cifar10/student',
+                              others=OTHERS['WRN-16-1, AT']),
         }),
     'cifar10-choices': table(
         'CIFAR-10: settings that the paper does not give, chosen on held-out training images',
@@ -148,14 +154,15 @@ TABLES = {
         measure='top-1, top-5 error, %', top5=True, script='imagenet.py', epochs=100,
         common='--imagenetpath ~/ILSVRC2012',
         rows={
-            'teacher': row('ResNet-34', '26.1, 8.3', PAPER, '--depth 34', seeds=1),
+            'teacher': row('ResNet-34', '26.1, 8.3', PAPER, '--depth 34', seeds=1,
+                           others='26.69, 8.58 (torchvision); 26.72, 8.74 (functional-zoo)'),
             'student': row('ResNet-18 alone', '30.4, 10.8', PAPER, '--depth 18', seeds=1,
-                           others='30.24 (torchvision)'),
+                           others='30.24, 10.92 (torchvision)'),
             **{k: row(f'ResNet-18 from ResNet-34, {label}', paper, PAPER, f'--depth 18 '
                       f'--teacher_params resnet34 {flags}', 'student', 1, others)
                for k, label, flags, paper, others in (
                    ('at_from_60', 'AT from epoch 60 of 100', '--beta 1e+3 --transfer_from 0.6',
-                    '29.3, 10.0', ''),
+                    '29.3, 10.0', '29.44, 10.12 (the released net)'),
                    ('at', 'AT', '--beta 1e+3', '', '29.10 (torchdistill)'),
                    ('at_all', 'AT in all four groups, as in the published code',
                     '--beta 1e+3 --at_groups [0,1,2,3]', '', ''),

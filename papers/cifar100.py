@@ -31,8 +31,9 @@ PAIRS = {
     ('resnet110', 'resnet32'): ('73.08', '72.31'),
     ('resnet32x4', 'resnet8x4'): ('73.33', '73.44'),
 }
-# RepDistiller's issue 62 (2025): newer GPU and torch
-OTHERS = {'resnet20_kd_resnet56': '28.46 (RepDistiller, 2025)'}
+# RepDistiller's issue 62 (2025): newer GPU and torch; CMI's own runs, of another schedule
+OTHERS = {'resnet20_kd_resnet56': '28.46 (RepDistiller, 2025)', 'wrn_40_2': '24.17 (CMI)',
+          'wrn_16_2': '26.44 (CMI)', 'wrn_40_1': '27.81 (CMI)'}
 
 
 def taught(teacher, student, kd, at):
@@ -52,7 +53,8 @@ TABLES = {
         common='--dataset CIFAR100 --batch_size 64 --lr 0.05 --epochs 240 '
                '--epoch_step [150,180,210] --lr_decay_ratio 0.1',
         rows={
-            **{name: row(f'{label} alone', error_of(accuracy), REPDISTILLER, options)
+            **{name: row(f'{label} alone', error_of(accuracy), REPDISTILLER, options,
+                         others=OTHERS.get(name, ''))
                for name, (label, options, accuracy) in NETS.items()},
             **joined(taught(*pair, *accuracies) for pair, accuracies in PAIRS.items()),
         }),

@@ -25,11 +25,12 @@ LEGEND = {
     'MACs, %': '*MACs*: the multiply-adds of the pruned net',
     'MACs per image, %': '*MACs per image*: the multiply-adds that remain if channels whose gates '
                          'are zero for an image are skipped',
-    'seconds per run': '*seconds per run*: the median epoch times the number of epochs'}
+    'seconds per run': '*seconds per run*: the median epoch times the number of epochs; an upper '
+                       'bound, as most runs shared the machine with others'}
 LOGS = ('row names link to the logs; the first line of a log has the command, revision, versions, '
         'machine, precision and seed')
-SHORT = ("The paper's numbers are for **{paper}**, ours for **{ours}**: they cannot be compared, "
-         'but the order of the rows can.')
+SHORT = ('The published numbers are for **{paper}**, ours for **{ours}**: they cannot be compared, '
+         'nor does the order of the rows after {ours} say what it is after {paper}.')
 CURVES = '![Learning curves of the first seed of each row](curves.png)'
 TRADEOFF = '![Error against multiply-adds](tradeoff.png)'
 
@@ -47,7 +48,7 @@ def legend(name, logs):
     lines = [f'* {text}' for text in [*said, LOGS]]
     epochs = split(name)[1]
     if epochs and 'paper' in columns:
-        lines += ['', SHORT.format(paper=results.schedule_of(name), ours=epochs)]
+        lines += ['', SHORT.format(paper=results.schedule_of(name), ours=results.plural(epochs, 'epoch'))]
     return '\n'.join(lines)
 
 

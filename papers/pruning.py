@@ -54,7 +54,7 @@ TABLES = {
         script='finetune.py', epochs=18, against='vs. L2 or magnitude', pruned=True,
         common="--source resnet101 --steps_per_epoch 500 --epoch_step '[0.84]'",
         rows=joined(part_of_table(name, label, fine_tuning.on(name), pruning_rows(
-            '--prune afs --density 0.9', '--method afd', 3))
+            '--prune afs', '--method afd', 3))
                     for name, label in fine_tuning.DATA.items())),
     'amazon10-pruned-choices': table(
         'Pruning on ten images per class of amazon: settings, chosen on 100 held-out images of '

@@ -8,6 +8,7 @@ Seconds per run are those of the median epoch times the number of epochs.
 import collections
 import os
 import pathlib
+import re
 import statistics
 
 from engine import plots, runs
@@ -93,9 +94,9 @@ def plural(number, noun):
 
 
 def schedule_of(name):
-    """Return the paper's schedule for a table, in words."""
+    """Return a table's schedule, in words: the paper's, where it gives one."""
     epochs = commands.table_of(name)['epochs']
-    return 'as published' if epochs is None else plural(epochs, 'epoch')
+    return '9,000 steps' if epochs is None else plural(epochs, 'epoch')
 
 
 def title(name):
@@ -182,7 +183,7 @@ def caption(name, logs):
             for n in counts]
     rows = [commands.rows_of(name)[row] for row in logs]
     if sources := {r['source'] for r in rows if r['paper'] and r['source']}:
-        said.append(f"The paper's numbers were checked against {' and '.join(sorted(sources))}")
+        said.append(f"The published numbers are from {' and '.join(sorted(sources))}")
     if missing := len(commands.rows_of(name)) - len(logs):
         said.append(f'Rows without a finished run, not shown: {missing}')
     return '. '.join(said) + '.'
@@ -213,15 +214,16 @@ def curves_of(name, root, logs):
 
 
 def write_tradeoff(name, root, logs):
-    """Plot error against multiply-adds as ROOT/TABLE/tradeoff.png: a curve for each method, which
-    is the part of a row's label before its comma."""
+    """Plot error against multiply-adds as ROOT/TABLE/tradeoff.png: a curve for each method of
+    pruning, which is a row's label without its factor (', 2x'). If there are factors, rows without
+    one are left out."""
+    labels = {row: commands.rows_of(name)[row]['label'] for row, z in logs.items() if z}
+    methods = {row: re.sub(r', \d+x$', '', label) for row, label in labels.items()}
     lines = collections.defaultdict(list)
-    for row, z in logs.items():
-        if z:
-            errors = list(errors_of(z).values())
-            spread = statistics.stdev(errors) if len(errors) > 1 else 0
-            method = commands.rows_of(name)[row]['label'].partition(',')[0]
-            lines[method].append((100 * macs_kept(z), statistics.mean(errors), spread))
+    for row in [k for k in labels if methods[k] != labels[k]] or labels:
+        errors = list(errors_of(logs[row]).values())
+        spread = statistics.stdev(errors) if len(errors) > 1 else 0
+        lines[methods[row]].append((100 * macs_kept(logs[row]), statistics.mean(errors), spread))
     if lines:
         path = pathlib.Path(root, name, 'tradeoff.png')
         plots.plot_points(lines, path, xlabel='multiply-adds, % of the net', ylabel='test error, %')

@@ -33,7 +33,7 @@ def test_numbers_come_from_the_finished_runs(two_tables, tmp_path):
     assert teacher == '| WRN-10-1 |  |  | 0 |  |'
     assert at == '| [WRN-10-1, AT](at) | 5.00 | 11.00 ± 1.41 | 2 | 10 |'
     assert note == "3 epochs, learning rate drops at epoch 3. a processor, torch 2. float, " \
-                   "threads: 2. The paper's numbers were checked against a book."
+                   "threads: 2. The published numbers are from a book."
 
 
 def test_errors_have_the_digits_of_the_accuracies():
