@@ -48,7 +48,8 @@ def legend(name, logs):
     lines = [f'* {text}' for text in [*said, LOGS]]
     epochs = split(name)[1]
     if epochs and 'paper' in columns:
-        lines += ['', SHORT.format(paper=results.schedule_of(name), ours=results.plural(epochs, 'epoch'))]
+        ours = results.plural(epochs, 'epoch')
+        lines += ['', SHORT.format(paper=results.schedule_of(name), ours=ours)]
     return '\n'.join(lines)
 
 
