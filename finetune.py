@@ -86,25 +86,22 @@ def add_data_flags(parser):
     m.add_argument('--source', default='', metavar='WEIGHTS', help='weights to start from: a file '
                    f"of parameters, a run or one of {', '.join(store.KNOWN)}; '': random ones")
     image_sets.add_flags(m)
-    m.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
-                   f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
-    m.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the most '
-                   'likely classes of images, by the net of --evaluate; of folders as csv')
-    p = parser.add_argument_group('pixels')
-    p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
-                   "crops, in pixels; 0: as for the source, else 224 (Caffe's AlexNet: 227; nets "
-                   'of CIFAR: 32, or the size of images held in memory)')
-    p.add_argument('--pixels', default='', choices=['', *arrays.PIXELS], help='whose mean and '
-                   "standard deviation the pixels are normalised by; '': the source's")
+    p = arrays.add_pixel_flags(parser, "as for the source, else 224 (Caffe's AlexNet: 227; nets "
+                               'of CIFAR: 32, or the size of images held in memory)')
     p.add_argument('--resize', default='squash', choices=decoded.RESIZES, help='resize to 256 '
                    'pixels (for --size 224) before the crop: squash: height and width; keep: the '
                    'short side')
     p.add_argument('--crop', default='place', choices=decoded.CROPS, help='crops in training: '
                    'place: at a random place; area: of random area, 8 to 100 %%, too; centre: the '
                    'central one. All but the last are mirrored at random')
-    p.add_argument('--ten_crop', action='store_true', help='test the mean output for ten crops: '
-                   'corners and centre, mirrored and not')
     p.add_argument('--box', action='store_true', help='cub: cut the bounding boxes out')
+    e = parser.add_argument_group('evaluation')
+    e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
+                   f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
+    e.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the most '
+                   'likely classes of images, by the net of --evaluate; of folders as csv')
+    e.add_argument('--ten_crop', action='store_true', help='test the mean output for ten crops: '
+                   'corners and centre, mirrored and not')
 
 
 def check_flags(opt):

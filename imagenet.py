@@ -48,12 +48,8 @@ def parse(argv):
     m.add_argument('--cache', default='', metavar='DIR', help='first write smaller copies of the '
                    'training images there, once, with the short side to which tests resize (256 '
                    'for --size 224), and train on them; test images stay as they are')
-    m.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
-                   "crops, in pixels; 0: 224, or 227 for Caffe's AlexNet")
-    m.add_argument('--pixels', default='', choices=['', 'torchvision', 'tensorflow', 'caffe'],
-                   help="normalise pixels by the mean and standard deviation of torchvision's, "
-                   "TensorFlow's (to -1 to 1) or Caffe's nets; '': Caffe's for its AlexNet, else "
-                   "torchvision's")
+    arrays.add_pixel_flags(parser, "224, or 227 for Caffe's AlexNet",
+                           [k for k in arrays.PIXELS if k != 'cifar'])
     flags.add_schedule_flags(parser)
     teaching.add_flags(parser, 'teacher_params', 'the teacher: a file of parameters, a run or one '
                        f'of {", ".join(store.OF_IMAGENET)}', '[2,3]',

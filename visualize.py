@@ -171,12 +171,8 @@ def parse(argv):
     m.add_argument('images', nargs='*', help='image files; none: test images of shapes')
     m.add_argument('--model', nargs='+', default=[], help='runs under logs/, or paths of runs or '
                    'of files of parameters; none: the teacher of the table demo')
-    p = parser.add_argument_group('pixels')
-    p.add_argument('--size', default=0, type=int, help='height and width to which images are '
-                   'resized, in pixels; 0: 224 for nets of ImageNet; for others 32, or '
-                   f'{shapes.SHAPES_SIZE} for images of shapes')
-    p.add_argument('--pixels', default='', choices=['', *arrays.PIXELS], help='whose mean and '
-                   "deviation normalise the pixels; '': as in the nets' training")
+    arrays.add_pixel_flags(parser, '224 for nets of ImageNet; for others 32, or '
+                           f'{shapes.SHAPES_SIZE} for images of shapes')
     f = parser.add_argument_group('figure')
     f.add_argument('--map', default='sum2', choices=MAPS, help='F_sum, F²_sum, F⁴_sum or F_max of '
                    "the activations of each group, or the norm of the loss's gradient with respect "

@@ -18,6 +18,17 @@ PIXELS = {
 }
 
 
+def add_pixel_flags(parser, sizes, pixels=PIXELS):
+    """Add --size, whose help says what `sizes` 0 stands for, and --pixels, which chooses among
+    `pixels` -> their group."""
+    p = parser.add_argument_group('pixels')
+    p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
+                   f"net's inputs, in pixels; 0: {sizes}")
+    p.add_argument('--pixels', default='', choices=['', *pixels], help='whose mean and standard '
+                   "deviation the pixels are normalised by; '': those of the net's training")
+    return p
+
+
 def pad_reflect(images, pad):
     """Mirror `pad` pixels around images (N, H, W, 3) -> (N, H+2p, W+2p, 3); the edge itself is not
     repeated. InputError, if the images are too small for that."""
