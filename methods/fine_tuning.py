@@ -41,6 +41,11 @@ def add_flags(parser, frozen):
     t.add_argument('--freeze', default=[], nargs='+', choices=frozen, help='what stays as in the '
                    'source: first_group: the stem and the first group; bn: batch normalisation; '
                    'bn_statistics: only its statistics; body: all but the head')
+    add_comparison_flags(t, methods)
+
+
+def add_comparison_flags(t, methods):
+    """Add to a group the flags of what a net is compared with, and how."""
     t.add_argument('--sp', default='conv', choices=['conv', 'all'], help='l2_sp: compare filters '
                    'and matrices, or all: biases and batch normalisation, too')
     t.add_argument('--positions', choices=['mean', 'sum'], help='mean or sum of the '
