@@ -5,6 +5,7 @@ import os
 import re
 
 import numpy as np
+import scipy.io
 
 from data import folder_sets, lists
 from data.published import OFFICE_CLASSES, remedy
@@ -21,8 +22,6 @@ def dogs(root):
 def dogs_list(path):
     """Read a list in MATLAB's format -> names 'class/image'. Its labels are not needed: they number
     the classes in the order of their names. InputError, if the list is empty or damaged."""
-    import scipy.io  # nothing else needs it
-
     lists.present(path, 'dogs')
     try:
         images = [str(cell.item()) for cell in scipy.io.loadmat(path)['file_list'].ravel()]
