@@ -5,6 +5,8 @@ A net is `(f, params)`: `params` is one flat `dict[str, Tensor]` with dotted key
 those of szagoruyko/attention-transfer, whose papers are
   Zagoruyko & Komodakis, 'Paying More Attention to Attention', https://arxiv.org/abs/1612.03928
   Hinton et al., 'Distilling the Knowledge in a Neural Network', https://arxiv.org/abs/1503.02531
+Here too: the errors of which a user is told in a line, InputError and RunError, and what makes a
+text fit for the screen, `printable` and `shown`.
 """
 import math
 import os
