@@ -42,11 +42,12 @@ def report_test(opt, device, path, f, tested, params, test, classes, size, pixel
           f'{test.n / taken:.0f} images/s on {runs.device_name(device)}, {opt.dtype}; '
           f'{count:,} parameters, {macs:,} multiply-adds; {size}x{size}, {pixels} pixels')
     if processes.is_first() and opt.save:
+        around = runs.environment(opt, device)
         found = dict(epoch=0, epochs=0, test_acc=100 - top1, test_acc5=100 - top5,
-                     train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs)
+                     train_time=0., test_time=taken, n_parameters=count, multiply_adds=macs,
+                     threads=around['threads'])
         runs.write_log(pathlib.Path(opt.save, 'log.txt'), [
-            {**vars(opt), **runs.environment(opt, device), 'sha256': sha256_of(path)},
-            {**vars(opt), **found}])
+            {**vars(opt), **around, 'sha256': sha256_of(path)}, {**vars(opt), **found}])
     if processes.is_first() and opt.export:
         store.write_params(params, opt.export)
         print(f'wrote {opt.export}')

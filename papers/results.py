@@ -166,7 +166,7 @@ def schedule_run(z):
 
 def threads(z):
     """Say how many threads the epochs of a log used: '2', or '1 to 2'."""
-    numbers = sorted({e.get('threads', z[0]['threads']) for e in z[1:]})
+    numbers = sorted({e['threads'] for e in z[1:]})
     return ' to '.join(map(str, dict.fromkeys([numbers[0], numbers[-1]])))
 
 

@@ -156,7 +156,7 @@ def write_run(folder, errors, epochs=None, seconds=2., torch='2', options=None, 
     options = dict(epochs=epochs or len(errors), epoch_step=[3], dtype='float') | (options or {})
     lines = [options | dict(device='a processor', threads=2, torch=torch)]
     lines += [options | dict(epoch=k + 1, test_acc=100 - e, train_acc=50., train_time=seconds,
-                             test_time=1., **more) for k, e in enumerate(errors)]
+                             test_time=1., threads=2, **more) for k, e in enumerate(errors)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'log.txt').write_text(''.join(f'json_stats: {json.dumps(z)}\n' for z in lines))
 
