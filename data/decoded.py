@@ -203,7 +203,7 @@ def claim(home, root):
         found = note.read_text() if note.exists() else ''
     except (OSError, ValueError) as e:
         raise InputError(f'cannot read {note}: {e}') from None
-    if not found:       # it is empty where an older revision was killed
+    if not found:
         files.write_whole(note, text.encode())
     elif found != text:
         raise InputError(f'{home} holds the images of {found.strip()}: give another --cache')

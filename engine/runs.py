@@ -173,7 +173,7 @@ def previous(opt):
         if last['epoch'] >= last['epochs']:
             raise InputError(f'{folder} holds a log of {last["epoch"]} epochs but no checkpoint to '
                              f'go on from; give another --save')
-        lines = []      # cut off before its first checkpoint: it begins anew
+        # else it was cut off before its first checkpoint, and begins anew
     if not (model.exists() or opt.resume):
         return None, []
     path = model if model.exists() else store.locate(opt.resume)
@@ -182,9 +182,9 @@ def previous(opt):
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
     if 'momenta' not in state:
         print(f'{path} is not of this code: momentum starts from zero')
-    if path is not model or 'line' not in state:    # the latter in checkpoints of older revisions
-        return state, [z for z in lines if z.get('epoch', 0) <= state['epoch']]
-    check_line(state['line'], path)
+    if path is not model:
+        return state, []
+    check_line(state.get('line', {}), path)
     return state, [z for z in lines if z.get('epoch', 0) < state['epoch']] + [state['line']]
 
 

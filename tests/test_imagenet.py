@@ -248,11 +248,11 @@ def test_cache_of_other_images_is_refused(imagenet_run, shapes_folder):
 
 
 def test_cache_of_a_process_that_was_killed(shapes_folder):
-    """Its note may be empty, of an older revision; what it left unfinished goes, in time."""
+    """What it left unfinished goes, in time."""
     home, (files, labels, _) = pathlib.Path('cache/short37'), folder_sets.class_folders(
         shapes_folder, 'val')
     home.mkdir(parents=True)
-    for name in ('source.txt', 'host.1.tmp', 'host.2.tmp'):
+    for name in ('host.1.tmp', 'host.2.tmp'):
         (home / name).touch()
     os.utime(home / 'host.1.tmp', (0, 0))
     decoded.write_cache(files, labels, 'cache', 32, 0)
