@@ -24,7 +24,7 @@ from methods import teaching
 from system import processes
 from utils import InputError
 from weights import folding, store
-from weights.architecture import BLOCKS, PUBLISHED, TORCHVISION, input_of
+from weights.architecture import ALEXNET, BLOCKS, PUBLISHED, TORCHVISION, input_of
 
 USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay': 'constant',
          'transfer_from': 1, 'nesterov': False}
@@ -239,16 +239,13 @@ def alexnet(num_classes=1000):
     """torchvision's AlexNet (Krizhevsky, https://arxiv.org/abs/1404.5997) -> (f, params) as
     `define_student`; the groups are the outputs of convolutions 1, 2, 4 and 5."""
     c, params = (3, 64, 192, 384, 256, 256), {}
-    for key, ni, no, k in zip(ALEXNET_CONVS, c, c[1:], (11, 5, 3, 3, 3), strict=False):
-        params[f'features.{key}.weight'] = utils.conv_params(ni, no, k)
-        params[f'features.{key}.bias'] = torch.zeros(no)
-    for key, ni, no in zip((1, 4, 6), (9216, 4096, 4096), (4096, 4096, num_classes), strict=True):
-        params[f'classifier.{key}'] = utils.linear_params(ni, no)
+    for key, ni, no, k in zip(ALEXNET, c, c[1:], (11, 5, 3, 3, 3), strict=False):
+        params |= {f'{key}.weight': utils.conv_params(ni, no, k), f'{key}.bias': torch.zeros(no)}
+    c = (9216, 4096, 4096, num_classes)
+    for key, ni, no in zip(ALEXNET[5:], c, c[1:], strict=False):
+        params[key] = utils.linear_params(ni, no)
     params = utils.flatten(params)
     return alexnet_f(caffe=False), utils.set_requires_grad_except_bn_(params)
-
-
-ALEXNET_CONVS = (0, 3, 6, 8, 10)
 
 
 def alexnet_f(caffe):
@@ -257,9 +254,9 @@ def alexnet_f(caffe):
     def f(inputs, params, mode, base='', taps=None):
         utils.check_mode(mode)
         o, groups = inputs.flip(1) if caffe else inputs, []
-        for i, key in enumerate(ALEXNET_CONVS):
+        for i, key in enumerate(ALEXNET[:5]):
             how = {} if i else {'stride': 4, 'padding': 0 if caffe else 2}
-            o = F.relu(utils.conv2d(o, params, f'{base}features.{key}', taps=taps,
+            o = F.relu(utils.conv2d(o, params, base + key, taps=taps,
                                     groups=2 if caffe and i in (1, 3, 4) else 1, **how))
             groups += [o] if i != 2 else []
             if i in (0, 1, 4):
@@ -269,10 +266,10 @@ def alexnet_f(caffe):
         if o.shape[2:] != (6, 6):   # else nothing is to be done, and its gradient not deterministic
             o = F.adaptive_avg_pool2d(o, 6)
         o = o.flatten(1)
-        for key in (1, 4, 6):
-            o = F.relu(o) if key > 1 else o
-            o = F.dropout(o, .5, mode) if key in ((4, 6) if caffe else (1, 4)) else o
-            o = utils.linear(o, params, f'{base}classifier.{key}', mode, taps)
+        for i, key in enumerate(ALEXNET[5:]):
+            o = F.relu(o) if i else o
+            o = F.dropout(o, .5, mode) if i in ((1, 2) if caffe else (0, 1)) else o
+            o = utils.linear(o, params, base + key, mode, taps)
         return o, tuple(groups)
 
     return f

@@ -131,7 +131,7 @@ CAFFE = ((3, 96, 11, 4, 0, 1), (96, 256, 5, 1, 2, 2), (256, 384, 3, 1, 1, 1),
 @pytest.mark.parametrize('names', [
     [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8'],
     [f'features.{i}' for i in (0, 4, 8, 10, 12)] + ['classifier.0', 'classifier.3', 'classifier.6'],
-    [f'features.{i}' for i in imagenet.ALEXNET_CONVS] + [f'classifier.{i}' for i in (1, 4, 6)]])
+    list(architecture.ALEXNET)])
 def test_caffes_alexnet_is_told_by_its_second_convolution(names, tmp_path):
     convs = [nn.Conv2d(*shape[:5], groups=shape[5]) for shape in CAFFE]
     linears = [nn.Linear(*n) for n in ((9216, 4096), (4096, 4096), (4096, 7))]

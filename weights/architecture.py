@@ -23,6 +23,12 @@ TORCHVISION = Names('conv1', 'layer{}.{}', 1, 'downsample.0')
 # blocks in each group of the ResNets that have a name
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 EXTRA_LAYERS = {'wrn': 4, 'cifar_resnet': 2}        # CIFAR's residual nets have 6n + these
+# AlexNet's five convolutions and three linear layers
+ALEXNET = (*(f'features.{k}' for k in (0, 3, 6, 8, 10)), *(f'classifier.{k}' for k in (1, 4, 6)))
+# a convolution by which a known net is recognised, after any prefix; the entries of its head
+SIGNATURE = re.compile(r'(.*\.|)(layer1\.0\.conv1\.weight|group0\.(block0\.conv0|layer0\.conv)'
+                       r'(\.weight)?|features\.(1\.conv\.0\.0|3)\.weight)')
+HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bias))')
 
 
 class Channels(NamedTuple):
@@ -53,9 +59,8 @@ def architecture_of(params):
         found = Architecture('mobilenet_v2', 'mobilenet_v2', head='classifier.1',
                              stages=tuple(f'features.{i}.conv.2' for i in (5, 9, 13, 17)))
     elif 'features.0.weight' in params and 'classifier.4.weight' in params:
-        found = Architecture('alexnet', 'alexnet', hidden=('classifier.1', 'classifier.4'),
-                             head='classifier.6',
-                             stages=tuple(f'features.{i}' for i in (0, 3, 8, 10)))
+        found = Architecture('alexnet', 'alexnet', hidden=ALEXNET[5:7], head=ALEXNET[7],
+                             stages=ALEXNET[:2] + ALEXNET[3:5])
         second = params.get('features.3.weight')
         if second is not None and second.shape[1:2] == (48,):       # it has two groups
             found = found._replace(kind='caffenet', size=227, pixels='caffe')
@@ -153,7 +158,7 @@ def net_of(functions, params, path):
         raise InputError(f'{path} is {found.arch and found.arch + ", "}no net of this script; its '
                          f'first entries are {", ".join(list(params)[:3])}')
     f, bias = functions[found.kind](found), found.head + '.bias'
-    classes = facts.classes_of(f, params, path)
+    classes = facts.classes_of(f, params, found.head, path)
     if params[bias].shape != (classes,):        # it would be broadcast
         raise InputError(f'{path} is of another architecture: {bias} has the shape '
                          f'{tuple(params[bias].shape)}, of {classes} classes')

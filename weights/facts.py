@@ -1,6 +1,5 @@
 """Facts about a net (f, params), found by running it on tensors with shapes but without values."""
 import collections
-import re
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,14 +27,15 @@ def on_meta(params, size=64):
             {k: v.detach().to('meta') for k, v in params.items()})
 
 
-def classes_of(f, params, path):
-    """Return the number of classes of a net. InputError, if its entries do not fit together."""
+def classes_of(f, params, head, path):
+    """Return the number of classes of a net, whose last layer is called `head`. InputError, if its
+    entries do not fit together."""
     image, meta = on_meta(params)
     meta = Noted(meta)
     try:
         logits, _ = f(image, meta, False)
     except KeyError as e:
-        if re.fullmatch(r'(fc|linear|classifier(\.\d)?)\.weight', e.args[0]):
+        if e.args[0] == head + '.weight':
             raise InputError(f'{path} is a net without its head, {e}: finetune.py can start from '
                              f'it (--source), and gives it a new one') from None
         raise InputError(f'{path} is of another architecture: it has no entry {e}') from None

@@ -11,6 +11,7 @@ import torch
 from system import files
 from system.downloads import download_file
 from utils import InputError, shown, without_prefix
+from weights.architecture import ALEXNET, HEAD, SIGNATURE
 from weights.formats import StandIn, array, check_regular, read_contents
 
 # Nets that a name stands for: where the file is, the beginning of its sha256 ('' where nobody has
@@ -42,13 +43,9 @@ COUNTERS = re.compile(r'(.*\.)?(num_batches_tracked|total_ops|total_params)')
 # where a checkpoint may have its weights; the first of these that is there is read
 HOLDERS = ('params', 'state_dict', 'model_state_dict', 'model', 'net', 'network', 'student',
            'weights', 'module', 'model_ema', 'ema', 'state_dict_ema', 'ema_state_dict', 'teacher')
-# a convolution by which a known net is recognised, after any prefix
-SIGNATURE = re.compile(r'(.*\.|)(layer1\.0\.conv1\.weight|group0\.(block0\.conv0|layer0\.conv)'
-                       r'(\.weight)?|features\.(1\.conv\.0\.0|3)\.weight)')
 # the prefix of a net that is a running mean of another one beside it, or teaches it
 OF_ANOTHER = re.compile(r'(^|[._])(teacher|ema|target|momentum|k)[._]')
 WANTED = 'give weights of floating-point numbers'
-HEAD = re.compile(r'(?:head\.)?((?:fc|linear|classifier(?:\.\d)?)\.(?:weight|bias))')
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -225,9 +222,8 @@ def from_caffe(params):
     shapes = [tuple(params.get(f'{k}.weight', torch.empty(0)).shape[1:]) for k in layers]
     if shapes[:2] != [(3, 11, 11), (48, 5, 5)] or len(shapes) != 8:
         return params
-    names = [f'features.{k}' for k in (0, 3, 6, 8, 10)] + [f'classifier.{k}' for k in (1, 4, 6)]
     return {f'{name}.{part}': params[f'{layer}.{part}'].flatten() if part == 'bias' else
-            params[f'{layer}.{part}'] for layer, name in zip(layers, names, strict=True)
+            params[f'{layer}.{part}'] for layer, name in zip(layers, ALEXNET, strict=True)
             for part in ('weight', 'bias')}
 
 
