@@ -43,7 +43,7 @@ import nets
 import utils
 from data import arrays, cifar_sets, decoded, folder_sets, image_files, shapes
 from engine import flags, graphs, loop, runs, script, step
-from methods import channels, fine_tuned_net, original
+from methods import channels, fine_tuned_net, published
 from system import clock
 from system.clock import Way
 from utils import InputError
@@ -197,11 +197,11 @@ def cifar_published(bench, case, folder, data=True):
     """Make the published step of a case; without `data` always on the same batch."""
     images = random_images(bench)
     opt = cifar.parse(cifar_flags(case, folder))
-    images = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
+    images = published.images(*images, bench.batch_size, bench.nthread, DEVICE)
     batches = without_end(images.batches)
     batches = batches if data else itertools.repeat(next(batches))
     teacher = nets.load_net(opt.teacher_id)[::2] if opt.teacher_id else None
-    return original.make_step(opt, cifar.NETS[opt.model](opt, CLASSES), teacher, batches, DEVICE)
+    return published.make_step(opt, cifar.NETS[opt.model](opt, CLASSES), teacher, batches, DEVICE)
 
 
 def cifar_trainings(bench, case, folder, count=1, words=(), per_image=False, keep_memory=True,
@@ -215,7 +215,7 @@ def cifar_trainings(bench, case, folder, count=1, words=(), per_image=False, kee
         t = training(cifar, bench, *cifar_flags(case, folder), *words, '--seed', str(seed))
         train = t.train
         if per_image:
-            train = original.images(*images, bench.batch_size, bench.nthread, DEVICE)
+            train = published.images(*images, bench.batch_size, bench.nthread, DEVICE)
         if nchw:
             for v in (*t.state.params.values(), *t.state.momenta.values()):
                 v.data = v.data.contiguous()
@@ -285,7 +285,7 @@ def imagenet_step(bench, root, classes, teacher='', plain=False):
         return steps([on_one_batch(training(imagenet, bench, *words))])
     by, n = nets.load_net(teacher)[::2] if teacher else None, bench.batch_size
     batch = torch.randn(n, 3, CROP, CROP, device=DEVICE), torch.arange(n, device=DEVICE) % classes
-    return original.make_step(imagenet.parse(words), imagenet.define_student(18, 1, classes), by,
+    return published.make_step(imagenet.parse(words), imagenet.define_student(18, 1, classes), by,
                               itertools.repeat(batch), DEVICE)
 
 
@@ -298,7 +298,7 @@ def cases_of_imagenet(bench, folder):
     files, _, names = folder_sets.class_folders(root, 'train')
     files = np.random.default_rng(0).permutation(files)[:bench.images]
     cached, _ = decoded.write_cache(files, files, f'{folder}/cache', CROP, 1)
-    pil = partial(original.pil_input, size=CROP, mean=PIXELS[0], std=PIXELS[1])
+    pil = partial(published.pil_input, size=CROP, mean=PIXELS[0], std=PIXELS[1])
     yield {'input': {k: Way(partial(imagenet_input, bench, *how), n) for k, how in (
         ('PIL, as torchvision', (files, pil)), ('ours', (files,)),
         ('ours, from the cache', (cached,)), ('decoding alone', (files, image_files.read_image)))}}

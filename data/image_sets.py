@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from data import cifar_sets, folder_sets, image_files, layouts, lists, shapes
-from data.published import EXPECTED, OFFICE, download_set, remedy
+from data.official import EXPECTED, OFFICE, download_set, remedy
 from system import processes
 from utils import InputError
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.io
 
 from data import folder_sets, lists
-from data.published import OFFICE_CLASSES, remedy
+from data.official import OFFICE_CLASSES, remedy
 from utils import InputError
 
 

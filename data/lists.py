@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from data.published import remedy
+from data.official import remedy
 from utils import InputError, printable
 
 # ---- text files ---------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Methods: losses that are added to cross-entropy, and pruning.
 
-Losses from a teacher, from a source, between two domains; learned attention; channels, gates, and
-their phases in training.
+Losses from a teacher, from a source, between two domains; learned attention; channels, what they
+are worth, gates, and their phases in training. For comparison, the published training step.
 """

@@ -12,7 +12,7 @@ import imagenet
 import utils
 from data import arrays
 from engine import graphs, script, step
-from methods import original, teaching
+from methods import published, teaching
 from system import clock
 from utils import InputError
 from weights import store
@@ -70,7 +70,7 @@ def test_both_ways_give_the_same_loss_and_gradients(net, beta):
             x = inputs.to(dtype)
             if way == 'published':
                 by = f_t(x, other, False) if f_t else ()
-                loss, parts = original.loss(opt, targets, *f_s(x, own, True), *by)
+                loss, parts = published.loss(opt, targets, *f_s(x, own, True), *by)
             else:
                 params = utils.with_prefix(own, 'student.') | utils.with_prefix(other, 'teacher.')
                 loss, _, parts = teaching.student_objective(opt, f_s, f_t)(
@@ -90,8 +90,8 @@ def test_both_augmentations_are_equal():
     images = rng.integers(0, 256, (9, 32, 32, 3), np.uint8)
     top, left = rng.integers(0, 9, (2, 9))
     flip = rng.integers(0, 2, 9).astype(bool)
-    one_by_one = [original.augment(*draws) for draws in zip(images, top, left, flip, strict=True)]
-    padded = torch.from_numpy(arrays.pad_reflect(images, original.PAD))
+    one_by_one = [published.augment(*draws) for draws in zip(images, top, left, flip, strict=True)]
+    padded = torch.from_numpy(arrays.pad_reflect(images, published.PAD))
     whole = arrays.crop_flip(padded, torch.arange(9), *map(torch.from_numpy, (top, left, flip)),
                              32, 32)
     whole = arrays.normalise(whole, torch.tensor(arrays.PIXELS['cifar']))

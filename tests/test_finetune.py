@@ -17,7 +17,7 @@ import finetune
 import imagenet
 import nets
 import utils
-from data import arrays, cifar_sets, decoded, image_files, image_sets, layouts, published, shapes
+from data import arrays, cifar_sets, decoded, image_files, image_sets, layouts, official, shapes
 from engine import loop, runs
 from methods import domains, fine_tuned_net, fine_tuning, losses
 from system import downloads
@@ -688,7 +688,7 @@ def test_missing_and_unreadable_files(office, fails, tmp_path):
 
 def test_check_data_says_what_is_missing(fails):
     status, said = fails(finetune.main, '--dataset', 'dogs', '--dataroot', '.', '--check_data')
-    assert status == 2 and 'train_list.mat' in said and published.PAGES['dogs'] in said
+    assert status == 2 and 'train_list.mat' in said and official.PAGES['dogs'] in said
 
 
 def test_download_comes_before_the_check(monkeypatch, fails):

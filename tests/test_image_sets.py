@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data import cifar_sets, folder_sets, image_sets, lists, published, shapes
+from data import cifar_sets, folder_sets, image_sets, lists, official, shapes
 from system import downloads
 from utils import InputError
 
@@ -505,7 +505,7 @@ def test_check_data_says_what_differs(tmp_path, capsys):
 
 def test_check_data_of_domains(tmp_path, capsys, monkeypatch):
     write_office(tmp_path)
-    monkeypatch.setitem(published.EXPECTED, 'office31 amazon', (31, 31))
+    monkeypatch.setitem(official.EXPECTED, 'office31 amazon', (31, 31))
     image_sets.check_sets('office31', '.', 'amazon')
     assert capsys.readouterr().out == (
         'office31 amazon in .: 31 images (31 expected), 31 classes (31)\n')
@@ -567,25 +567,25 @@ def served(tmp_path, monkeypatch, http_server):
     url = http_server(folder)
     for name in ('dogs', 'cub'):
         there = [(f'{url}/{file}', sums[file], *places)
-                 for address, _, *places in published.DOWNLOADS[name]
+                 for address, _, *places in official.DOWNLOADS[name]
                  for file in [address.rsplit('/', 1)[-1]]]
-        monkeypatch.setitem(published.DOWNLOADS, name, there)
+        monkeypatch.setitem(official.DOWNLOADS, name, there)
     return folder
 
 
 def test_download(served, tmp_path):
     root = tmp_path / 'new/root'
     with pytest.raises(InputError, match='no folder .*/new, in which --dataroot'):
-        published.download_set('dogs', root)
+        official.download_set('dogs', root)
     root.parent.mkdir()
     for name in ('dogs', 'cub'):
-        published.download_set(name, root)
+        official.download_set(name, root)
         _, test, _, names = image_sets.load_sets(name, root)
         assert len(names) == 2 and len(test[0]) == 2
     for file in [f for ending in ('tar', 'tgz') for f in tmp_path.rglob(f'*.{ending}')]:
         file.unlink()
-    published.download_set('dogs', root)       # nothing is left to do
-    published.download_set('cub', root)
+    official.download_set('dogs', root)       # nothing is left to do
+    official.download_set('cub', root)
 
 
 @pytest.mark.parametrize('name, writer', [
@@ -594,12 +594,12 @@ def test_download(served, tmp_path):
 def test_no_download_of_what_is_there(name, writer, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, 'download_file', None)
     writer(tmp_path)
-    published.download_set(name, tmp_path)
+    official.download_set(name, tmp_path)
 
 
 def test_download_of_another_checksum(served, tmp_path, fails):
     archive(served / 'images.tar', 'lists.tar')
-    status, said = fails(lambda argv: published.download_set('dogs', tmp_path / 'data'))
+    status, said = fails(lambda argv: official.download_set('dogs', tmp_path / 'data'))
     assert status == 2 and 'hash' in said and 'images.tar' in said
     assert not (tmp_path / 'data/Images').exists() and not (tmp_path / 'data/images.tar').exists()
 
@@ -607,16 +607,16 @@ def test_download_of_another_checksum(served, tmp_path, fails):
 def test_what_cannot_be_downloaded(monkeypatch):
     for name, match in (('mit67', 'web.mit.edu'), ('office31', 'faculty'), ('list', '--dataroot')):
         with pytest.raises(InputError, match=f'no --download for {name}: .*{match}'):
-            published.download_set(name, '.')
+            official.download_set(name, '.')
     asked = []
     monkeypatch.setattr(cifar_sets, 'cifar_folder', lambda *args, make: asked.append(args))
-    published.download_set('CIFAR10', '.')
+    official.download_set('CIFAR10', '.')
     assert asked == [('CIFAR10', pathlib.Path('.'))]
 
 
 def test_official_archives():
-    for name, files in published.DOWNLOADS.items():
-        assert name in published.PAGES
+    for name, files in official.DOWNLOADS.items():
+        assert name in official.PAGES
         assert all(len(sha256) == 64 and url.startswith('http') for url, sha256, *_ in files)
 
 

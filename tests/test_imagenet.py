@@ -15,7 +15,7 @@ import imagenet
 import nets
 from data import decoded, folder_sets, image_files, shapes
 from engine import flags, runs
-from methods import original
+from methods import published
 from system import downloads
 from utils import InputError, RunError
 from weights import folding, store
@@ -166,7 +166,7 @@ def test_crops_are_those_of_pil(photo):
     crops, labels = decoded.read_batch(np.array([b'photo.jpg']), np.array([3]), None, 224, {}, plan)
     assert labels.tolist() == [3] * 19
     for (_, seed), (crop,) in zip(plan.tolist(), crops, strict=True):
-        expected = original.pil_crop(photo, 224, seed).astype(int)
+        expected = published.pil_crop(photo, 224, seed).astype(int)
         assert np.abs(crop.numpy() - expected).mean() < .2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cifar
-from data import cifar_sets, published, shapes
+from data import cifar_sets, official, shapes
 from engine import runs
 from utils import InputError
 
@@ -170,7 +170,7 @@ def test_download_that_fails(server, fails):
     server.unlink()
     status, said = fails(cifar.main, '--dataroot', '.', '--epochs', 1)
     assert status == 2 and '404' in said and len(said.splitlines()) == 1
-    status, said = fails(lambda argv: published.download_set('CIFAR10', 'new'))
+    status, said = fails(lambda argv: official.download_set('CIFAR10', 'new'))
     assert status == 2 and '404' in said and not pathlib.Path('new').exists()
 
 
