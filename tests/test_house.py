@@ -1,6 +1,5 @@
 """The order of the house: which file may import which."""
 import ast
-import pathlib
 
 import pytest
 from helpers import ROOT
@@ -48,7 +47,3 @@ def test_a_package_imports_those_that_it_may(package):
     for path in package.glob('*.py'):
         found = {name.split('.')[0] for name in imports(path)} & others
         assert found <= MAY_IMPORT[package.name], path
-
-
-def test_tables_import_no_script():
-    assert not SCRIPTS & set(imports(pathlib.Path(ROOT, 'tables.py')))
