@@ -256,16 +256,29 @@ def test_fractions_of_the_epochs_leave_the_first_one_alone(epochs, steps):
     assert opt.epoch_step == steps and loop.learning_rate(opt, 1) == opt.lr
 
 
-def test_before_transfer_from_the_student_is_alone(cifar_run):
+def test_before_transfer_from_the_student_is_alone(cifar_run, monkeypatch):
     cifar_run('logs/t', '--width', 2)
     flags = ['--dtype', 'float', '--epochs', 4]
     alone = cifar_run('logs/alone', *flags)
+    load, bases = teaching.load_teacher, []
+
+    def load_watched(*args):
+        f, *rest = load(*args)
+
+        def watched(inputs, params, mode, base='', taps=None):
+            bases.append(base)
+            return f(inputs, params, mode, base, taps)
+
+        return watched, *rest
+
+    monkeypatch.setattr(teaching, 'load_teacher', load_watched)
     late = cifar_run('logs/late', *flags, '--teacher_id', 't', '--beta', 8, '--alpha', .9,
                      '--transfer_from', .5)
     assert [z['beta_now'] for z in late[1:]] == [0, 8, 8 * (1 - 1 / 3), pytest.approx(8 / 3)]
     assert [len(z['at_losses']) for z in late[1:]] == [0, 3, 3, 3]
     same = [z['train_loss'] == y['train_loss'] for z, y in zip(late[1:], alone[1:], strict=True)]
     assert same == [True, False, False, False] and late[-1]['transfer_from'] == 2
+    assert bases.count('teacher.') == 3 * 4     # not in the four steps of the first epoch
 
 
 def test_default_decay():
