@@ -25,7 +25,7 @@ def add_pixel_flags(parser, sizes, pixels=PIXELS):
     p.add_argument('--size', default=0, type=int, metavar='N', help='height and width of the '
                    f"net's inputs, in pixels; 0: {sizes}")
     p.add_argument('--pixels', default='', choices=['', *pixels], help='whose mean and standard '
-                   "deviation the pixels are normalised by; '': those of the net's training")
+                   "deviation the pixels are normalised by; '': the net's own")
     return p
 
 
