@@ -177,7 +177,7 @@ def test_page_says_how_its_columns_are_read(home):
     page = pages.page('u-7epochs', home / 'results', found['u-7epochs'])
     assert '\n* *ours*: test error after the **last** epoch, mean ±' in page
     assert '\n* *vs. the plain student*: ' in page
-    assert 'numbers are for **1 epoch**, ours for **7**' in page and 'MACs' not in page
+    assert 'numbers are for **1 epoch**, ours for **7 epochs**' in page and 'MACs' not in page
     page = pages.page('t', home / 'results', found['t'])
     assert 'vs.' not in page and 'do not compare' not in page
 
