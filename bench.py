@@ -1,24 +1,24 @@
-"""The hot loops against the plain way to do the same, and against the machine's limits.
+"""The speed of the scripts' inner loops, against a plain implementation and the machine's limits.
 
     python bench.py cifar
     python bench.py imagenet
     python bench.py finetune
 
-Each way to do a thing (a case) has a process of its own; the ways of a case take turns, and medians
-over the turns are printed, because machines drift.
+A case is measured in several ways, each in a process of its own; the ways of a case take turns, and
+medians over the turns are printed, because machines drift.
 
 cifar: steps of cifar.py on random images, data included. 'published' does what the paper's code
 does: float in NCHW, each image augmented by itself in workers, every loss read off the device at
 each step, errors counted on the CPU. Its losses are those of 'ours' (tests/test_bench.py).
-imagenet: 'input' is from files to normalised batches, on one core, over PIL as in torchvision, and
-ours; decoding alone is the limit. Then steps of ResNet-18 on one batch, alone and by AT from
-ResNet-34, and its inference.
+imagenet: 'input' is from files to normalised batches, on one core, with PIL as in torchvision, and
+with our code; decoding alone is the limit. Then steps of ResNet-18 on one batch, alone and by AT
+from ResNet-34, and its inference.
 finetune: steps of finetune.py on one batch, with each regulariser (delta: uniform channel weights);
 then inference of each net, with channels pruned at random to a part of its multiply-adds.
 
     images/s   of all runs; ratio: to the first way of the case, in the same round
-    GFLOP      of products and convolutions in a step; of peak: these per second, against the best
-               of a large product and a large convolution in the same dtype
+    GFLOP      of matrix products and convolutions in a step; of peak: these per second, against a
+               large matrix product or a large convolution in the same dtype, whichever is faster
     MB         peak memory of the process (less its workers), or of the GPU
     idle       part of the time in which no kernel runs on the GPU; ms: of a step of one run
 """
@@ -62,23 +62,26 @@ METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    """Return the options that the words `argv` name. InputError for what means nothing."""
+    """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
     parser.add_argument('loop', choices=BATCHES, help='the script whose loop is measured')
     m = parser.add_argument_group('measurement')
-    m.add_argument('--rounds', default=3 if CUDA else 7, type=int, help='turns of each way')
-    m.add_argument('--steps', default=20 if CUDA else 10, type=int, help='steps measured in a turn')
-    m.add_argument('--batch_size', default=0, type=int, help='images per step; 0: ' + ', '.join(
-        f'{n} of {name}' for name, n in BATCHES.items()))
+    m.add_argument('--rounds', default=3 if CUDA else 7, type=int, metavar='N', help='turns of '
+                   'each way')
+    m.add_argument('--steps', default=20 if CUDA else 10, type=int, metavar='N', help='steps '
+                   'measured in a turn')
+    m.add_argument('--batch_size', default=0, type=int, metavar='N', help='images per step; 0: ' +
+                   ', '.join(f'{n} for {name}' for name, n in BATCHES.items()))
     m.add_argument('--dtype', default='auto', choices=['auto', 'float', 'bfloat16'], help='number '
                    'format of our way; auto as in cifar.py')
-    m.add_argument('--images', default=0, type=int, help='size of the training set; 0: 50000 for '
-                   'cifar, 256 for imagenet')
+    m.add_argument('--images', default=0, type=int, metavar='N', help='number of training images; '
+                   '0: 50000 for cifar, 256 for imagenet')
     c = parser.add_argument_group('cifar')
     c.add_argument('--cases', nargs='+', default=CASES, metavar='CASE', help='nets to measure, '
                    'WRNs by depth-width: student; student:teacher (AT+KD); or student:teacher:kd '
                    '(KD alone)')
-    c.add_argument('--nthread', default=4, type=int, help='worker processes of the published way')
+    c.add_argument('--nthread', default=4, type=int, metavar='N', help='worker processes of the '
+                   'published way')
     c.add_argument('--compile', action='store_true', help='also measure our way with --compile of '
                    'cifar.py, as is always done on a GPU')
     c.add_argument('--ablate', action='store_true', help='also measure our way without each of its '
@@ -89,9 +92,10 @@ def parse(argv):
     f = parser.add_argument_group('finetune')
     f.add_argument('--nets', nargs='+', default=['mobilenet_v2', 'resnet50'], metavar='NET',
                    help='nets to measure, by the names of --arch in finetune.py')
-    f.add_argument('--size', default=224, type=int, help='height and width of the images')
-    f.add_argument('--round_channels', default=8, type=int, help='for comparison, also prune to '
-                   'multiples of N channels')
+    f.add_argument('--size', default=224, type=int, metavar='N', help='height and width of the '
+                   'images')
+    f.add_argument('--round_channels', default=8, type=int, metavar='N', help='for comparison, '
+                   'also prune to multiples of N channels')
     bench = parser.parse_args(argv)
     check_flags(bench)
     bench.batch_size = bench.batch_size or BATCHES[bench.loop]
@@ -102,7 +106,7 @@ def parse(argv):
 
 
 def check_flags(bench):
-    """Refuse, with an InputError, values that mean nothing and nets that there are not."""
+    """Raise an InputError for invalid values and unknown nets."""
     flags.check_numbers(bench, ('rounds', 'steps', 'round_channels', 'size'),
                         ('nthread', 'batch_size', 'images'))
     for case in bench.cases:
@@ -130,13 +134,13 @@ def training(its, bench, *words):
     opt = its.parse(['--dtype', bench.dtype, '--batch_size', str(bench.batch_size), '--nthread',
                      '0', *words])
     script.set_up(opt)
-    with contextlib.redirect_stdout(None):      # the teacher's error, on images that mean nothing
+    with contextlib.redirect_stdout(None):      # the teacher's error, on meaningless images
         prepared = finetune.prepare(opt, DEVICE) if its is finetune else ()
         return its.make_training(opt, DEVICE, None, [], *prepared)
 
 
 def on_one_batch(t):
-    """Reduce a `loop.Training` to its first batch, which stays where it is."""
+    """Reduce a `loop.Training` to its first batch, which stays on the device."""
     inputs, targets = next(t.train.batches(t.generator))
     n = len(targets)
     return dataclasses.replace(t, train=arrays.Images(
@@ -156,8 +160,8 @@ def steps(trainings, graph=CUDA):
 
 
 def inference(bench, net, size, keep=None, plain=False):
-    """Make a function of no arguments that computes the logits of a net of which the channels
-    `keep` are left, as the scripts test it or, plain, in float and NCHW."""
+    """Make a function of no arguments that computes the logits of a net with only the channels
+    `keep`, as the scripts test it or, plain, in float and NCHW."""
     f, params = nets.new_net(net, CLASSES)
     x = torch.randn(bench.batch_size, 3, size, size, device=DEVICE)
     if plain:
@@ -171,7 +175,7 @@ def inference(bench, net, size, keep=None, plain=False):
 # ---- cifar --------------------------------------------------------------------------------------
 
 def nets_of(case):
-    """'16-1:16-2:kd' -> ['16-1', '16-2']."""
+    """Return the nets of a case: of '16-1:16-2:kd' ['16-1', '16-2']."""
     return case.removesuffix(':kd').split(':')
 
 
@@ -207,7 +211,7 @@ def cifar_published(bench, case, folder, data=True):
 def cifar_trainings(bench, case, folder, count=1, words=(), per_image=False, keep_memory=True,
                     nchw=False):
     """Yield `count` runs of cifar.py, which differ in the order of their images; the other options
-    take parts of our way out of it."""
+    switch off parts of our way."""
     if not keep_memory:
         script.keep_memory = lambda: None
     images = random_images(bench)
@@ -332,8 +336,8 @@ def finetune_step(bench, folder, net, method):
 
 
 def channels_to_keep(bench, net):
-    """Choose the channels of a net to keep: all, or for a half and a quarter of its multiply-adds
-    -> {what this is: keep}."""
+    """Choose the channels of a net to keep: all, and those for a half and a quarter of its
+    multiply-adds -> {title: keep}."""
     f, params = nets.new_net(net, CLASSES)
     whole = facts.size_of(f, params, bench.size)[1]
     scores, found = channels.by_chance(params, 0), {'whole': {}}
@@ -364,7 +368,7 @@ def cases_of_finetune(bench, folder):
 # ---- all ----------------------------------------------------------------------------------------
 
 def main(argv=None):
-    """Do what the command line `argv` says; None is that of the process."""
+    """Run the command line `argv` (default: the process's own)."""
     bench = parse(argv)
     size, cases_of = {'cifar': (SIZE, cases_of_cifar), 'imagenet': (CROP, cases_of_imagenet),
                       'finetune': (bench.size, cases_of_finetune)}[bench.loop]

@@ -24,7 +24,7 @@ from utils import InputError
 from weights import store
 from weights.architecture import EXTRA_LAYERS, TORCHVISION
 
-# options that a run's name leaves out where they are these
+# options that a run's name leaves out when they have these values
 USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': 'code',
          'beta_decay': 'constant', 'transfer_from': 1, 'randomcrop_pad': 4, 'nesterov': False}
 
@@ -32,7 +32,7 @@ USUAL = {'shortcut': 'A', 'at_groups': [0, 1, 2], 'at_map': 'sum2', 'at_mode': '
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    """Return the options that the words `argv` name. InputError for what means nothing."""
+    """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--model', default='resnet', choices=NETS,
@@ -69,15 +69,15 @@ def parse(argv):
 
 
 def check_flags(opt):
-    """Refuse, with an InputError, values and combinations that mean nothing."""
+    """Raise an InputError for invalid values and combinations."""
     flags.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['randomcrop_pad'])
     teaching.check_flags(opt, 'teacher_id', groups=3)
     if opt.model != 'nin' and (opt.no_bn or opt.no_pool_relu):
-        raise InputError('--no_bn and --no_pool_relu are variants of --model nin')
+        raise InputError('--no_bn and --no_pool_relu are for --model nin')
     if opt.model == 'nin' and 'depth' in opt.given:
         raise InputError('--depth is not for --model nin, which has nine convolutions')
     if opt.model != 'cifar_resnet' and opt.shortcut != 'A':
-        raise InputError('--shortcut is a variant of --model cifar_resnet')
+        raise InputError('--shortcut is for --model cifar_resnet')
     if opt.model in KINDS:
         blocks_in_group(opt.depth, opt.model)
         utils.scaled(WRN_CHANNELS, opt.width)
@@ -96,14 +96,12 @@ def run_name(opt):
 
 WRN_CHANNELS = (16, 32, 64)                                     # of the groups, at width 1
 NIN_CHANNELS = (192, 160, 96, 192, 192, 192, 192, 192, 192)     # of the convolutions, at width 1
-
-
 KINDS = {'resnet': 'wrn', 'cifar_resnet': 'cifar_resnet'}   # of the residual nets, by --model
 
 
 def blocks_in_group(depth, model):
-    """Return the blocks in each group of a residual net, `model` of KINDS. InputError for depths
-    that it cannot have."""
+    """Return the number of blocks in each group of a residual net, a `model` of KINDS. InputError
+    for a depth that it cannot have."""
     extra = EXTRA_LAYERS[KINDS[model]]
     if not 6 + extra <= depth < 10000 or (depth - extra) % 6:
         raise InputError(f'--depth {depth}: the depth of {model} is 6n+{extra}, such as '
@@ -112,8 +110,10 @@ def blocks_in_group(depth, model):
 
 
 def resnet(depth, width, num_classes):
-    """WRN-depth-width -> (f, params). f(inputs (B, 3, H, W), params, mode, base='', taps=None)
-    gives logits (B, num_classes) and the outputs of the three groups, before the next BN and ReLU.
+    """Make WRN-depth-width -> (f, params). InputError for a depth or a width that it cannot have.
+
+    f(inputs (B, 3, H, W), params, mode, base='', taps=None) gives logits (B, num_classes) and the
+    outputs of the three groups, before the next BN and ReLU.
     """
     n, widths = blocks_in_group(depth, 'resnet'), utils.scaled(WRN_CHANNELS, width)
 
@@ -141,7 +141,7 @@ def resnet(depth, width, num_classes):
 
 
 def wrn_f(blocks):
-    """Make the function of a WRN of `blocks` in each group."""
+    """Make the function of a WRN with `blocks` in each group."""
     def block(x, params, base, mode, stride, taps):
         o1 = F.relu(utils.norm(x, params, base + '.bn0', mode, taps), inplace=True)
         y = utils.conv_bn(o1, params, base + '.conv0', mode, stride, taps=taps, bn=base + '.bn1')
@@ -162,13 +162,13 @@ def wrn_f(blocks):
 
 
 def cifar_resnet(depth, width, num_classes, shortcut='A'):
-    """ResNet-depth for CIFAR (He et al., https://arxiv.org/abs/1512.03385, section 4.2), or
-    RepDistiller's resnet8x4 and 32x4, of width 4 -> (f, params).
+    """Make ResNet-depth for CIFAR (He et al., https://arxiv.org/abs/1512.03385, section 4.2), or,
+    of width 4, RepDistiller's resnet8x4 and 32x4 -> (f, params). InputError as by `resnet`.
 
-    f is as that of `resnet`, but the groups' outputs are those after ReLU. Entries are called as
-    torchvision's. Where there are more channels than before, the shortcut is the identity and zeros
-    (`shortcut` 'A'), or a projection with BN ('B'). The stem has 16 channels, or half of those of
-    the first group, if that is more.
+    f is as that of `resnet`, but the groups' outputs are those after ReLU. Entries have
+    torchvision's names. Where the number of channels grows, the shortcut is the identity padded
+    with zeros (`shortcut` 'A'), or a projection with BN ('B'). The stem has 16 channels, or half as
+    many as the first group, if that is more.
     """
     n, widths = blocks_in_group(depth, 'cifar_resnet'), utils.scaled(WRN_CHANNELS, width)
     ni, layer = min(widths[0], max(16, widths[0] // 2)), utils.conv_bn_params
@@ -184,7 +184,7 @@ def cifar_resnet(depth, width, num_classes, shortcut='A'):
 
 
 def cifar_resnet_f(blocks, names, head):
-    """Make the function of a CIFAR ResNet of `blocks` in each group, whose entries are called by
+    """Make the function of a CIFAR ResNet with `blocks` in each group, whose entries have the
     `names`, the linear layer `head`. The entries say where there are projections, and BN."""
     def block(x, params, base, mode, stride, taps):
         o = utils.conv_bn(x, params, f'{base}.conv1', mode, stride, taps=taps)
@@ -207,10 +207,11 @@ def cifar_resnet_f(blocks, names, head):
 
 
 def nin(width, num_classes, bn=True, pool_relu=True):
-    """Network in network: three groups of a 5x5 (3x3 in the last) and two 1x1 convolutions.
+    """Make a network in network -> (f, params), as `resnet`: three groups of a 5x5 (3x3 in the
+    last) and two 1x1 convolutions. InputError for a width that leaves no channels.
 
-    -> (f, params), as `resnet`; width 1 is NIN-wide, .5 NIN-thin. The groups' outputs are what is
-    pooled, with `pool_relu` False before the ReLU, which is then left out.
+    Width 1 is NIN-wide, .5 NIN-thin. The groups' outputs are what is pooled; with `pool_relu` False
+    there is no ReLU before.
     """
     layers = ('layer0', 'layer1', 'layer2' if pool_relu else 'linear')
     widths = utils.scaled(NIN_CHANNELS, width)
@@ -234,7 +235,7 @@ def nin(width, num_classes, bn=True, pool_relu=True):
 
 
 def nin_f(inputs, params, mode, base='', taps=None):
-    """Compute NIN: a layer with `bias` has no BN, one that is called `linear` no ReLU."""
+    """Compute NIN: a layer with `bias` has no BN, one named `linear` no ReLU."""
     def layer(x, base):
         weight = params[base + '.conv']
         x = F.conv2d(x, weight, params.get(base + '.bias'), padding=weight.shape[2] // 2)
@@ -281,7 +282,7 @@ def images_on(device, name, root, validate, pad):
 
 
 def make_training(opt, device, checkpoint, lines):
-    """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
+    """Make the `loop.Training` of the options, continuing from `checkpoint` and `lines`."""
     f_t, outputs, params_t, _ = teaching.load_teacher(opt.teacher_id, FUNCTIONS, store.OF_CIFAR)
     pad = opt.randomcrop_pad
     train, test, classes = images_on(device, opt.dataset, opt.dataroot, opt.validate, pad)
@@ -297,8 +298,8 @@ def make_training(opt, device, checkpoint, lines):
 
 
 def main(argv=None, program=__file__):
-    """Do what the command line `argv` says; None is that of the process. Further processes, if
-    there are any, run the file `program`."""
+    """Run the command line `argv` (default: the process's own); any further processes run the file
+    `program`."""
     script.main(argv, program, parse, make_training)
 
 

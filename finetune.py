@@ -47,7 +47,7 @@ from utils import InputError
 from weights import facts, folding, store
 from weights.architecture import architecture_of, input_of
 
-# options that a run's name leaves out where they are these
+# options that a run's name leaves out when they have these values
 USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult': 1, 'freeze': [],
          'bottleneck': None, 'keep_head': False, 'size': 0, 'crop': 'place', 'resize': 'squash',
          'box': False, 'shift': 0, 'sp': 'conv', 'normalize_features': False,
@@ -58,7 +58,7 @@ USUAL = {'per_class': 0, 'fraction': 0, 'validate': 0, 'lr': .01, 'head_lr_mult'
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    """Return the options that the words `argv` name. InputError for what means nothing."""
+    """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
     add_data_flags(parser)
     fine_tuning.add_schedule_flags(parser)
@@ -80,6 +80,7 @@ def parse(argv):
 
 
 def add_data_flags(parser):
+    """Add the flags of the net, the data set and the pixels."""
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', help='net to train: resnet18, 34, 50, 101, mobilenet_v2, '
                    "alexnet, wrn-depth-width, cifar_resnet-depth-width; '': that of --source")
@@ -92,31 +93,31 @@ def add_data_flags(parser):
                    'pixels (for --size 224) before the crop: squash: height and width; keep: the '
                    'short side')
     p.add_argument('--crop', default='place', choices=decoded.CROPS, help='crops in training: '
-                   'place: at a random place; area: of random area, 8 to 100 %%, too; centre: the '
-                   'central one. All but the last are mirrored at random')
-    p.add_argument('--box', action='store_true', help='cub: cut the bounding boxes out')
+                   'place: at a random position; area: at a random position, with 8 to 100 %% of '
+                   'the area; centre: the central one. All but the last are mirrored at random')
+    p.add_argument('--box', action='store_true', help='cub: crop each image to its bounding box')
     e = parser.add_argument_group('evaluation')
     e.add_argument('--evaluate', default='', metavar='FILE', help='test this net instead of '
                    f'training: a file of parameters, a run, or one of {", ".join(store.KNOWN)}')
     e.add_argument('--predict', default=[], nargs='+', metavar='IMAGE', help='print the most '
-                   'likely classes of images, by the net of --evaluate; of folders as csv')
-    e.add_argument('--ten_crop', action='store_true', help='test the mean output for ten crops: '
-                   'corners and centre, mirrored and not')
+                   'likely classes of images, by the net of --evaluate; as csv, if one is a folder')
+    e.add_argument('--ten_crop', action='store_true', help='in testing, average the logits of '
+                   'ten crops: corners and centre, mirrored and not')
 
 
 def check_flags(opt):
-    """Refuse, with an InputError, values and combinations that mean nothing."""
+    """Raise an InputError for invalid values and combinations."""
     flags.check_flags(opt)
     flags.check_numbers(opt, zero_or_more=(
         'iterations', 'steps_per_epoch', 'lr_gamma', 'lr_power', 'size', 'per_class', 'fraction'))
     if opt.predict and not opt.evaluate:
-        raise InputError('--predict takes the net of --evaluate: give that, too')
+        raise InputError('--predict needs --evaluate, the net to predict with')
     if opt.predict and opt.ngpu > 1:
-        raise InputError('--predict is work for one process: leave --ngpu out')
+        raise InputError('--predict runs in one process: omit --ngpu')
     if opt.per_class and opt.fraction or not opt.fraction < 1:
-        raise InputError('--fraction is a number below 1, and not together with --per_class')
+        raise InputError('--fraction: give a number below 1, and no --per_class')
     if opt.schedule == 'exp' and len(opt.epoch_step) != 1:
-        raise InputError('--schedule exp takes one epoch as --epoch_step: the fall up to there')
+        raise InputError('--schedule exp takes one --epoch_step: the epochs that each decay takes')
     if opt.box and opt.dataset != 'cub':
         raise InputError('--box is for --dataset cub, which has bounding boxes')
 
@@ -133,8 +134,8 @@ def run_name(opt):
 
 def images_of(opt, images, size, pixels, device, train=False, batch_size=0, count=0, ten=False):
     """Make the `arrays.Images` of a set (files, labels, boxes...). Images in memory that have the
-    size of the crops lie on the device, and are augmented as by cifar.py: an eighth of their size
-    around them is 4 pixels of CIFAR's. `ten`: whether ten crops of each are tested on."""
+    size of the crops are put on the device, and augmented as by cifar.py, with a padding of an
+    eighth of their size (4 pixels for CIFAR). `ten`: whether ten crops of each are tested."""
     files, labels, *boxes = images
     batch_size, dtype = batch_size or opt.batch_size, step.parameter_dtype(opt.dtype)
     mean, std = arrays.PIXELS[pixels]
@@ -151,12 +152,13 @@ def images_of(opt, images, size, pixels, device, train=False, batch_size=0, coun
 
 # ---- training and evaluation --------------------------------------------------------------------
 
-RESTORED = 512      # images for the statistics of batch normalisation that is restored
+RESTORED = 512      # images for the statistics of restored batch normalisation
 SEEN = 5000         # images, at most, for those of gates, and for the mean of attention
 
 
 def given_net(opt, sets, classes):
-    """Load the net of --source, or make the one of --arch -> (f, params, size, pixels)."""
+    """Load the net of --source, or make that of --arch -> (f, params, size, pixels). InputError, if
+    there is no such net, or the two differ."""
     if not opt.source:
         f, params = nets.new_net(opt.arch, classes)
         return f, params, *input_of(opt, params, {}, sets['train'][0])
@@ -177,8 +179,9 @@ def given_net(opt, sets, classes):
 
 
 def start_of(opt, sets, classes, generator):
-    """Make the net that training starts with: a given or new one, with a head for so many classes
-    and frozen parts -> (f, params, name of the head, size, pixels)."""
+    """Make the net that training starts with: a given or new one, with a head for `classes` classes
+    and frozen parts -> (f, params, name of the head, size, pixels). InputError, if --keep_head does
+    not fit the data set."""
     with runs.drawing_from(torch.Generator().manual_seed(opt.seed)):
         f, params, size, pixels = given_net(opt, sets, classes)
     head = architecture_of(params).head
@@ -187,7 +190,7 @@ def start_of(opt, sets, classes, generator):
             params = fine_tuned_net.with_new_head(
                 params, head, classes, fine_tuned_net.bottleneck_of(opt, params), opt.dropout)
     elif len(params[head + '.weight']) != classes:
-        raise InputError(f'--keep_head: {opt.source} knows {len(params[head + ".weight"])} '
+        raise InputError(f'--keep_head: {opt.source} has {len(params[head + ".weight"])} '
                          f'classes, the data set has {classes}')
     return f, fine_tuned_net.freeze(f, params, opt.freeze, head), head, size, pixels
 
@@ -215,8 +218,8 @@ def assemble(opt, f, start, head, size, pixels, device, generator):
 
 
 def prepare(opt, device):
-    """Read the data, on which the number of epochs depends -> sets, names of the classes, steps of
-    an epoch."""
+    """Read the data, on which the number of epochs depends -> sets, names of the classes, steps
+    per epoch."""
     if not pathlib.Path(opt.save, 'log.txt').exists():      # before data are fetched in vain
         with processes.first_alone():
             for name in filter(None, (opt.source, opt.teacher)):
@@ -226,8 +229,8 @@ def prepare(opt, device):
 
 
 def make_training(opt, device, checkpoint, lines, sets, names, steps):
-    """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
-    if not (checkpoint or opt.skip_broken):     # else the first epoch would be lost to one of them
+    """Make the `loop.Training` of the options, continuing from `checkpoint` and `lines`."""
+    if not (checkpoint or opt.skip_broken):     # else one of them would cost the first epoch
         tested = [s[0] for s in (sets['validation'], sets['test']) if s]
         image_files.check_readable(np.concatenate(tested), opt.nthread)
     classes, generator = len(names), torch.Generator().manual_seed(opt.seed)
@@ -279,7 +282,7 @@ def compare_data(opt, made, path):
 
 
 def check_drawn(opt, made, path):
-    """Refuse to test a run's net, of the options `made`, on images that it has learnt."""
+    """Raise an InputError, if a run's net would be tested on images that it was trained on."""
     same = all(made.get(k) == getattr(opt, k) for k in ('dataset', 'domain'))
     drawn = {k: made.get(k) for k in ('per_class', 'fraction', 'seed')}
     if same and any(getattr(opt, k) != v for k, v in drawn.items()):
@@ -289,8 +292,7 @@ def check_drawn(opt, made, path):
 
 
 def take_resize(opt, path):
-    """Take the --resize of the run that a file is of, unless one is given -> options of that run.
-    """
+    """Take --resize from the run that wrote a file, unless it is given -> options of that run."""
     made = store.options(path)
     if 'resize' not in opt.given:
         opt.resize = made.get('resize', opt.resize)
@@ -298,11 +300,11 @@ def take_resize(opt, path):
 
 
 def evaluate(opt, device):
-    """Test a net from a file on the test images."""
+    """Test a net from a file on the test images. InputError, if it does not fit the data set."""
     sets, names = image_sets.read_sets(opt)
     f, outputs, params, path = nets.load_net(opt.evaluate)
     if outputs != len(names):
-        raise InputError(f'{opt.evaluate} knows {outputs} classes, the data set has {len(names)}')
+        raise InputError(f'{opt.evaluate} has {outputs} classes, the data set has {len(names)}')
     made = take_resize(opt, path)
     compare_data(opt, made, path)
     if sets['tests_rest']:
@@ -315,11 +317,11 @@ def evaluate(opt, device):
     test = images_of(opt, sets['test'], size, pixels, device, ten=opt.ten_crop)
     params = step.on_device(params, opt.dtype, device)
     evaluation.report_test(opt, device, path, f, nets.over_crops(f), params, test, outputs, size,
-                         pixels)
+                           pixels)
     if gates.gates(params):
         one_crop = images_of(opt, sets['test'], size, pixels, device).batches()
         found = gates.dynamic_macs(f, params, (inputs for inputs, _ in one_crop), size)
-        print(f'its gates leave {found:,.0f} multiply-adds, the mean over these images')
+        print(f'its gates leave {found:,.0f} multiply-adds, on average over these images')
     if opt.prune and architecture_of(params).channels:
         some = arrays.some_of(sets['test'], importance.IMAGES)
         its = images_of(opt, some, size, pixels, device)
@@ -328,7 +330,7 @@ def evaluate(opt, device):
 
 def predict(opt, device):
     """Print the likeliest classes of images, with their probabilities, by a net from a file: a line
-    of each, or, where a folder is named, csv."""
+    for each image, or csv, if a folder is named."""
     with contextlib.redirect_stdout(sys.stderr):    # the answers alone go to stdout
         files = folder_sets.files_named(opt.predict)
         if opt.skip_broken:
@@ -348,7 +350,7 @@ def predict(opt, device):
 
 
 def report_run(opt, device):
-    """Print what a run that is done has given: the best epoch, what pruning has left."""
+    """Print results of a finished run: its best epoch, what pruning has left of the net."""
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
     if opt.prune:
@@ -357,11 +359,11 @@ def report_run(opt, device):
         pruning.print_gain(opt, device, f, params, last)
     if last['epoch'] > 1:
         print(f'for comparison with papers only: {100 - last["best_on_test_acc"]:.2f} % is the '
-              f'lowest test error of an epoch, chosen on the test images')
+              f'lowest test error of any epoch, chosen on the test images')
 
 
 def check_data(opt, device):
-    """Print what there is of the data set, and open all of its images."""
+    """Print the size of the data set, and open all of its images. InputError, if it is damaged."""
     image_sets.fetch(opt)
     return image_sets.check_sets(opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift,
                                  opt.nthread)
@@ -374,8 +376,8 @@ def instead(opt):
 
 
 def main(argv=None, program=__file__):
-    """Do what the command line `argv` says; None is that of the process. Further processes, if
-    there are any, run the file `program`."""
+    """Run the command line `argv` (default: the process's own); any further processes run the file
+    `program`."""
     script.main(argv, program, parse, make_training, instead, prepare,
                 lambda opt, params: gates.compact(params) if opt.prune else params, report_run)
 

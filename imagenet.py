@@ -33,7 +33,7 @@ USUAL = {'at_groups': [2, 3], 'at_map': 'sum2', 'at_mode': 'code', 'beta_decay':
 # ---- flags --------------------------------------------------------------------------------------
 
 def parse(argv):
-    """Return the options that the words `argv` name. InputError for what means nothing."""
+    """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('model and data')
     m.add_argument('--arch', default='', choices=['', *ARCHS],
@@ -77,7 +77,7 @@ def parse(argv):
 
 
 def check_flags(opt):
-    """Refuse, with an InputError, values and combinations that mean nothing."""
+    """Raise an InputError for invalid values and combinations."""
     flags.check_numbers(opt, above_zero=['width', 'epochs'], zero_or_more=['size', 'restore_bn'])
     teaching.check_flags(opt, 'teacher_params', groups=4)
     opt.arch = opt.arch or f'resnet{opt.depth}'
@@ -106,12 +106,13 @@ MOBILENET_GROUPS = (3, 6, 13, 17)
 
 
 def define_student(depth, width, num_classes=1000):
-    """ResNet-18, 34, 50 or 101 of `width` times the channels -> (f, params).
+    """Make ResNet-18, 34, 50 or 101 with `width` times the channels -> (f, params). InputError for
+    another depth, or a width that leaves no channels.
 
     f(inputs (B, 3, H, W), params, mode, base='', taps=None) gives logits (B, num_classes) and the
-    outputs of the four groups, after ReLU. Entries are called as in the published code (18, 34,
-    with BN `bndim` behind the projection besides) or as torchvision's (50, 101; the second
-    convolution of a block has the stride).
+    outputs of the four groups, after ReLU. Entries are named as in the published code (18, 34;
+    with BN `bndim` after the projection, too) or as torchvision's (50, 101; the second convolution
+    of a block has the stride).
     """
     if depth not in BLOCKS:
         raise InputError(f'--depth {depth}: choose from {", ".join(map(str, BLOCKS))}')
@@ -134,9 +135,9 @@ def define_student(depth, width, num_classes=1000):
 
 
 def resnet_f(blocks, names):
-    """Make the function of a ResNet, basic or bottleneck, of `blocks` in each group, whose entries
-    are called by `names`. The entries say the rest: whether there are projections, and BN behind
-    them, or only biases, because BN was folded away."""
+    """Make the function of a ResNet, basic or bottleneck, with `blocks` in each group and
+    entries of the `names`. These say the rest: whether there are projections, and BN after them, or
+    only biases, because BN was folded away."""
     def block(x, params, base, mode, stride, taps):
         def there(key):
             return key in params or key + '.weight' in params
@@ -189,7 +190,7 @@ def preactivation_f(blocks):
 
 
 def mobilenet_v2(width=1, num_classes=1000):
-    """MobileNetV2 (Sandler et al., https://arxiv.org/abs/1801.04381) -> (f, params) as
+    """Make MobileNetV2 (Sandler et al., https://arxiv.org/abs/1801.04381) -> (f, params) as
     `define_student`, with torchvision's names; channels are rounded to multiples of 8."""
     def channels(n):
         m = max(8, int(n * width + 4) // 8 * 8)
@@ -236,7 +237,7 @@ def mobilenet_v2_f(inputs, params, mode, base='', taps=None):
 
 
 def alexnet(num_classes=1000):
-    """torchvision's AlexNet (Krizhevsky, https://arxiv.org/abs/1404.5997) -> (f, params) as
+    """Make torchvision's AlexNet (Krizhevsky, https://arxiv.org/abs/1404.5997) -> (f, params) as
     `define_student`; the groups are the outputs of convolutions 1, 2, 4 and 5."""
     c, params = (3, 64, 192, 384, 256, 256), {}
     for key, ni, no, k in zip(ALEXNET, c, c[1:], (11, 5, 3, 3, 3), strict=False):
@@ -263,7 +264,7 @@ def alexnet_f(caffe):
                 o = F.max_pool2d(o, 3, 2, ceil_mode=caffe)
             if i in (0, 1) and caffe:
                 o = F.local_response_norm(o, 5, 1e-4, .75)
-        if o.shape[2:] != (6, 6):   # else nothing is to be done, and its gradient not deterministic
+        if o.shape[2:] != (6, 6):   # else it would do nothing, with a nondeterministic gradient
             o = F.adaptive_avg_pool2d(o, 6)
         o = o.flatten(1)
         for i, key in enumerate(ALEXNET[5:]):
@@ -313,10 +314,10 @@ def images_of(opt, files, labels, size, pixels, device, **how):
 
 
 def restored(opt, f, params, device, size, pixels):
-    """Restore the net's batch normalisation, by the statistics of training images. InputError, if
+    """Restore the net's batch normalisation, with the statistics of training images. InputError, if
     none was folded away, or in several processes."""
     if processes.world() > 1:
-        raise InputError('--restore_bn is work for one process: --export what it gives, and use '
+        raise InputError('--restore_bn runs in one process: --export the restored net, and use '
                          'that in several')
     if not folding.folded(f, params):
         raise InputError('--restore_bn: no batch normalisation was folded away in this net')
@@ -327,7 +328,7 @@ def restored(opt, f, params, device, size, pixels):
 
 
 def evaluate(opt, device):
-    """Test a net from a file, among the classes of the folders."""
+    """Test a net from a file on the images of val/. InputError for one of other classes."""
     f, outputs, params, path = teaching.load_net(opt.evaluate, FUNCTIONS, known=store.OF_IMAGENET)
     files, labels, names = folder_sets.class_folders(opt.imagenetpath, 'val')
     if opt.skip_broken:
@@ -341,19 +342,19 @@ def evaluate(opt, device):
     evaluation.report_test(opt, device, path, f, among, params, test, len(names), size, pixels)
     for url, _, errors in store.OF_IMAGENET.values():
         if url.endswith('/' + path.name):
-            print('on the 50,000 images of ImageNet it should be {:.2f} % and {:.2f} %'.format(
-                *errors))
+            print('on the 50,000 images of ImageNet the errors should be {:.2f} % and {:.2f} %'
+                  .format(*errors))
 
 
 def make_training(opt, device, checkpoint, lines):
-    """Make the `loop.Training` of the options, which goes on from `checkpoint` and `lines`."""
+    """Make the `loop.Training` of the options, continuing from `checkpoint` and `lines`."""
     f_t, outputs, params_t, path = teaching.load_teacher(opt.teacher_params, FUNCTIONS,
                                                          store.OF_IMAGENET)
     files, test_files, num_classes = folder_sets.image_folders(opt.imagenetpath, opt.validate)
     if opt.skip_broken:
         files, test_files = (image_files.without_broken(s, opt.nthread)
                              for s in (files, test_files))
-    elif not (checkpoint or f_t):       # else the first epoch would be lost to one of them
+    elif not (checkpoint or f_t):       # else one of them would cost the first epoch
         image_files.check_readable(test_files[0], opt.nthread)
     teaching.check_classes(opt.teacher_params, outputs, num_classes, opt.imagenetpath)
     size, pixels = input_of(opt, params_t, store.options(path) if path else {})
@@ -369,7 +370,7 @@ def make_training(opt, device, checkpoint, lines):
 
 
 def check_data(opt, device):
-    """Print what there is of the data set, and open all of its images."""
+    """Print the size of the data set, and open all of its images. InputError, if it is damaged."""
     folder_sets.check_image_folders(opt.imagenetpath, opt.nthread)
 
 
@@ -379,8 +380,8 @@ def instead(opt):
 
 
 def main(argv=None, program=__file__):
-    """Do what the command line `argv` says; None is that of the process. Further processes, if
-    there are any, run the file `program`."""
+    """Run the command line `argv` (default: the process's own); any further processes run the file
+    `program`."""
     script.main(argv, program, parse, make_training, instead)
 
 

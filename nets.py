@@ -17,8 +17,8 @@ def net_of(params, path):
 
 
 def load_net(name, any_head=False):
-    """Load a run, a file of parameters or a known name -> (f, number of classes, params, path), as
-    `teaching.load_net`."""
+    """Load the net of a run, a file of parameters or a known name -> (f, number of classes, params,
+    path), as `teaching.load_net`."""
     return teaching.load_net(name, FUNCTIONS, any_head)
 
 
@@ -34,7 +34,7 @@ def new_net(arch, classes):
 
 
 def over_crops(f):
-    """Make a net that averages the logits of several crops, (B, V, 3, H, W)."""
+    """Make the function of a net that averages its logits over V crops, (B, V, 3, H, W)."""
     def net(inputs, params, mode, base='', taps=None):
         if inputs.ndim == 4:
             return f(inputs, params, mode, base, taps)

@@ -110,8 +110,8 @@ def options_of(words):
 
 
 def has_finished(words):
-    """Return whether the log in a command's folder is that of a finished run with its options. Bad
-    options and logs are not: the command's own process reports them."""
+    """Return whether the log in a command's folder is that of a finished run with its options; for
+    invalid options and logs, which the command's own process reports, False."""
     try:
         lines = runs.read_log(pathlib.Path(save_of(words), 'log.txt'))
         return is_finished(lines) and not runs.differences(options_of(words), lines[-1])
@@ -155,7 +155,7 @@ def wait_for_news(processes):
 
 
 def end_processes(processes):
-    """Leave no process running: give each time to end by itself, as after Ctrl-C, then end it."""
+    """Leave no process running: give each time to end by itself, as after Ctrl-C, then kill it."""
     until = time.monotonic() + PATIENCE
     try:
         for p in processes:
@@ -168,8 +168,8 @@ def end_processes(processes):
 
 
 def note_end(group, status, states, alone, late):
-    """Update `states` and `alone` in place after the process of some runs has ended. late: the time
-    was up, which stops runs early."""
+    """Update `states` and `alone` in place after the process of some runs has ended. late: whether
+    the time was up, which stops runs early."""
     if status in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     over = [words for words in group if status == 0 and not late or has_finished(words)]
@@ -251,12 +251,12 @@ def show_tables(names, root, only=''):
 
 
 def parse(argv):
-    """Parse the command line; InputError for words and values that mean nothing."""
+    """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
     parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
     parser.add_argument('table', nargs='*', help=f'one or more of {", ".join(TABLES)}; none for '
                         'report; docs/experiments.md describes them')
-    parser.add_argument('--root', default='results', help='folder of the runs')
+    parser.add_argument('--root', default='results', metavar='DIR', help='folder of the runs')
     parser.add_argument('--epochs', type=int, metavar='N', help="a schedule of N epochs instead of "
                         "the paper's")
     parser.add_argument('--seeds', type=int, metavar='N',
@@ -276,7 +276,7 @@ def parse(argv):
 
 
 def main(argv=None):
-    """Print, run or show tables, or write their pages, as the command line says."""
+    """Run the command line `argv` (None: the process's own). InputError, RunError if it fails."""
     opt = parse(argv)
     if opt.what == 'report':
         if opt != parse(['report']):

@@ -59,7 +59,7 @@ def conv_params(ni: int, no: int, k: int = 1) -> Tensor:
 
 
 def linear_params(ni: int, no: int) -> dict[str, Tensor]:
-    """Draw a He-normal weight (no, ni), beside a zero bias (no,)."""
+    """Draw a He-normal weight (no, ni), and make a zero bias (no,)."""
     return {'weight': kaiming_normal_(torch.empty(no, ni)), 'bias': torch.zeros(no)}
 
 
@@ -72,7 +72,7 @@ def bnparams(n: int) -> dict[str, Tensor]:
 def conv_bn_params(conv: str, ni: int, no: int, k: int = 1,
                    weight: str = '.weight') -> dict[str, Tensor]:
     """Draw the filters of the convolution `conv`, entry `conv` + `weight`, and make `bnparams` of
-    the normalisation behind it, of a scale of one, as fb.resnet.torch and torchvision have it."""
+    the normalisation after it, with a scale of one, as in fb.resnet.torch and torchvision."""
     return flatten({conv + weight: conv_params(ni, no, k),
                     bn_of(conv): {**bnparams(no), 'weight': torch.ones(no)}})
 
@@ -267,10 +267,10 @@ def gated(y: Tensor, x: Tensor, params: dict[str, Tensor], base: str, mode: bool
 
 def residual_groups(x: Tensor, blocks: tuple, block, name: str, params: dict[str, Tensor],
                     mode: bool, taps: dict | None, first: int = 0) -> tuple:
-    """Apply the groups of a residual net, of so many `blocks` each -> the output of each group.
-    block(x, params, base, mode, stride, taps) is one of them, `name` the format of its base: of the
-    numbers of the group, from `first`, and the block, from 0. All groups but the first begin with a
-    stride of 2."""
+    """Apply the groups of a residual net, with `blocks` in each -> the output of each group.
+    block(x, params, base, mode, stride, taps) applies one; `name` is the format of its base, which
+    takes the numbers of the group, from `first`, and of the block, from 0. All groups but the first
+    begin with a stride of 2."""
     groups = []
     for j, n in enumerate(blocks):
         for i in range(n):

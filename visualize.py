@@ -41,7 +41,7 @@ def attention_maps(f, params, images, mapping='sum2', labels=None,
     """Compute a net's attention maps of images, uint8 (N, H, W, 3) -> list of arrays: (N, h, w) for
     each group or, for the mapping 'gradient', a single (N, H, W): the norm over channels of dL/dx
     (Eq. 3) of each image's cross-entropy for its class in `labels` (N,), by default the class that
-    the net predicts. The images are normalised by `stats`, means and deviations."""
+    the net predicts. Images are normalised by `stats`, means and standard deviations."""
     dtype = next(iter(params.values())).dtype
     inputs = arrays.normalise(torch.from_numpy(images), torch.tensor(stats, dtype=dtype))
     if mapping == 'gradient':
@@ -58,7 +58,7 @@ def attention_on_object(maps, masks):
     """Compute the fraction of each map's mass that lies on the object, (N,). Maps are (N, h, w),
     masks bool (N, H, W); the mask is averaged over the area of each of the map's pixels."""
     n, h, w = maps.shape
-    # each row of the mask comes h times, so that each row of the map covers whole ones; so columns
+    # rows of the mask are repeated h times, so that map rows cover whole ones; likewise columns
     on = masks.repeat(h, axis=1).reshape(n, h, *masks.shape[1:]).mean(2)
     on = on.repeat(w, axis=2).reshape(n, h, w, -1).mean(3)
     return (maps * on).sum((1, 2)) / maps.sum((1, 2))
@@ -165,16 +165,16 @@ def label_of(path):
 
 
 def parse(argv):
-    """Return the options of the command line `argv`. InputError, if they cannot be used."""
+    """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
     m = parser.add_argument_group('nets and images')
     m.add_argument('images', nargs='*', help='image files; none: test images of shapes')
-    m.add_argument('--model', nargs='+', default=[], help='runs under logs/, or paths of runs or '
-                   'of files of parameters; none: the teacher of the table demo')
+    m.add_argument('--model', nargs='+', default=[], metavar='NET', help='runs under logs/, or '
+                   'paths of runs or of files of parameters; none: the teacher of the table demo')
     arrays.add_pixel_flags(parser, '224 for nets of ImageNet; for others 32, or '
                            f'{shapes.SHAPES_SIZE} for images of shapes')
     f = parser.add_argument_group('figure')
-    f.add_argument('--map', default='sum2', choices=MAPS, help='F_sum, F²_sum, F⁴_sum or F_max of '
+    f.add_argument('--map', default='sum2', choices=MAPS, help='F_sum, F²_sum, F⁴_sum or F¹_max of '
                    "the activations of each group, or the norm of the loss's gradient with respect "
                    'to the image, for the class that the net predicts')
     f.add_argument('--save', default='attention.png', metavar='FILE', help='the figure, .png')
@@ -186,15 +186,16 @@ def parse(argv):
 
 
 def main(argv=None):
-    """Draw the figure that the command line `argv` (None: the process's) asks for."""
+    """Draw the figure that the command line `argv` (default: the process's own) asks for.
+    InputError for nets that do not fit into one figure."""
     opt = parse(argv)
     models, pictures = split_images(opt)
     models = models or [demo_net()]
     trained = load_nets(models)
     small = {architecture_of(params).kind in cifar.FUNCTIONS for _, _, params in trained.values()}
     if len(small) > 1:
-        raise InputError('nets of CIFAR and of ImageNet have other numbers of groups: draw them in '
-                         'figures of their own')
+        raise InputError('nets of CIFAR and of ImageNet have different numbers of groups: draw '
+                         'them in separate figures')
     size = opt.size or (224 if True not in small else 32 if pictures else shapes.SHAPES_SIZE)
     if pictures:
         images, masks = read_images(pictures, size), None

@@ -8,7 +8,7 @@ import torch
 from system import processes
 from utils import InputError
 
-# mean and deviation by which a net's pixels, red, green, blue, from 0 to 255, are normalised
+# mean and standard deviation of red, green and blue, from 0 to 255, that normalise a net's pixels
 PIXELS = {
     'torchvision': ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     'tensorflow': ((127.5,) * 3, (127.5,) * 3),
@@ -48,8 +48,8 @@ def crop_flip(padded, index, top, left, flip, height, width):
 
 
 def normalise(images, stats):
-    """Normalise images, uint8 (B, H, W, 3), by `stats`, means and deviations (2, 3) -> (B, 3, H, W)
-    in channels_last memory format, of the dtype of `stats`."""
+    """Normalise images, uint8 (B, H, W, 3), by `stats`, means and standard deviations (2, 3) ->
+    (B, 3, H, W) in channels_last memory format, of the dtype of `stats`."""
     # whole rows at a time: three values are too few for vector instructions
     width = images.shape[2]
     mean, std = stats.repeat(1, width)

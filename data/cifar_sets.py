@@ -69,7 +69,7 @@ def held_out(train, n):
 
 def cifar_folder(name, root, make=False):
     """Find the folder of CIFAR's batches: `root` itself, or one below it, into which they are
-    downloaded if need be. InputError, if that fails, or if there is no root, which `make` makes."""
+    downloaded if need be. InputError, if that fails, or without a root, unless `make` is true."""
     spec = CIFAR[name]
     root = pathlib.Path(root).expanduser()
     if all((root / file).is_file() for part in COUNTS for file in spec[part]):
@@ -98,7 +98,7 @@ def cifar(name, folder, part):
         except (KeyError, TypeError, AttributeError, ValueError):
             good = False
         if not good:
-            raise InputError(f'{folder / file} is no batch of {name}: it should hold uint8 data '
+            raise InputError(f'{folder / file} is not a batch of {name}: it should hold uint8 data '
                              f'(N, 3072) and N labels from 0 to {spec["classes"] - 1}. Delete the '
                              f'folder to have it downloaded again')
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -8,7 +8,7 @@ import numpy as np
 from data import cifar_sets, image_files, lists
 from utils import InputError, printable
 
-# what systems and programs leave in folders, beside what is hidden by a dot
+# what systems and programs leave in folders, besides what a dot hides
 STRAY = {'__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information'}
 NAMES_OF_PARTS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation'}
 # the script with which most people sort ImageNet's validation images into folders
@@ -107,7 +107,7 @@ def files_named(paths):
 
 
 def print_left_out(folder, others):
-    """Print how many files of a folder are no images by their names, unless there are none."""
+    """Print how many files of a folder are not images by their names, unless there are none."""
     if others:
         print(f'{folder}: files left out, since their names are not those of images: '
               f'{len(others):,}, such as {printable(others[0])}')

@@ -41,7 +41,7 @@ def decode(data):
     """Decode the bytes of an image file, or the first frame of an animation -> uint8 (H, W, 3) in
     OpenCV's order, blue first. Damaged bytes raise nearly anything."""
     image = None
-    # of these, OpenCV takes another first frame than other programs
+    # of these, OpenCV takes a different first frame than other programs
     animated = data.startswith(b'GIF8') or data.startswith(b'\x89PNG') and b'acTL' in data[:65536]
     if data and not animated:
         with silence() if sys.stderr else contextlib.nullcontext():
@@ -55,8 +55,8 @@ def decode(data):
 
 
 def read_image(path):
-    """`decode` an image file, whatever it is called. As in most loaders, the rotation that a camera
-    noted is not applied. InputError, if the file is missing or no image."""
+    """Read and `decode` an image file of any name. As in most loaders, the rotation that a camera
+    noted is not applied. InputError, if the file is missing or not an image."""
     path = pathlib.Path(os.fsdecode(path))
     if not path.is_file():      # a pipe, say, from which nothing might ever come
         raise InputError(f'cannot read the image {printable(path)}: there is no such file')

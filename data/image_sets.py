@@ -61,8 +61,8 @@ def fetch(opt):
 
 def read_sets(opt):
     """Read the sets that the options name -> {'train', 'validation', 'test', 'target': set or
-    None; 'tests_rest': whether what is tested on was left over from training images}, the names of
-    the classes."""
+    None; 'tests_rest': whether the test images are left over from training}, the names of the
+    classes. InputError, if the data set is missing, damaged or too small, or has no test images."""
     fetch(opt)
     train, test, target, names = load_sets(
         opt.dataset, opt.dataroot, opt.domain, opt.target, opt.shift, opt.skip_broken)
@@ -76,7 +76,7 @@ def read_sets(opt):
         test = rest if tests_rest else test
     if test is None:
         raise InputError(f'{opt.dataset} in {opt.dataroot} has no test images: give --target, or '
-                         f'--per_class or --fraction, and the rest is tested on')
+                         f'--per_class or --fraction, to test on the rest')
     validation = None
     if opt.validate:
         train, validation = cifar_sets.held_out(train, opt.validate)
@@ -131,7 +131,7 @@ def check_choice(name, domain, target, shift):
     if name == 'office31' and not domain:
         raise InputError(f'office31 needs --domain, one of {", ".join(OFFICE)}')
     if target and domain in ('', target):
-        raise InputError('--target needs another --domain beside it, which training uses')
+        raise InputError('--target needs another --domain, to train on')
     for given in filter(None, (domain, target)):
         if name == 'office31' and given not in OFFICE:
             raise InputError(f'office31 has no domain {given}: choose from {", ".join(OFFICE)}')

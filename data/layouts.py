@@ -88,7 +88,7 @@ def mit67(root):
 def caltech256(root, n):
     """Read 256_ObjectCategories/<NNN.name>/<NNN_IIII.jpg>, or its content. The first n images of
     each class are for training, 61 to 80 for testing, as in Li et al., 'Explicit inductive bias for
-    transfer learning with convolutional networks', 2018 (L2-SP)."""
+    transfer learning with convolutional networks', 2018 (L2-SP). InputError, if any are missing."""
     name = f'caltech256-{n}'
     home = lists.first_of(root / '256_ObjectCategories', root)
     inside = sorted(os.scandir(home), key=os.fspath) if home.is_dir() else []
@@ -135,7 +135,7 @@ def food101_list(base):
         except (ValueError, AttributeError, TypeError):
             images = []
         if not images:
-            raise InputError(f'{path} is no list of images by class: {remedy("food101")}')
+            raise InputError(f'{path} is not a list of images by class: {remedy("food101")}')
     return path, [f'{image}.jpg' for image in images]
 
 

@@ -23,13 +23,13 @@ def first_of(*paths):
 
 
 def read_text(path, name):
-    """Read a text file of the data set `name`. InputError, if it is missing or no text."""
+    """Read a text file of the data set `name`. InputError, if it is missing or not text."""
     try:
         text = present(path, name).read_text('utf-8-sig', 'surrogateescape')
     except OSError as e:
         raise InputError(f'cannot read {path}: {e.strerror}') from None
     if '\0' in text:
-        raise InputError(f'{path} is no text: {remedy(name)}')
+        raise InputError(f'{path} is not text: {remedy(name)}')
     return text
 
 

@@ -45,7 +45,7 @@ def place(outlines, rng, centre, radius):
 
 
 def texture(rng, size, grain, contrast):
-    """Draw noise (size, size, 3) around 0, of deviation `contrast` in grey levels; smooth it."""
+    """Draw smooth noise (size, size, 3) around 0; `contrast`: standard deviation in grey levels."""
     noise = rng.normal(0, contrast, (grain, grain, 3)).astype(np.float32)
     return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
 
@@ -84,7 +84,7 @@ def shapes(n, seed=0, size=SHAPES_SIZE):
 
 def shifted(images, shift, seed=0):
     """Move images, uint8 (N, H, W, 3), to another domain, the same way in every run: multiply the
-    contrast around grey level 127 by 1 - shift, and add Gaussian noise of deviation 60 shift."""
+    contrast around grey 127 by 1 - shift, add Gaussian noise of standard deviation 60 shift."""
     x = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
     x *= 60 * shift
     x += 127 + (1 - shift) * (images.astype(np.float32) - 127)

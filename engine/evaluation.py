@@ -10,8 +10,8 @@ from weights import facts, folding, store
 
 
 def among_classes(opt, f, outputs, names):
-    """Make the function that gives, of the logits of a net f of so many `outputs`, those that the
-    classes `names` stand for, by --classes. InputError, if that does not say which."""
+    """Make the function that computes, of the logits of a net f (so many `outputs`), those of the
+    classes `names`, by --classes. InputError, if that does not say which."""
     classes = opt.classes or list(range(outputs))
     if len(classes) != len(names) or not all(
             type(c) is int and classes.count(c) == (0 <= c < outputs) for c in classes):
@@ -27,7 +27,7 @@ def among_classes(opt, f, outputs, names):
 
 def report_test(opt, device, path, f, tested, params, test, classes, size, pixels):
     """Test the net (f, params) of the file `path` and print errors, size and speed, with the logits
-    of the function `tested`, which chooses or averages those of f, for so many classes; with --save
+    of the function `tested`, which chooses or averages those of f, among `classes`; with --save
     log them too; write the net to --export, if that is given. InputError, if --save holds a run."""
     if opt.save and pathlib.Path(opt.save, 'model.pt7').exists():
         raise InputError(f'{opt.save} holds a run, whose log would be lost; give another --save')

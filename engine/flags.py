@@ -8,7 +8,7 @@ from weights import store
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A script's docstring as it stands, and the default of every flag that has one."""
+    """Prints a script's docstring as it stands, and the default of each flag that has one."""
 
     def _get_help_string(self, action):
         without = action.default in (None, '', []) or action.default is False
@@ -26,8 +26,8 @@ def make_parser(doc):
 
 
 def parse_args(parser, argv):
-    """Return the options of the words `argv`; `given` are the names of those that are not at their
-    defaults. InputError, if the parser does not understand the words."""
+    """Parse the command line `argv` -> the options, and as `given` the names of those that differ
+    from their defaults. InputError for an invalid command line."""
     opt = parser.parse_args(argv)
     opt.given = [k for k, v in vars(opt).items() if v != parser.get_default(k)]
     return opt
@@ -36,16 +36,19 @@ def parse_args(parser, argv):
 def add_schedule_flags(parser):
     """Add the flags of the schedule, which all scripts share -> their group."""
     t = parser.add_argument_group('training')
-    t.add_argument('--batch_size', type=int, metavar='N', help='images per step of all processes')
-    t.add_argument('--epochs', type=int, metavar='N', help='passes over the training images')
-    t.add_argument('--lr', type=float, metavar='RATE', help='learning rate at the start, of SGD '
-                   'with momentum 0.9')
+    t.add_argument('--batch_size', type=int, metavar='N', help='images per step over all processes')
+    t.add_argument('--epochs', type=int, metavar='N', help='passes over the training images '
+                   '(finetune.py: epochs of --steps_per_epoch; 0: as many as --iterations takes)')
+    t.add_argument('--lr', type=float, metavar='RATE', help='initial learning rate of SGD with '
+                   'momentum 0.9')
     t.add_argument('--epoch_step', metavar='LIST', help='json list of epochs, from 1, at whose '
-                   'start the learning rate drops; numbers below 1 are fractions of --epochs')
+                   'start the learning rate drops; numbers below 1 are fractions of --epochs, in '
+                   'finetune.py of those before the drop')
     t.add_argument('--lr_decay_ratio', type=float, metavar='X', help='the learning rate is '
                    'multiplied by X at each drop')
     t.add_argument('--weight_decay', type=float, metavar='X', help='X/2 times the squared norm of '
-                   'the trained parameters, batch normalisation included, is added to the loss')
+                   'the trained parameters, batch normalisation included, is added to the loss '
+                   "(finetune.py: by default the method's; the head has --beta, attention none)")
     t.add_argument('--nesterov', action='store_true', help="use Nesterov's momentum")
     t.add_argument('--seed', default=0, type=int, metavar='N', help='seed of initialisation, image '
                    'order, augmentation and dropout')
@@ -59,13 +62,13 @@ def add_run_flags(parser, **defaults):
     r.add_argument('--save', default='', metavar='DIR', help="folder for log and checkpoint; '': "
                    'one under logs/, named after the options')
     r.add_argument('--validate', default=0, type=int, metavar='N', help='hold out N training '
-                   'images, on which to choose options: the net is tested on them instead of the '
-                   'test set, by finetune.py on both')
-    r.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='least time '
-                   'between checkpoints, which are written at the end of an epoch, always of the '
-                   'first; 0: of each. The same command continues from the last one')
+                   'images for choosing options: the net is tested on them instead of on the test '
+                   'set, in finetune.py on both')
+    r.add_argument('--save_every', default=30, type=float, metavar='SECONDS', help='minimum '
+                   'time between checkpoints; one always follows the first and the last epoch; 0: '
+                   'one after every epoch. The same command continues from the last one')
     r.add_argument('--resume', default='', metavar='RUN', help='another run, or its checkpoint, to '
-                   'continue from; its epochs count')
+                   'continue from; its finished epochs are not repeated')
     r.add_argument('--export', default='', metavar='FILE', help='write the trained net alone to '
                    'this file at the end: .pth or .hkl')
     d = parser.add_argument_group('device')
@@ -73,13 +76,13 @@ def add_run_flags(parser, **defaults):
                    'of activations (parameters are kept in float at least); auto: bfloat16 where '
                    'the hardware has instructions for it, else float')
     d.add_argument('--nthread', default=4, type=int, metavar='N', help='worker processes that load '
-                   'images, for each training process; none for data sets that are held in memory')
-    d.add_argument('--ngpu', default=1, type=int, metavar='N', help='processes to start, one for '
-                   'each GPU; they share the batch. Not needed under torchrun')
+                   'images, per training process; none for data sets that are held in memory')
+    d.add_argument('--ngpu', default=1, type=int, metavar='N', help='processes to start, one '
+                   'per GPU; they share the batch. Not needed under torchrun')
     d.add_argument('--gpu_id', default='', metavar='LIST', help='GPUs to use, such as 0,1 (sets '
                    "CUDA_VISIBLE_DEVICES); '': those of the environment. Ignored under torchrun")
     d.add_argument('--deterministic', action='store_true', help='use only deterministic '
-                   'algorithms, perhaps slower: the same bits on the same machine')
+                   'algorithms, perhaps slower ones: bitwise the same results on the same machine')
     d.add_argument('--no_graph', action='store_true', help='on a GPU: launch the kernels of each '
                    'step one by one, instead of as one CUDA graph, for debugging')
     d.add_argument('--compile', action='store_true', help='apply torch.compile to the objective, '
@@ -90,7 +93,7 @@ def add_run_flags(parser, **defaults):
 
 
 def check_flags(opt):
-    """Refuse values that mean nothing; make a list of --epoch_step."""
+    """Raise an InputError for invalid values; make a list of --epoch_step."""
     check_numbers(opt, above_zero=('batch_size', 'lr', 'lr_decay_ratio', 'ngpu'),
                   zero_or_more=('weight_decay', 'validate', 'nthread', 'seed', 'epochs',
                                 'save_every'))
@@ -106,12 +109,12 @@ def check_flags(opt):
         store.check_format(opt.export)
 
 
-LARGE = 2 ** 32     # what no whole number on a command line reaches; seeds of numpy are below
+LARGE = 2 ** 32     # integers on a command line are smaller, as seeds of numpy must be
 LIMITS = {'size': 2 ** 15, 'width': 2 ** 15}
 
 
 def whole_epochs(opt):
-    """Resolve the fractions in --epoch_step to epochs, the first one never: 0.3 of 200 is 60."""
+    """Resolve the fractions in --epoch_step to epochs, from 2 on: 0.3 of 200 is 60."""
     opt.epoch_step = [whole_epoch(s, opt.epochs, 2) for s in opt.epoch_step]
 
 
@@ -127,8 +130,8 @@ def whole_epoch(value, epochs, first=1):
 
 
 def check_numbers(opt, above_zero=(), zero_or_more=()):
-    """Refuse values of the named options that are too small, or so large that something would
-    overflow; None is no value."""
+    """Raise an InputError for values of the named options that are too small, or so large that
+    something would overflow; None is not checked."""
     for name in (*above_zero, *zero_or_more):
         value = getattr(opt, name)
         limit = LIMITS.get(name, LARGE if type(value) is int else float('inf'))
@@ -140,7 +143,7 @@ def check_numbers(opt, above_zero=(), zero_or_more=()):
 
 
 def json_list(text, flag, example):
-    """Read the list that a flag's text stands for. InputError, if it is none."""
+    """Parse a flag's text as a json list. InputError, if it is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

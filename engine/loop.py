@@ -1,8 +1,8 @@
 """The training loop of all scripts: epochs, tests, log and checkpoint of one run, or of several.
 
 torchnet's Engine goes through epochs and batches; what an epoch adds up stays on the device and is
-read once. Several runs are trained side by side on a GPU, all steps in
-one graph, and in turn on a CPU; either way each ends with the bits that it has when it runs alone.
+read once. Several runs are trained side by side on a GPU, all steps in one graph, and in turn on a
+CPU; either way each result is bitwise that of running it alone.
 """
 import argparse
 import contextlib
@@ -31,16 +31,16 @@ class Training:
 
     opt: the options, those of engine/script.py and the script's own
     train, test, validation: sets, `data.arrays.Images`; the last is a further test set, if any
-    generator: of order and augmentation; where there is dropout (`is_random`), of that too
-    checkpoint, lines: what `runs.previous` found to go on from
+    generator: for order and augmentation and, if there is any (`is_random`), dropout
+    checkpoint, lines: what `runs.previous` found to continue from
     weight(epoch): the objective's `weight` in an epoch; epochs count from 1
-    objective(epoch): the objective of an epoch, where that is not the state's in all of them
-    rate(epoch, step): the learning rate of a step, counted from 1; None: that of `learning_rate`,
-        at whose drops the momenta become zero
-    logged(lines): what is logged besides in an epoch, whose line is the last of `lines`, a dict
-    on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then gives
-        True: the momenta become zero
-    log_extra: what log and checkpoint say of the whole run, beside its options
+    objective(epoch): the objective of an epoch, if it is not the state's in all of them
+    rate(epoch, step): the learning rate of a step, counted from 1; None: `learning_rate`; the
+        momentum buffers are reset when it drops
+    logged(lines): what else is logged of an epoch, whose line is the last of `lines`, a dict
+    on_epoch(epoch): called as an epoch begins; may change the parameters in place, and then returns
+        True: the momentum buffers are reset
+    log_extra: what log and checkpoint say of the whole run, besides its options
     """
     opt: argparse.Namespace
     state: step.State
@@ -91,7 +91,7 @@ def learning_rate(opt, epoch):
 # ---- one run: its beginning, its epochs ---------------------------------------------------------
 
 def begin(t, device):
-    """Go on from the checkpoint, if there is one; write the log's first line."""
+    """Continue from the checkpoint, if there is one; write the log's first line."""
     if t.is_random and device.type == 'cuda':
         torch.cuda.manual_seed(t.opt.seed)
     if t.checkpoint:
@@ -126,8 +126,8 @@ def load_checkpoint(t, device):
 
 
 def begin_epoch(t):
-    """Set what an epoch starts with -> whether its objective is not that of the epoch before, so
-    that graphs of steps are out of date."""
+    """Set what an epoch starts with -> whether its objective differs from the last epoch's, so that
+    graphs of steps are out of date."""
     epoch, before = t.epoch + 1, t.state.objective
     if t.objective:
         t.state = t.state._replace(objective=t.objective(epoch))
@@ -143,7 +143,7 @@ def begin_epoch(t):
 
 
 def next_step(t):
-    """Count a step, and set its learning rate, if that is not the one of the epoch."""
+    """Count a step, and set its learning rate, if that differs from the last step's."""
     t.steps += 1
     if t.rate and t.steps > 1:
         value = t.rate(t.epoch + 1, t.steps)
@@ -254,7 +254,7 @@ def why_no_graph(opt, device):
     """Return why steps are not captured on a device, and print it, if that is a GPU; '' if they
     are."""
     if device.type != 'cuda':
-        return 'this is no GPU'
+        return 'this is not a GPU'
     several = 'several processes average their gradients between backward pass and update'
     reason = several if processes.world() > 1 else '--no_graph' if opt.no_graph else ''
     if reason:
@@ -279,12 +279,11 @@ def test(active, samples, take):
 
 
 def check_draws(trainings, device):
-    """Refuse, with an InputError, runs side by side that would draw from one GPU's random
-    numbers."""
+    """Raise an InputError, if runs side by side would draw from one GPU's random numbers."""
     drawing = [t for t in trainings if t.is_random]
     if drawing and len(trainings) > 1 and device.type == 'cuda':
-        raise InputError(f'{drawing[0].folder}: a net with dropout, which draws from the random '
-                         f'numbers of the GPU, is trained alone there, without +')
+        raise InputError(f'{drawing[0].folder}: a net with dropout draws from the random numbers '
+                         f'of the GPU: train it alone there, without +')
 
 
 def end_epochs(active, samples, take, device, save, alone):
@@ -316,9 +315,9 @@ def time_to_stop():
 
 
 def fit(trainings, device):
-    """Train runs to their last epochs, in place, each through its own at the same time, and log
-    them. A run whose loss is not finite stops, and its `failure` says why. At `time_to_stop` all
-    stop after the epoch that they are in."""
+    """Train runs to their last epochs, in place and all at the same time, and log them. A run whose
+    loss is not finite stops, and its `failure` says why. At `time_to_stop` all stop after the epoch
+    that they are in. InputError for runs that cannot share a GPU."""
     check_draws(trainings, device)
     stop_at, threads = time_to_stop(), torch.get_num_threads()
     for t in trainings:

@@ -19,7 +19,7 @@ def likeliest(f, params, images, names, dtype):
 
 
 def show(answers):
-    """Print (name of an image, what `likeliest` gives of it), a line for each."""
+    """Print a line for each (name of an image, what `likeliest` gives for it)."""
     for image, classes in answers:
         print(printable(f'{image}: ' + ', '.join(f'{name} {100 * p:.2f} %'
                                                  for name, p in classes)), flush=True)

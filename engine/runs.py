@@ -32,8 +32,8 @@ HERE = pathlib.Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def lock(folder):
-    """Hold a run's folder, made if need be, against other processes: they get an InputError. A
-    process that ends, however it ends, lets go; a new folder that stays empty is removed."""
+    """Lock a run's folder, made if need be: other processes get an InputError. However a process
+    ends, its lock ends with it; a new folder that stays empty is removed."""
     path = pathlib.Path(folder, 'lock')
     made = [p for p in path.parents if not os.path.lexists(p)]
     try:
@@ -41,7 +41,7 @@ def lock(folder):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)    # before it is let go: it may be another's afterwards
+            path.unlink(missing_ok=True)    # before it is unlocked: then it may be another's
             file.close()
     finally:
         with contextlib.suppress(OSError):
@@ -50,8 +50,9 @@ def lock(folder):
 
 
 def take_lock(path):
-    """Open and lock the file. Not refused at once: it may be held for an instant by one who looks
-    whether it is held, and what was opened may be a file that its holder is just removing."""
+    """Open and lock a file -> the open file. InputError, if another process holds it, or its folder
+    cannot be one; RunError, if it cannot be written. Try several times: another process may hold
+    the lock for an instant to test it, or may be removing the file just opened."""
     reason = ''
     for _ in range(10):
         with contextlib.ExitStack() as stack:
@@ -67,8 +68,8 @@ def take_lock(path):
             except FileNotFoundError as e:      # its holder has removed it, or its new folder
                 reason = e.strerror
             except (FileExistsError, NotADirectoryError):
-                raise InputError(f'{path.parent} is, or lies in, what is no folder: give another '
-                                 f'--save') from None
+                raise InputError(f'{path.parent} is not a folder, or lies inside a file: give '
+                                 f'another --save') from None
             except OSError as e:
                 raise RunError(f'cannot write {path}: {e.strerror}') from None
         time.sleep(.03)
@@ -79,7 +80,7 @@ def take_lock(path):
 
 
 def environment(opt, device):
-    """Return what produced a run's numbers, beside its options."""
+    """Return what produced a run's numbers, besides its options."""
     revision, changed = revision_of(HERE)
     return dict(command=opt.command, git=revision, git_dirty=changed, torch=str(torch.__version__),
                 python=platform.python_version(), device=device_name(device),
@@ -110,6 +111,7 @@ def cpuinfo():
 
 
 def device_name(device):
+    """Return the name of a GPU, or of the processor with its number of cores."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     model = re.search(r'model name\s*: (.*)', cpuinfo())
@@ -128,20 +130,21 @@ def read_log(path):
     except (ValueError, RecursionError):
         lines = ['']
     if not all(isinstance(z, dict) for z in lines):
-        raise InputError(f'{path} is damaged: it should hold a json object behind each "{mark}"')
+        raise InputError(f'{path} is damaged: it should hold a json object after each "{mark}"')
     for z in lines[1:]:
         check_line(z, path)
     return lines
 
 
 def check_line(z, path):
-    """Refuse an epoch's line of a log, in the file `path`, whose numbers are missing or none."""
+    """Raise an InputError, if numbers of an epoch's line in a log are missing or invalid."""
     for k, kinds in EVERY_EPOCH.items():
         if type(z.get(k)) not in kinds or not 0 <= z[k] < float('inf'):
             raise InputError(f'{path} is damaged: the {k} of an epoch is {z.get(k, "missing")}')
 
 
 def write_log(path, lines):
+    """Write the lines of a log, dicts, whole or not at all. RunError, if that fails."""
     files.write_whole(path, ''.join(f'json_stats: {json.dumps(z, allow_nan=False)}\n'
                                     for z in lines).encode())
 
@@ -153,7 +156,7 @@ def student_of(params):
 
 
 def previous(opt):
-    """Find what a run goes on from -> checkpoint or None, lines of the log so far.
+    """Find what a run continues from -> checkpoint or None, lines of the log so far.
 
     The folder's own checkpoint if it holds a run of the same options, else --resume; anything
     else that is in the way is an InputError. Nothing is written here.
@@ -162,8 +165,8 @@ def previous(opt):
     model, log = folder / 'model.pt7', folder / 'log.txt'
     lines = read_log(log) if log.exists() else []
     if not lines and (log.exists() or model.exists()):
-        raise InputError(f'{folder} holds another log.txt or model.pt7 than a run of ours; give '
-                         f'another --save')
+        raise InputError(f'{folder} holds a log.txt or model.pt7 that this program did not '
+                         f'write; give another --save')
     if len(lines) > 1 or model.exists():
         check_options(opt, lines)
     if len(lines) > 1 and not model.exists():
@@ -172,7 +175,7 @@ def previous(opt):
             return dict(epoch=last['epoch']), lines
         if last['epoch'] >= last['epochs']:
             raise InputError(f'{folder} holds a log of {last["epoch"]} epochs but no checkpoint to '
-                             f'go on from; give another --save')
+                             f'continue from; give another --save')
         # else it was cut off before its first checkpoint, and begins anew
     if not (model.exists() or opt.resume):
         return None, []
@@ -181,7 +184,7 @@ def previous(opt):
     if path is not model and state['epoch'] >= opt.epochs:
         raise InputError(f'{path} is at epoch {state["epoch"]}: give a larger --epochs')
     if 'momenta' not in state:
-        print(f'{path} is not of this code: momentum starts from zero')
+        print(f'{path} was not written by this program: momentum starts from zero')
     if path is not model:
         return state, []
     check_line(state.get('line', {}), path)
@@ -208,8 +211,8 @@ def differences(opt, line):
 
 
 def check_options(opt, lines):
-    """Refuse, with an InputError that names them, options that compute something else than those
-    in a log."""
+    """Raise an InputError that names them for options that compute something else than those in a
+    log."""
     last = lines[-1]
     found = differences(opt, last)
     found.pop('iterations', None)       # they are counted as epochs
@@ -220,12 +223,12 @@ def check_options(opt, lines):
         said = '; '.join(
             f'--{k} was {"the default" if old is None else old or repr(old)}, is {new or repr(new)}'
             for k, (old, new) in found.items())
-        raise InputError(f'{opt.save} holds a run of other options ({said}{reason}); give those or '
-                         f'another --save')
+        raise InputError(f'{opt.save} holds a run with other options ({said}{reason}); repeat '
+                         f'those, or give another --save')
 
 
 def why_epochs_stay(opt, last):
-    """Say why a run, whose log ends with `last`, cannot go on to the epochs of `opt`; '' if it
+    """Say why a run, whose log ends with `last`, cannot continue to the epochs of `opt`; '' if it
     can."""
     if getattr(opt, 'beta_decay', '') in ('linear', 'cosine'):
         return ': --beta falls to zero over the epochs'

@@ -1,4 +1,4 @@
-"""What is around the training loop in every script: its start, and its exit status.
+"""What surrounds the training loop in every script: its start, and its exit status.
 
 The loop is in loop.py, a step of it in step.py, the folder that a run leaves behind in runs.py.
 """
@@ -23,7 +23,8 @@ from weights import store
 
 
 def set_up(opt):
-    """Choose device, precision and determinism -> the device. Fills in `opt.dtype`."""
+    """Choose device, precision and determinism -> the device. Fills in `opt.dtype`. InputError, if
+    the processes cannot share a batch evenly."""
     device = processes.connect()
     if opt.batch_size % processes.world():
         raise InputError(f'--batch_size {opt.batch_size} cannot be shared evenly by '
@@ -42,14 +43,15 @@ def set_up(opt):
 def main(argv, script, parse, make_training, instead=lambda opt: None,
          prepare=lambda opt, device: (), exported=lambda opt, params: params,
          afterwards=lambda opt, device: None):
-    """Do what the command line `argv` (None: the process's) of the file `script` says: train one
-    run, or, with ` + ` between their flags, several side by side.
+    """Run the command line `argv` (None: the process's own) of the file `script`: train one run
+    or, with ` + ` between their flags, several side by side. InputError for invalid options,
+    RunError for failed runs.
 
     parse(argv) -> options; make_training(opt, device, checkpoint, lines, *prepared) ->
     `loop.Training`, where `prepared` is what prepare(opt, device) has read because the number of
     epochs depends on it; instead(opt) -> None, or what to do with (opt, device) instead of
     training; exported(opt, params): what --export writes of a net; afterwards(opt, device): called
-    for each run that is done.
+    for each finished run.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parts = split_at_plus(argv)
@@ -57,7 +59,7 @@ def main(argv, script, parse, make_training, instead=lambda opt: None,
     for opt, part in zip(opts, parts, strict=True):
         opt.command = shlex.join([pathlib.Path(script).name, *part])
     if len(opts) > 1 and any(map(instead, opts)):
-        raise InputError('what does not train runs alone, without +')
+        raise InputError('+ joins trainings only: run anything else alone')
     check_together(opts)
     opt = opts[0]
     processes.choose_gpus(opt.gpu_id)
@@ -72,7 +74,7 @@ def main(argv, script, parse, make_training, instead=lambda opt: None,
 
 
 def split_at_plus(words):
-    """Split words at '+' -> the lists between."""
+    """Split words at '+' -> the lists between. InputError, if one is empty."""
     parts = [list(part) for plus, part in itertools.groupby(words, '+'.__eq__) if not plus]
     if '+' in words and len(parts) <= words.count('+'):
         raise InputError('there is a + without the flags of a run on both sides')
@@ -86,7 +88,7 @@ SHARED = ('dataset', 'dataroot', 'imagenetpath', 'domain', 'target', 'per_class'
 
 
 def check_together(opts):
-    """Refuse runs that cannot be trained side by side."""
+    """Raise an InputError for runs that cannot be trained side by side."""
     if len(opts) == 1:
         return
     for name in SHARED:
@@ -96,7 +98,7 @@ def check_together(opts):
                              f'{" and ".join(map(str, dict.fromkeys(values)))}; repeat the flags '
                              f'that they share in each part')
     if opts[0].ngpu > 1 or processes.launched():
-        raise InputError('runs side by side share one process: leave --ngpu and torchrun out')
+        raise InputError('runs side by side share one process: omit --ngpu and torchrun')
     folders = [os.path.realpath(opt.save) for opt in opts]
     for folder in folders:
         if folders.count(folder) > 1:
@@ -104,7 +106,8 @@ def check_together(opts):
 
 
 def train(opts, device, make_training, prepare, exported, afterwards):
-    """Lock the folders of runs, find what there is to go on from, train what is missing, finish."""
+    """Lock the folders of runs, find what they continue from, train what is missing, finish them.
+    InputError, if a folder cannot be used; RunError, if a run fails."""
     found = [prepare(opt, device) for opt in opts]
     with contextlib.ExitStack() as stack:
         for opt in opts if processes.is_first() else ():
@@ -148,7 +151,7 @@ def fit_or_clean_up(trainings, device):
 
 
 def finish(opt, exported):
-    """Finish a run that has all of its epochs: draw its curves, and --export its net, as `exported`
+    """Finish a run that has all its epochs: draw its curves, and --export its net, as `exported`
     makes it."""
     folder = pathlib.Path(opt.save)
     last = runs.read_log(folder / 'log.txt')[-1]
@@ -176,7 +179,7 @@ def computes_bfloat16(device):
     return bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', runs.cpuinfo()))
 
 
-# what no code can help: disks that are full, broken or not to be written on, too many open files
+# what no code can help: disks that are full, broken or read-only, too many open files
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE,
                   errno.ENOMEM}
 
@@ -186,18 +189,18 @@ def message_of(e):
     if isinstance(e, (InputError, RunError)):
         return str(e)
     if isinstance(e, OSError) and e.errno in OF_THE_MACHINE:
-        return f'{e.strerror}: {e.filename or "what is printed, perhaps, cannot be written"}'
+        return f'{e.strerror}: {e.filename or "perhaps standard output cannot be written"}'
     text = str(e).partition('\n')[0]
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(
             k in text for k in ("can't allocate memory", 'calculation overflowed')):
         return f'not enough memory: choose a smaller net, batch or image ({text})'
     if 'does not have a deterministic implementation' in text:
-        return f'--deterministic cannot be had here: {text.partition(",")[0]}. Leave it out'
+        return f'--deterministic is not possible here: {text.partition(",")[0]}. Leave it out'
     return ''
 
 
 def end_output():
-    """Let what is still printed go nowhere."""
+    """Discard what is still printed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -210,12 +213,12 @@ def run(main):
     status = 0
     interrupts.catch()
     for stream in filter(None, (sys.stdout, sys.stderr)):
-        with contextlib.suppress(AttributeError):       # of what a notebook has in its place
+        with contextlib.suppress(AttributeError):       # in a notebook it is something else
             stream.reconfigure(errors='backslashreplace')       # names of files that are not UTF-8
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:     # what reads our output has enough of it, as head does
+    except BrokenPipeError:     # the reader of our output, such as head, has enough
         end_output()
     except (InputError, RuntimeError, MemoryError, OSError) as e:
         text = message_of(e)

@@ -1,9 +1,9 @@
 """One step of training and one of testing, each a function of tensors that it changes in place.
 
-What a step changes (parameters, running statistics, momenta, the sums of the epoch) and what is set
-from outside (learning rate, weight of the method's loss) are tensors of fixed shape that stay where
-they are; it keeps no Python state and reads nothing off the device. So the same function runs as it
-is on a CPU, is captured as a CUDA graph (graphs.py), and is what bench.py measures.
+What a step changes (parameters, running statistics, momentum buffers, sums of the epoch) and what
+is set from outside (learning rate, weight of the method's loss) are tensors of fixed shape that
+stay in place; it keeps no Python state and reads nothing off the device. So the same function runs
+as it is on a CPU, is captured as a CUDA graph (graphs.py), and is what bench.py measures.
 """
 from collections.abc import Callable
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class State(NamedTuple):
 # ---- parameters on the device -------------------------------------------------------------------
 
 def parameter_dtype(dtype):
-    """Return the torch dtype of parameters, gradients and momenta for activations of `dtype`."""
+    """Return the torch dtype of parameters and momentum buffers for activations of `dtype`."""
     return torch.float64 if dtype == 'double' else torch.float32
 
 
@@ -74,8 +74,8 @@ def precision(dtype, device):
 
 
 def new_state(objective, params, dtype, weight_decay=0., groups=None, nesterov=False):
-    """Make the state before the first step: zero momenta and sums. `params` are on their device;
-    all that take a gradient are one group with this weight decay, unless there are `groups`."""
+    """Make the state before the first step: zero momentum buffers and sums. `params` are on their
+    device; those with gradients are one group with this weight decay, if no `groups` are given."""
     learnt = {k: v for k, v in params.items() if v.requires_grad}
     device = next(iter(params.values())).device
 

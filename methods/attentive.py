@@ -1,7 +1,7 @@
 """Attention to features that is learned while a net is fine-tuned, from the source's features.
 
   AFD, AFS: Wang et al., 'Pay Attention to Features, Transfer Learn Faster CNNs', ICLR 2020,
-  https://openreview.net/forum?id=ryxyCeHtPB (by secondary sources: its text was not available)
+  https://openreview.net/forum?id=ryxyCeHtPB (from secondary sources: its text was not available)
   AFA: Xie et al., 'Towards Effective Deep Transfer via Attentive Feature Alignment', Neural
   Networks 138, 2021; code https://github.com/xiezheng-cs/AFA
 
@@ -33,32 +33,32 @@ def normal(no, ni):
 
 
 def afd_entries(c, h, w):
-    """AFD: each channel's map, flattened, through H hidden values to one; a bias per channel."""
+    """Draw AFD's entries: each channel's map, flattened, through H hidden values to one; biases."""
     return {'hidden.weight': normal(h, h * w), 'hidden.bias': torch.zeros(h),
             'out.weight': normal(1, h), 'bias': torch.zeros(c)}
 
 
 def act_entries(c, h, w):
-    """AFA's second stage: as AFD, without a bias of the hidden values (table 1, MLP_c)."""
+    """Draw those of AFA's second stage: as AFD's, but no bias of hidden values (table 1, MLP_c)."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(1, h), 'bias': torch.zeros(c)}
 
 
 def squeeze_entries(c, h, w):
-    """Squeeze and excitation with C hidden values, which Knowledge-Distillation-Zoo has in place of
-    AFD's attention, as it found that unstable."""
+    """Draw those of squeeze and excitation with C hidden values, which Knowledge-Distillation-Zoo
+    has in place of AFD's attention, as it found that unstable."""
     return {'squeeze.weight': normal(c, c), 'squeeze.bias': torch.zeros(c),
             'excite.weight': normal(c, c), 'excite.bias': torch.zeros(c)}
 
 
 def ast_entries(c, h, w):
-    """AFA's first stage: the mean of all channels' maps through H hidden values to one for each
-    position (table 1, MLP_s)."""
+    """Draw those of AFA's first stage: the mean of all channels' maps through H hidden values to
+    one for each position (table 1, MLP_s)."""
     return {'hidden.weight': uniform(h, h * w), 'out.weight': uniform(h * w, h),
             'out.bias': uniform(h * w, h)[:, 0].clone()}
 
 
 def both_entries(c, h, w):
-    """AFA in one stage: the entries of both stages, under 'ast' and 'act'."""
+    """Draw those of AFA in one stage: of both stages, under 'ast' and 'act'."""
     return flatten({'ast': ast_entries(c, h, w), 'act': act_entries(c, h, w)})
 
 

@@ -1,4 +1,4 @@
-"""Channels that can be pruned: how they are masked and cut, how they are ranked, which are kept.
+"""Channels that can be pruned: how they are masked and cut out, how ranked, which are kept.
 
 A set of channels is a `Channels` of `architecture_of(params).channels`, and is called by the
 convolution that makes them. `keep` is {set: indices of the channels that stay}.
@@ -21,7 +21,7 @@ def made_and_read(params, channel_set):
     made = [key for k in channel_set.makers for key in (weight_of(params, k), f'{k}.bias')]
     made += [k for base in channel_set.norms for k, v in params.items()
              if k.startswith(base + '.') and v.ndim]
-    # the gate behind a reader has the channels as inputs; in pre-activation nets bn_of gives the
+    # the gate after a reader has the channels as inputs; in pre-activation nets bn_of gives the
     # name of the channels' own normalisation instead
     read = [key for k in channel_set.readers
             for key in (weight_of(params, k), f'{utils.bn_of(k)}.gate.weight')]
@@ -42,7 +42,7 @@ def cut(params, keep):
 
 def maskable(params, channel_set):
     """Return the keys of the entries that are zero for a masked channel of a set: its filters and
-    biases, and scales, shifts and gates behind them, but no statistics."""
+    biases, and scales, shifts and gates after them, but no statistics."""
     return [k for k in made_and_read(params, channel_set)[0] if not k.endswith(('_mean', '_var'))]
 
 
@@ -112,7 +112,7 @@ def of_trained(params, scores):
 
 def ranked(scores):
     """Return the set of each channel, as a number among `scores`, in the order in which channels
-    are cut: by their rank within the set, so that all sets lose the same part of their channels.
+    are pruned: by their rank within the set, so that all sets lose the same part of their channels.
 
     Scores of different layers cannot be compared: taken per multiply-add, they would cost the first
     layers of a MobileNetV2, where the loss of a channel hurts most, nearly all of their channels.
@@ -148,12 +148,12 @@ def to_target(f, params, scores, size, target, multiple=1):
     """Choose the channels to keep, by scores {set: (C,)}, for `target` times the net's
     multiply-adds on images of size x size pixels -> `keep`.
 
-    Channels are cut in the order of `ranked`; of all the nets on the way, the one nearest to the
+    Channels are pruned in the order of `ranked`; of all the nets on the way, the one nearest to the
     target is taken. The number kept of a set is rounded to a `multiple`, one at least, and is at
     most all of them. InputError, if there are no sets, or the target cannot be reached.
     """
     if not scores:
-        raise InputError('this net has no channels that could be cut')
+        raise InputError('this net has no channels that could be pruned')
     positions, order, blank = areas(f, params, size), ranked(scores), facts.on_meta(params)[1]
     whole = sum(macs_of_filters(blank, positions).values())
 
@@ -169,6 +169,6 @@ def to_target(f, params, scores, size, target, multiple=1):
     n = min((k for k in (n - 1, n) if k >= 0), key=lambda k: abs(part(k) - target))
     if part(len(order)) > target + .02:
         raise InputError(f'{target:g} of the multiply-adds cannot be reached: only channels inside '
-                         f'of blocks are cut' + f', to multiples of {multiple}' * (multiple > 1) +
+                         f'blocks are pruned' + f', to multiples of {multiple}' * (multiple > 1) +
                          f', which leaves {part(len(order)):.3f} at least')
     return kept(n)

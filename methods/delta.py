@@ -117,8 +117,8 @@ def channel_weights(opt, f, params, head, layers, batches, checkpoint):
                          f'compute, a run that has computed them, or a file')
     if path == made and not (checkpoint and made.exists()):
         if processes.world() > 1:
-            raise InputError('--channel_weights compute is work for one process: give the others '
-                             'its channel_weights.json')
+            raise InputError('--channel_weights compute runs in one process: give its '
+                             'channel_weights.json to several')
         found = computed(f, params, head, layers, batches, opt.dtype)
         files.write_whole(made, json.dumps({k: v.tolist() for k, v in found.items()}).encode())
     return read_weights(path, {k: (len(params[weight_of(params, k)]),) for k in layers})

@@ -48,13 +48,13 @@ def multi_kernel_mmd(x, y, estimator='biased'):
 # ---- methods ------------------------------------------------------------------------------------
 
 def ddc(batch):
-    """DDC: `linear_mmd` of what enters the head, the one layer that is tapped."""
+    """Return DDC's loss: `linear_mmd` of what enters the head, the one layer that is tapped."""
     n, (x,) = len(batch.labels), batch.student.taps.values()
     return [linear_mmd(x[:n], x[n:])]
 
 
 def dan(batch):
-    """DAN: `multi_kernel_mmd` of the tapped layers, all but the last after ReLU, added up."""
+    """Return DAN's loss: `multi_kernel_mmd` summed over the layers, all but the last after ReLU."""
     n, (*hidden, last) = len(batch.labels), map(utils.at_least_float, batch.student.taps.values())
     return [sum(multi_kernel_mmd(x[:n], x[n:], batch.opt.mmd)
                 for x in (*map(F.relu, hidden), last))]

@@ -12,8 +12,8 @@ from weights.architecture import architecture_of, weight_of
 # ---- the head, and what is frozen ---------------------------------------------------------------
 
 def with_new_head(params, head, classes, bottleneck=0, dropout=0.):
-    """Replace the head of a net: random weights of deviation 0.01 and zero biases for so many
-    classes, behind a `bottleneck` of so many channels with `dropout`, if those are above zero."""
+    """Replace the head of a net: random weights of standard deviation 0.01 and zero biases for
+    `classes` classes, after a layer of `bottleneck` channels with `dropout`, if these are not 0."""
     old = params.get(head + '.bottleneck.weight', params[head + '.weight'])
     ni, new = old.shape[1], {}
     if bottleneck:
@@ -69,14 +69,14 @@ def stages(params):
     """Return the name of the last convolution of each stage. InputError for nets without stages."""
     found = architecture_of(params).stages
     if not found:
-        raise InputError('of this net no layers are known that could be compared; those of '
-                         'residual nets, MobileNetV2 and AlexNet are')
+        raise InputError('this net has no known layers to compare; residual nets, MobileNetV2 and '
+                         'AlexNet have')
     return list(found)
 
 
 def check_stages(name, params, start):
-    """Refuse, with an InputError, a net `name` whose stages' outputs cannot be compared with those
-    of the net `start`."""
+    """Raise an InputError, if the outputs of the stages of the net `name` cannot be compared with
+    those of the net `start`."""
     ours, its = ([(k, len(p[weight_of(p, k)])) for k in architecture_of(p).stages]
                  for p in (start, params))
     if its != ours:
@@ -104,7 +104,7 @@ def reference(opt, f, start, head, layers, pixels, load_net):
         check_stages(opt.teacher, params, start)
         if folding.folded(f, params):
             raise InputError(f'the teacher {opt.teacher} has its batch normalisation folded away, '
-                             f'so that its features are others than those of the net')
+                             f'so that its features differ from those of the net')
         start = params
     start = {k: v.detach() for k, v in start.items()}
     if needs == 'parameters':

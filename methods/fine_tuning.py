@@ -1,4 +1,4 @@
-"""Fine-tuning by a method: its flags, its parameter groups, what it logs besides.
+"""Fine-tuning by a method: its flags, its parameter groups, what else it logs.
 
 The loss is cross-entropy + alpha times the loss of --method (losses.py) + beta / 2 times the
 squared norm of the head's parameters.
@@ -27,9 +27,9 @@ def add_flags(parser, frozen):
                    ', '.join(f'{k} {m.beta:g}' for k, m in methods.items()) + '); that of all else '
                    f'is --weight_decay (default: 0 for {", ".join(undecayed)}, else the same)')
     t.add_argument('--head_lr_mult', default=1, type=float, metavar='X', help='learning rate of '
-                   'the head, as a multiple of --lr')
+                   "the head, as a multiple of --lr; DAN's paper has 10")
     t.add_argument('--bottleneck', type=int, metavar='N', help='a layer of N channels before the '
-                   'last one of the head (default: 256 for ddc, and for dan except with alexnet)')
+                   'last one (default, as published: 256 for ddc, and dan except with alexnet)')
     t.add_argument('--dropout', default=0, type=float, metavar='P', help='probability of dropout '
                    'after the bottleneck and its ReLU; 0.5 in Transfer-Learning-Library')
     t.add_argument('--mmd', default='biased', choices=domains.ESTIMATORS, help='dan: estimate of '
@@ -67,13 +67,14 @@ def add_comparison_flags(t, methods):
     t.add_argument('--teacher', default='', metavar='NET', help='at, kd: the teacher, of the same '
                    'classes: a run, a file of parameters or a name, as of --source; methods that '
                    'compare features: the net to compare with instead of --source')
-    t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of kd')
+    t.add_argument('--temperature', default=4, type=float, metavar='X', help='temperature T of '
+                   'kd; the attention transfer paper uses 4')
     t.add_argument('--at_groups', default='[-2,-1]', metavar='LIST', help='json list of the groups '
-                   'that at compares, counted from 0; -1 is the last one')
+                   'that at compares, from 0; -1 is the last one (ImageNet in the paper: [-2,-1])')
 
 
 def check_flags(opt):
-    """Refuse what does not go together with an InputError, and fill in a method's defaults."""
+    """Raise an InputError for options that do not go together; fill in a method's defaults."""
     methods = losses.methods_of('fine-tuning')
     of_features = [k for k, m in methods.items() if m.positions]
     meant = {'alpha': [k for k, m in methods.items() if m.losses], 'positions': of_features,
@@ -82,29 +83,29 @@ def check_flags(opt):
              'temperature': ['kd'], 'at_groups': ['at'], 'mmd': ['dan'], 'mmd_layers': ['dan']}
     for name, its in meant.items():
         if name in opt.given and opt.method not in its:
-            raise InputError(f'--{name} means nothing for --method {opt.method}; it is for '
+            raise InputError(f'--{name} has no effect with --method {opt.method}; it is for '
                              f'{", ".join(its)}')
     for name in ('alpha', 'beta', 'weight_decay', 'positions'):
         if getattr(opt, name) is None:
             setattr(opt, name, getattr(methods[opt.method], name))
     flags.check_numbers(opt, above_zero=('head_lr_mult', 'temperature'),
-                         zero_or_more=('alpha', 'beta', 'bottleneck'))
+                        zero_or_more=('alpha', 'beta', 'bottleneck'))
     if opt.bottleneck == 0 and (opt.method == 'ddc' or opt.mmd_layers == 'bottleneck'):
-        raise InputError(f'--method {opt.method} compares the bottleneck: give its channels')
+        raise InputError(f'--method {opt.method} needs a --bottleneck above zero')
     if opt.bottleneck == 0 and opt.dropout:
-        raise InputError('--dropout is that of the bottleneck: give its channels')
+        raise InputError('--dropout needs a --bottleneck above zero')
     if not 0 <= opt.dropout < 1:
         raise InputError(f'--dropout is {opt.dropout}: give a probability below 1')
     opt.at_groups = flags.json_list(opt.at_groups, '--at_groups', '[2,3]')
 
 
 def check_sources(opt):
-    """Refuse, with an InputError, a method without what it needs, or with what it does not use."""
+    """Raise an InputError for a method without what it needs, or with what it does not use."""
     method = losses.METHODS[opt.method]
     if not opt.teacher and method.needs == 'teacher':
         raise InputError(f'--method {opt.method} needs a --teacher, a net of the same classes')
     if opt.teacher and method.needs not in ('teacher', 'features'):
-        raise InputError(f'--method {opt.method} compares with no --teacher: leave it out')
+        raise InputError(f'--method {opt.method} uses no --teacher: omit it')
     if method.needs in ('parameters', 'features') and not opt.source:
         raise InputError(f'--method {opt.method} compares with a source: give --source')
     if method.needs == 'target' and not (opt.target or opt.shift and not opt.domain):
@@ -114,14 +115,14 @@ def check_sources(opt):
         raise InputError('--method delta needs --channel_weights, and no other method does: '
                          'compute, or a file that such a run left')
     if not opt.source and not opt.arch:
-        raise InputError('give --source, the weights to start from, or --arch, to start from none')
+        raise InputError('give --source, the weights to start from, or --arch, a net to initialise')
     for name in ('keep_head', 'freeze'):
         if getattr(opt, name) and not opt.source:
             raise InputError(f'--{name} is for a net that comes from a --source')
 
 
 def check_shapes(opt, name, f, params, size):
-    """Refuse images that are too small for a net, and --at_groups that it lacks."""
+    """Raise an InputError for images that are too small for a net, or --at_groups that it lacks."""
     groups = facts.count_groups(f, params, size, name) if f else 0
     right = opt.at_groups and all(type(g) is int and -groups <= g < groups for g in opt.at_groups)
     if opt.method == 'at' and not (
@@ -147,20 +148,20 @@ def add_schedule_flags(parser):
                    'at the end of which the net is tested; 0: one pass over the training images')
     s.add_argument('--schedule', default='step', choices=['step', 'exp', 'inv'], help='learning '
                    'rate: step: drops at --epoch_step; exp: decays as much, a little in each '
-                   'epoch; inv: lr / (1 + lr_gamma t) ** lr_power in step t')
+                   'epoch; inv: lr / (1 + lr_gamma t) ** lr_power in step t (DAN: 0.001 and 0.75)')
     s.add_argument('--lr_gamma', default=1e-3, type=float, metavar='X', help='of --schedule inv')
     s.add_argument('--lr_power', default=.75, type=float, metavar='X', help='of --schedule inv')
 
 
 def set_epochs(opt, n=0):
-    """Fill in how many epochs the steps make of n training images, and where the rate drops ->
-    the steps of an epoch. --epochs or --steps_per_epoch make n needless for all but these."""
+    """Fill in the epochs that the steps make of n training images, and when the rate drops -> steps
+    per epoch (0 without n and --steps_per_epoch). InputError, if they make no whole epochs."""
     steps = opt.steps_per_epoch or -(-n // opt.batch_size)
     if not opt.epochs:
         opt.iterations = opt.iterations or steps_of(opt, n)
         if opt.steps_per_epoch and opt.iterations % opt.steps_per_epoch:
-            raise InputError(f'--iterations {opt.iterations} is no multiple of --steps_per_epoch '
-                             f'{opt.steps_per_epoch}')
+            raise InputError(f'--iterations {opt.iterations} is not a multiple of '
+                             f'--steps_per_epoch {opt.steps_per_epoch}')
         # of passes, as in the published code of DELTA and AFA
         one = opt.steps_per_epoch or n / opt.batch_size
         opt.epochs = max(1, round(opt.iterations / one))
@@ -203,7 +204,7 @@ def parameter_groups(opt, params, head):
 
 
 def logged(lines):
-    """Return what the epoch of the last of `lines` logs besides. The accuracy of the best epoch so
+    """Return what else the last of `lines` logs of its epoch: the accuracy of the best epoch so
     far on the test images, which is too good, and only for comparison with papers that chose the
     epoch so; with --validate that of the best epoch on the held-out images; with learned attention
     its entropy relative to uniform attention, layer by layer: near zero, it looks at one channel

@@ -38,8 +38,8 @@ def feature_distance(source, target, weights=None, positions='mean', normalize=F
 # ---- methods ------------------------------------------------------------------------------------
 
 def l2_sp_loss(batch):
-    """L2-SP: half the squared distance of the parameters to those of the source, without the head:
-    the entries under 'teacher.'."""
+    """Return L2-SP's loss: half the squared distance of the parameters from those of the source,
+    the entries under 'teacher.', without the head."""
     student, start = (without_prefix(batch.params, k) for k in ('student.', 'teacher.'))
     return [sum((student[k] - v).square().sum() for k, v in start.items()) / 2]
 
@@ -51,12 +51,12 @@ def features(batch, weights=None):
 
 
 def feature_map_loss(batch):
-    """DELTA without its channel weights: the distance of all features alike."""
+    """Return DELTA's loss without its channel weights: the distance of all features alike."""
     return [features(batch)]
 
 
 def delta_loss(batch):
-    """DELTA: the distance weighted by fixed weights of channels, the entries
+    """Return DELTA's loss: the distance weighted by fixed weights of channels, the entries
     'teacher.channel_weights.<layer>' (C,), times C."""
     channels = without_prefix(batch.params, 'teacher.channel_weights.')
     return [features(batch, {k: v * len(v) for k, v in channels.items()})]
@@ -73,23 +73,23 @@ def attention_weighted(batch, attention, factor, part=''):
 
 
 def afd_loss(batch):
-    """AFD: the sum of attention times squared distance, without the half."""
+    """Return AFD's loss: the sum of attention times squared distance, without the half."""
     return attention_weighted(batch, channel_attention, lambda a: 2 * a)
 
 
 def ast_loss(batch, part=''):
-    """AFA's first stage, Eq. 6: attention to positions, squared; as in the published code times
-    H W, and with the half."""
+    """Return the loss of AFA's first stage, Eq. 6: by attention to positions, squared; as in the
+    published code times H W, and with the half."""
     return attention_weighted(batch, spatial_attention, lambda a: (a * a[0].numel()).square(), part)
 
 
 def act_loss(batch, part=''):
-    """AFA's second stage, Eq. 8: attention to channels; as in the published code times C, and with
-    the half."""
+    """Return the loss of AFA's second stage, Eq. 8: by attention to channels; as in the published
+    code times C, and with the half."""
     return attention_weighted(batch, channel_attention, lambda a: a * a.shape[1], part)
 
 
 def ast_act_loss(batch):
-    """AFA in one stage, section 5.5.4: the sum of the losses of both stages."""
+    """Return the loss of AFA in one stage, section 5.5.4: the sum of those of both stages."""
     ((x,), of_positions), ((y,), of_channels) = ast_loss(batch, '.ast'), act_loss(batch, '.act')
     return [x + y], of_positions + of_channels

@@ -10,13 +10,13 @@ import utils
 
 
 def attention(batch):
-    """AT, Eq. 2: a loss for each of the groups that --at_groups names."""
+    """Return AT's loss (Eq. 2) for each of the groups that --at_groups names."""
     opt, student, teacher = batch.opt, batch.student.groups, batch.teacher.groups
     return [utils.at_loss(student[i], teacher[i], opt.at_map, opt.at_mode) for i in opt.at_groups]
 
 
 def activations(batch):
-    """F-ActT, table 1: a loss between full activations for each of the groups. The student's go
+    """Return F-ActT's loss (table 1), of full activations, for each of the groups. The student's go
     through the 1x1 convolution 'regressor.group<i>', if there is one."""
     def regress(x, key):
         return F.conv2d(x, batch.params[key]) if key in batch.params else x
@@ -26,7 +26,7 @@ def activations(batch):
 
 
 def soft_targets(batch):
-    """KD: T² KL - CE. CE plus alpha times this is alpha T² KL + (1 - alpha) CE."""
+    """Return KD's loss: T² KL - CE. CE plus alpha times this is alpha T² KL + (1 - alpha) CE."""
     kd = utils.distillation(batch.student.logits, batch.teacher.logits, batch.labels,
                             batch.opt.temperature, 1.)
     return [kd - F.cross_entropy(batch.student.logits, batch.labels)]
@@ -42,20 +42,20 @@ def gradient(logits, inputs, labels, create_graph=True):
 
 
 def gradient_attention(batch):
-    """Gradient-based AT, Eq. 4."""
+    """Return the loss of gradient-based AT, Eq. 4."""
     student, teacher = (gradient(outputs.logits, batch.inputs, batch.labels, create_graph=learns)
                         for outputs, learns in ((batch.student, True), (batch.teacher, False)))
     return [utils.gradient_loss(student, teacher)]
 
 
 def gradient_penalty(batch):
-    """min-l2, table 3: a penalty on the norm of the gradient."""
+    """Return the loss of min-l2 (table 3), a penalty on the norm of the gradient."""
     return [utils.gradient_loss(gradient(batch.student.logits, batch.inputs, batch.labels))]
 
 
 def symmetry_norm(batch):
-    """Symmetry norm, Eq. 6: the change of the gradient when the image is mirrored. The running
-    statistics of batch normalisation, if there is any, count the mirrored images too."""
+    """Return the symmetry norm (Eq. 6), the change of the gradient when the image is mirrored. The
+    running statistics of batch normalisation, if there is any, count the mirrored images too."""
     mirrored = batch.inputs.detach().flip(3).requires_grad_()
     logits, _ = batch.net(mirrored, batch.params, True, 'student.')
     j = gradient(utils.at_least_float(logits), mirrored, batch.labels)

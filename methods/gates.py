@@ -43,7 +43,7 @@ def with_gates(params):
             params = with_gate(params, conv, base)
     if not gates(params):
         raise InputError('this net has no place for gates: they replace the scale of the batch '
-                         'normalisation of channels inside of a block')
+                         'normalisation of channels inside a block')
     return params
 
 
@@ -142,7 +142,7 @@ def shares(params, taps):
     """Return the part of each layer's multiply-adds that is computed for each image, by the pi of
     all gates in `taps` -> {key: (B,)}.
 
-    A channel whose pi is 0 costs nothing where it is made, in the depthwise convolution behind that
+    A channel whose pi is 0 costs nothing where it is made, in the depthwise convolution after that
     (which gives the same values everywhere and for all images), and where it is read.
     """
     found, sets = {}, architecture_of(params).channels

@@ -44,8 +44,8 @@ def correlations(scores, costs, chosen):
 
 
 def print_correlations(f, params, batches):
-    """Print how well AFS (of a net with gates), magnitude and chance rank some channels of each set
-    by their true costs, on a list of batches (inputs, labels)."""
+    """Print how well the scores of AFS (of a net with gates), magnitude and random ones rank some
+    channels of each set by their true costs, on a list of batches (inputs, labels)."""
     scores = {'magnitude': channels.by_magnitude(params), 'random': channels.by_chance(params, 0)}
     if gates.gates(params):
         found = gates.statistics(f, params, (x for x, _ in batches))

@@ -1,4 +1,4 @@
-"""Pruning of channels while a net is fine-tuned, in phases: by gates (AFS), magnitude or chance."""
+"""Pruning of channels during fine-tuning, in phases: by gates (AFS), by magnitude or at random."""
 from functools import partial
 from statistics import median
 
@@ -20,11 +20,12 @@ DEFAULTS = dict(macs_target=1., phases=3, density=1., delta_s=0., round_channels
 
 def add_flags(parser):
     """Add the flags of pruning."""
-    p = parser.add_argument_group('pruning of channels')
-    p.add_argument('--prune', default='', choices=['', *KINDS], help='which channels to remove: '
+    p = parser.add_argument_group('pruning of channels', 'No published values of --phases and '
+                                  '--density are known.')
+    p.add_argument('--prune', default='', choices=['', *KINDS], help='which channels to prune: '
                    'afs: those with the smallest gates, which are learned (with --method afd this '
-                   'is AFDS); magnitude: the smallest ones; random. With --evaluate: print how '
-                   'well these scores rank the channels of the tested net')
+                   'is AFDS); magnitude: those with the smallest filters; random. With --evaluate: '
+                   'print how well these scores rank the channels of the tested net')
     p.add_argument('--macs_target', type=float, metavar='X', help='fraction of the multiply-adds '
                    '(MACs) to keep')
     p.add_argument('--phases', type=int, metavar='N', help='divide training into N equal phases; '
@@ -34,13 +35,14 @@ def add_flags(parser):
                    'channels that is computed for each image in the last phase; in the first phase '
                    'all are')
     p.add_argument('--delta_s', type=float, metavar='X', help='afs: gates whose variance over the '
-                   'training images is at most X become static, the same for all images')
+                   'training images is at most X become static, the same for all images; 0.5 in a '
+                   'reproduction')
     p.add_argument('--round_channels', type=int, metavar='N', help='keep multiples of N channels')
     parser.set_defaults(**DEFAULTS)
 
 
 def check_flags(opt):
-    """Refuse options of pruning that mean nothing, alone or together, with an InputError."""
+    """Raise an InputError for invalid options of pruning, alone or together."""
     flags.check_numbers(opt, above_zero=('phases', 'round_channels'), zero_or_more=['delta_s'])
     for name in ('macs_target', 'density'):
         if not 0 < getattr(opt, name) <= 1:
@@ -56,7 +58,7 @@ def check_flags(opt):
         if wrong := {'--density', '--delta_s'} & set(given):
             raise InputError(f'--prune {opt.prune} has no gates: {wrong.pop()} belongs to afs')
         if opt.macs_target == 1:
-            raise InputError(f'--prune {opt.prune} removes nothing: give a --macs_target below 1')
+            raise InputError(f'--prune {opt.prune} prunes nothing: give a --macs_target below 1')
 
 
 # ---- phases of training -------------------------------------------------------------------------
@@ -148,8 +150,8 @@ def mask_to_target(f, params, scores, size, target, multiple=1):
 def sizes(opt, lines, f, params, size, images):
     """Return what the last epoch's line of the log says of the masked student in `params`; {} for
     other lines. Multiply-adds of an image of size x size pixels: of the net without pruning, of the
-    cut net, and of that less what gates turn off, the mean over `images`; parameters of the cut
-    net."""
+    pruned net, and of that less what gates turn off, the mean over `images`; parameters of the
+    pruned net."""
     if not opt.prune or lines[-1]['epoch'] < opt.epochs:
         return {}
     student = utils.without_prefix(params, 'student.')
@@ -173,7 +175,7 @@ def images_per_second(opt, device, f, nets, size, batch=32):
 
 
 def print_gain(opt, device, f, params, last):
-    """Print what pruning has given the masked net; `last` is the last line of the run's log."""
+    """Print what the masked net gains by pruning; `last` is the last line of the run's log."""
     size = last['input_size']
     both = {'before': gates.without_gates(params), 'after': gates.compact(params)}
     speeds, macs = images_per_second(opt, device, f, both, size), {}
@@ -185,5 +187,5 @@ def print_gain(opt, device, f, params, last):
           f'{speeds["after"] / speeds["before"]:.2f} times the images/s')
     if last['multiply_adds_dynamic'] != last['multiply_adds']:
         print(f'its gates leave {last["multiply_adds_dynamic"] / last["multiply_adds_before"]:.3f} '
-              f'of the multiply-adds, the mean over the test images, if what they turn off is '
+              f'of the multiply-adds, on average over the test images, if what they turn off is '
               f'skipped')

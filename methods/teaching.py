@@ -50,7 +50,7 @@ def add_flags(parser, teacher, teacher_help, at_groups, groups_help):
 
 
 def epoch(text):
-    """Convert the text of --transfer_from. ValueError, if it is no epoch."""
+    """Convert the text of --transfer_from to a number. ValueError, if it is not an epoch."""
     value = float(text) if '.' in text else int(text)
     if not flags.is_epoch(value):
         raise ValueError
@@ -58,9 +58,9 @@ def epoch(text):
 
 
 def check_flags(opt, teacher, groups):
-    """Refuse options that mean nothing, alone, together or for nets of `groups` groups, with an
-    InputError; make a list of --at_groups, resolve --beta_decay and --transfer_from. `teacher` is
-    the flag that names the teacher."""
+    """Raise an InputError for invalid options, alone, together or for nets of `groups` groups; make
+    a list of --at_groups, resolve --beta_decay and --transfer_from. `teacher`: the flag that names
+    the teacher."""
     chosen, possible = flags.json_list(opt.at_groups, '--at_groups', '[0,1,2]'), range(groups)
     if not chosen or not all(type(g) is int and chosen.count(g) == (g in possible) for g in chosen):
         raise InputError(f'--at_groups {opt.at_groups}: choose from '
@@ -73,19 +73,19 @@ def check_flags(opt, teacher, groups):
     if opt.method != 'at' and not opt.beta:
         raise InputError(f'--method {opt.method} has no effect without --beta, its weight')
     if losses.METHODS[opt.method].twice and opt.compile:
-        raise InputError(f'--method {opt.method} differentiates twice, which --compile cannot')
+        raise InputError(f'--method {opt.method} differentiates twice: omit --compile')
     alone = losses.METHODS[opt.method].needs != 'teacher' and not opt.alpha
     if (opt.alpha or opt.beta) and not alone and not given:
-        raise InputError(f'--alpha and --beta weigh what comes from a teacher: give --{teacher}')
+        raise InputError(f'--alpha and --beta have no effect without a teacher: give --{teacher}')
     if alone and given:
-        raise InputError(f'--method {opt.method} needs no teacher: leave --{teacher} out, or add '
+        raise InputError(f'--method {opt.method} needs no teacher: omit --{teacher}, or add '
                          f'--alpha')
     if opt.beta_decay == 'auto':
         decays = opt.method == 'f_actt' or opt.method == 'at' and opt.alpha and opt.beta
         opt.beta_decay = 'linear' if decays else 'constant'
     opt.transfer_from = flags.whole_epoch(opt.transfer_from, opt.epochs)
     if opt.transfer_from > 1 and not (given and (opt.alpha or opt.beta)):
-        raise InputError(f'--transfer_from is when a teacher begins to teach: give --{teacher}, '
+        raise InputError(f'--transfer_from has no effect without a teacher: give --{teacher}, '
                          f'and --alpha or --beta')
     if opt.transfer_from > opt.epochs:
         raise InputError(f'--transfer_from {opt.transfer_from}: there are only {opt.epochs} epochs')
@@ -137,7 +137,7 @@ def regressors(f_s, student, f_t, teacher, size, groups):
 def load_net(name, functions, any_head=False, known=store.KNOWN):
     """Load the net of a run, a file of parameters or a name among `known` -> (f, number of classes,
     params, path), where f(inputs, params, mode, base='', taps=None) gives logits and groups;
-    `functions` as for `architecture.net_of`. Channels that a run has masked are cut. With
+    `functions` as for `architecture.net_of`. Channels that a run has masked are cut out. With
     `any_head`, a net that lacks its head gets one of a single class, of zeros, to be replaced.
     InputError, if there is no such net, or it is none of the functions'."""
     with processes.first_alone():        # it may have to be downloaded
@@ -155,16 +155,16 @@ def load_teacher(name, functions, known):
 
 
 def check_classes(name, outputs, classes, where):
-    """Refuse, with an InputError, a teacher `name` of other classes than the data set `where`."""
+    """Raise an InputError, if a teacher `name` has other classes than the data set `where`."""
     if name and outputs != classes:
-        raise InputError(f'the teacher {name} knows {outputs} classes, {where} has {classes}')
+        raise InputError(f'the teacher {name} has {outputs} classes, {where} has {classes}')
 
 
 def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test, classes, size):
     """Make the `loop.Training` of the net that make_net() gives, by --method from `teacher`: its
     name, f and params, whose batch normalisation is folded here; of none '', None and {}.
 
-    checkpoint, lines: what a run goes on from; train, test: `data.arrays.Images` of size x size
+    checkpoint, lines: what a run continues from; train, test: `data.arrays.Images` of size x size
     pixels. InputError, if these are too small for one of the nets.
     """
     name, f_t, teacher = teacher
@@ -184,7 +184,7 @@ def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
         print(f'teacher {name}: {loop.tested_on(vars(opt))} error {error:.2f} %')
         if not (opt.alpha or opt.beta):
-            print(f'{name} teaches nothing: --alpha and --beta are both zero')
+            print(f'{name} has no effect: --alpha and --beta are both zero')
     params = {**utils.with_prefix(step.on_device(student, opt.dtype, device), 'student.'),
               **step.on_device(params, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}

@@ -41,7 +41,7 @@ def turns(functions, rounds):
 
 
 def flop(f):
-    """Count the floating-point operations of products and convolutions in a call of f."""
+    """Count the floating-point operations of matrix products and convolutions in a call of f."""
     with FlopCounterMode(display=False) as counter:
         f()
     return counter.get_total_flops()
@@ -122,7 +122,7 @@ def children(jobs):
             future.result()
         yield ask
     except BrokenProcessPool:
-        raise RunError('a measuring process ended; what it said stands above') from None
+        raise RunError('a measuring process died; its message is above') from None
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
@@ -136,8 +136,8 @@ def children(jobs):
 
 class Way(NamedTuple):
     """One way to do a case: make() gives a function of no arguments, which a process of its own
-    calls: a step of so many `images`, in `dtype` ('' for no comparison with the machine's best),
-    whose data so many `workers` prefetch."""
+    calls: a step on `images` images, in `dtype` ('' for no comparison with the machine's best),
+    whose data are prefetched by `workers` workers."""
     make: Callable
     images: int
     dtype: str = ''

@@ -25,7 +25,7 @@ def write_whole(path, data, temporary=None):
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise RunError(f'cannot write {path}: {e.strerror}' + (
-            '. What was there before is as it was; make room and repeat the command'
+            '. What was there before is unchanged; make room and repeat the command'
             if e.errno in FULL else '')) from None
 
 

@@ -87,13 +87,12 @@ def fails(capsys):
     return call
 
 
-
 @pytest.fixture
 def two_tables(monkeypatch):
     """`t` of three rows, `u` with two of those and one of its own."""
     t = {'teacher': row('WRN-10-1', seeds=2), 'student': row('alone', seeds=2),
          'at': row('WRN-10-1, AT', '5.00', 'a book', '--teacher_id @teacher --beta 10',
-               'student', 2)}
+                   'student', 2)}
     u = {'t/student': row('none', '9.00', seeds=2),
          'own': row('own', '', '', '--teacher_id @t/teacher --beta 1', 't/student', 4)}
     monkeypatch.setattr(catalogue, 'TABLES',

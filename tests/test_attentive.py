@@ -206,8 +206,8 @@ def test_fixed_attention_is_that_of_the_same_method(fails):
     write_net()
     call('logs/a', '--method', 'ast', '--alpha', 1e-4)
     for method, run, message in (('act', 'logs/a', 'of another architecture'),
-                                 ('l2', 'logs/a', 'means nothing for --method l2'),
-                                 ('ast', 'source.pth', 'no checkpoint of a run')):
+                                 ('l2', 'logs/a', 'has no effect with --method l2'),
+                                 ('ast', 'source.pth', 'not a checkpoint of a run')):
         status, said = fails(finetune.main, *FLAGS, '--source', 'source.pth', '--method', method,
                              '--fixed_attention', run, '--save', 'logs/b')
         assert status == 2 and message in said and not pathlib.Path('logs/b').exists()
@@ -245,7 +245,7 @@ def test_stage_two_can_keep_the_source_of_stage_one(fails):
 def test_stage_two_wants_the_classes_of_stage_one(fails):
     write_net()
     status, said = fails(finetune.main, *FLAGS, '--source', 'source.pth', '--keep_head')
-    assert status == 2 and 'knows 13 classes' in said
+    assert status == 2 and 'has 13 classes' in said
 
 
 def test_a_continued_run_goes_on_with_its_attention():

@@ -80,7 +80,7 @@ def test_both_ways_give_the_same_loss_and_gradients(net, beta):
                                                if v.requires_grad}])
             # the published way alone computes losses that weigh nothing
             assert len(parts) == (len(opt.at_groups) if f_t and (opt.beta or
-                                                                way == 'published') else 0)
+                                                                 way == 'published') else 0)
         torch.testing.assert_close(*found, rtol=bound, atol=bound)
         assert found[0][2]['conv0'].abs().max() > 0
 

@@ -148,7 +148,7 @@ def test_gradient_methods_image_by_image(method):
     params = both(student, teacher)
     x, y = torch.randn(3, 3, 32, 32, dtype=torch.double), torch.tensor([1, 2, 3])
     objective = teaching.student_objective(Options(method=method, alpha=0.), student[0],
-                                        teacher[0] if method == 'grad_at' else None)
+                                           teacher[0] if method == 'grad_at' else None)
     loss, logits, parts = objective(params, x, y, True, 7.)
     total = 0
     for image, label in zip(x, y, strict=True):

@@ -399,7 +399,7 @@ def test_what_does_not_vary_becomes_static():
     with torch.no_grad():
         scale[5] = 3.
     again = gates.make_static(static, {b: {**s, 'variance': s['variance'] * 0 + 1} for b, s in
-                                  found.items()}, .5)
+                                       found.items()}, .5)
     assert torch.equal(again[f'{base}.gate.dynamic'], dynamic)
     again = gates.make_static(static, found, 1e9)
     assert not again[f'{base}.gate.dynamic'].any() and again[f'{base}.gate.scale'][5] == 3

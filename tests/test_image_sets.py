@@ -174,7 +174,7 @@ def test_mit67_lists_that_are_wrong(tmp_path):
     write('TrainImages.txt', ' ')
     refused('TrainImages.txt is empty', 'mit67')
     write('TrainImages.txt', 'bar/\0.jpg')
-    refused('TrainImages.txt is no text', 'mit67')
+    refused('TrainImages.txt is not text', 'mit67')
     os.remove('TrainImages.txt')
     os.mkdir('TrainImages.txt')
     refused('cannot read TrainImages.txt: Is a directory', 'mit67')
@@ -232,8 +232,8 @@ def test_food101_lists_that_are_wrong(tmp_path):
     write_food(tmp_path, '.json')
     for damaged in ('{', '[1]', '{"a": 3}', '{"a": [3]}', '{}'):
         write('meta/test.json', damaged)
-        refused('meta/test.json is no list of images', 'food101')
-    for odd, match in (('a\\u0000/1', '1 of 3 images are missing'), ('\\ud800/1', 'is no list')):
+        refused('meta/test.json is not a list of images', 'food101')
+    for odd, match in (('a\\u0000/1', '1 of 3 images are missing'), ('\\ud800/1', 'is not a list')):
         for part in ('test', 'train'):
             write(f'meta/{part}.json', f'{{"a": ["apple_pie/3", "waffles/2", "{odd}"]}}')
         refused(match, 'food101')

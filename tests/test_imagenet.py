@@ -116,7 +116,7 @@ def test_known_weights_say_what_they_should_give(shapes_folder, capsys, monkeypa
     file = 'resnet34-b627a593.pth'
     torch.save(imagenet.define_student(18, .125, 10)[1], file)
     imagenet.main([*SMALL_IMAGENET, '--imagenetpath', str(shapes_folder), '--evaluate', file])
-    assert 'it should be 26.69 % and 8.58 %' in capsys.readouterr().out
+    assert 'errors should be 26.69 % and 8.58 %' in capsys.readouterr().out
 
 
 def test_a_runs_own_size_and_pixels_are_taken(imagenet_run, shapes_folder, capsys):
@@ -369,7 +369,7 @@ def test_weights_of_another_net(fails, shapes_folder):
     import cifar
     store.write_params(cifar.resnet(10, 1, 10)[1], 'cifar.pth')
     store.write_params(imagenet.define_student(18, .125, 7)[1], 'seven.pth')
-    for file, message in (('cifar.pth', 'no net of this script'), ('seven.pth', '7 classes'),
+    for file, message in (('cifar.pth', 'not a net of this script'), ('seven.pth', '7 classes'),
                           ('missing.pth', 'no net missing.pth')):
         status, said = fails(imagenet.main, *SMALL_IMAGENET, '--imagenetpath', shapes_folder,
                              '--teacher_params', file, '--beta', 1, '--save', 'logs/a')

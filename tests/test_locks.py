@@ -24,7 +24,7 @@ def test_lock_is_for_one_and_leaves_no_empty_folder(tmp_path):
         (tmp_path / 'x/y/log.txt').write_text('')
         raise ZeroDivisionError
     assert [p.name for p in (tmp_path / 'x/y').iterdir()] == ['log.txt']
-    with pytest.raises(runs.InputError, match='a/kept/b is, or'), runs.lock('a/kept/b'):
+    with pytest.raises(runs.InputError, match='a/kept/b is not a folder'), runs.lock('a/kept/b'):
         pass
 
 

@@ -57,7 +57,7 @@ def test_other_classes_of_a_data_set_are_said(trained, capsys):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--predict', 'x.png'], '--predict takes the net of --evaluate'),
+    (['--predict', 'x.png'], '--predict needs --evaluate'),
     (['--evaluate', 'source.pth', '--predict', 'x.png'], 'cannot read the image x.png'),
     (['--evaluate', 'source.pth', '--predict', '.'], 'holds no images')])
 def test_what_cannot_be_predicted_is_refused(flags, message):

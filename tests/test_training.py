@@ -140,7 +140,7 @@ def test_resume_of_a_finished_run_elsewhere(cifar_run, tmp_path):
 
 def test_folder_that_cannot_be_written(fails, tmp_path):
     (tmp_path / 'file').write_text('')
-    for save, expected, words in (('file', 2, 'no folder'), ('file/run', 2, 'no folder'),
+    for save, expected, words in (('file', 2, 'not a folder'), ('file/run', 2, 'not a folder'),
                                   ('/proc/x', 1, 'cannot write /proc/x')):
         status, said = fails(cifar.main, '--dataset', 'shapes', '--save', save)
         assert status == expected and words in said and len(said.splitlines()) == 1

@@ -243,4 +243,4 @@ def test_nets_of_cifar_and_imagenet_are_not_mixed(fails):
     store.write_params(imagenet.define_student(18, .125, 10)[1], 'large.pth')
     store.write_params(cifar.resnet(10, 1, 10)[1], 'small.pth')
     status, said = fails(visualize.main, '--model', 'large.pth', 'small.pth')
-    assert status == 2 and 'figures of their own' in said
+    assert status == 2 and 'in separate figures' in said

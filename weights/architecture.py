@@ -72,7 +72,7 @@ def architecture_of(params):
 
 
 def residual_of(params):
-    """Recognise a residual net -> its `Architecture`, without channels; an unknown one, if none."""
+    """Recognise a residual net -> its `Architecture`, without channels; for others the default."""
     matches = (re.fullmatch(r'(?:group|layer)(\d+)\.\D*\d+\.conv1(?:\.weight)?', k) for k in params)
     counts = collections.Counter(int(m[1]) for m in matches if m)
     blocks = tuple(counts[j] for j in sorted(counts))
@@ -91,7 +91,7 @@ def residual_of(params):
         return Architecture()
     stem = params.get(weight_of(params, names.stem))
     if len(blocks) == 4 and stem is not None and stem.shape[2:] != (7, 7):
-        return Architecture()       # such as a ResNet-18 for CIFAR, whose strides are others
+        return Architecture()       # such as a ResNet-18 for CIFAR, whose strides differ
     deep = any(f'.conv{names.first + 2}' in k for k in params)
     last = f'.conv{names.first + 1 + deep}'
     stages = tuple(names.block.format(j + names.first, n - 1) + last
@@ -155,8 +155,8 @@ def net_of(functions, params, path):
     net is of no such kind, or some entries do not fit."""
     found = architecture_of(params)
     if found.kind not in functions:
-        raise InputError(f'{path} is {found.arch and found.arch + ", "}no net of this script; its '
-                         f'first entries are {", ".join(list(params)[:3])}')
+        raise InputError(f'{path} is {found.arch and found.arch + ", "}not a net of this script; '
+                         f'its first entries are {", ".join(list(params)[:3])}')
     f, bias = functions[found.kind](found), found.head + '.bias'
     classes = facts.classes_of(f, params, found.head, path)
     if params[bias].shape != (classes,):        # it would be broadcast

@@ -1,5 +1,5 @@
 """Reading files of weights of torch, HDF5 or safetensors, whatever they are called. Nothing in such
-a file is ever run, and no other file is read because one names it."""
+a file is ever run, and no file that it names is read."""
 import pathlib
 import re
 import stat
@@ -15,7 +15,7 @@ from utils import InputError
 
 
 class StandIn:
-    """Stands in for an object beside the weights: keeps arguments and state, and calls nothing."""
+    """Stands in for an object saved with weights: keeps arguments and state, and calls nothing."""
 
     def __new__(cls, *args, **named):
         self = super().__new__(cls)
@@ -26,7 +26,7 @@ class StandIn:
         self.state = state
 
 
-# the types, beside torch's own, that people keep beside their weights, and numpy's arrays
+# the types, besides torch's own, that people save with their weights, and numpy's arrays
 HARMLESS = [
     *(f'{core}.multiarray.{k}' for core in ('numpy.core', 'numpy._core')
       for k in ('scalar', '_reconstruct')),
@@ -56,7 +56,7 @@ REFUSED = {
 
 
 def check_regular(path):
-    """Raise an InputError for a missing path, or one without an end: a folder, a FIFO, a device."""
+    """Raise an InputError for a path that is missing or not a regular file, such as a folder."""
     try:
         mode = pathlib.Path(path).stat().st_mode
     except (OSError, ValueError) as e:

@@ -36,7 +36,7 @@ OF_CIFAR = {
     'cifar10_resnet56': (f'{CIFAR_HOST}/resnet56-4bfd9763.th', '4bfd9763', (6.61,)),
 }
 KNOWN = {**OF_IMAGENET, **OF_CIFAR}
-# what was trained beside the net, and is no part of it
+# what was trained with the net, and is not part of it
 HELPERS = ('regressor.', 'attention.')
 # counters of torch's batch normalisation, and of a package that counts multiply-adds
 COUNTERS = re.compile(r'(.*\.)?(num_batches_tracked|total_ops|total_params)')
@@ -168,7 +168,7 @@ def read_params(path):
     broken = [k for k, v in params.items() if not v.isfinite().all()]
     if broken:
         note(path, f'{len(broken)} of its entries hold NaN or infinity, the first is {broken[0]}: '
-                  f'what is computed with them means nothing')
+                   f'results computed with them are meaningless')
     return from_caffe(params)
 
 
@@ -187,13 +187,13 @@ def options(path):
 
 def checkpoint(path):
     """Read the checkpoint from which a run continues, with its parameters as `params`. InputError,
-    if the file is no checkpoint, or is damaged."""
+    if the file is not a checkpoint, or is damaged."""
     state = read_contents(path)
     if not isinstance(state, dict):
-        raise InputError(f'{path} is no checkpoint of a run')
+        raise InputError(f'{path} is not a checkpoint of a run')
     state = {**state, 'params': parameters(state, path), 'path': path}
     if type(state.get('epoch')) is not int or state['epoch'] < 0:
-        raise InputError(f'{path} is no checkpoint of a run: its epoch is '
+        raise InputError(f'{path} is not a checkpoint of a run: its epoch is '
                          f'{state.get("epoch", "missing")}')
     if state.get('momenta', {}) != {}:
         state['momenta'] = tensors(state['momenta'], path)
@@ -202,11 +202,11 @@ def checkpoint(path):
     if wrong:
         raise InputError(f'{path} is damaged: the momentum of {wrong[0]} is of another shape')
     if not isinstance(state.get('line', {}), dict):
-        raise InputError(f'{path} is damaged: its line of the log is no dict')
+        raise InputError(f'{path} is damaged: its line of the log is not a dict')
     now, random = torch.get_rng_state(), state.get('random', {})
     cpu = random.get('cpu', now) if isinstance(random, dict) else None
     if getattr(cpu, 'shape', 0) != now.shape or cpu.dtype != now.dtype:
-        raise InputError(f'{path} is damaged: its state of random numbers is none')
+        raise InputError(f'{path} is damaged: its random state is invalid')
     return state
 
 
@@ -258,13 +258,13 @@ def locate(name, known=KNOWN):
 def check_format(path):
     """Raise an InputError for the name of a file that `write_params` cannot write."""
     if str(path).endswith('.onnx'):
-        raise InputError(f'{path}: write .pth, of which five lines in docs/weights.md make .onnx')
+        raise InputError(f'{path}: write .pth; a few lines in docs/weights.md turn it into .onnx')
     if not str(path).endswith(('.pth', '.hkl')):
         raise InputError(f'{path}: write .pth (torch) or .hkl (hickle)')
 
 
 def write_params(params, path):
-    """`write_whole` a flat dict of tensors as .pth or .hkl. InputError for other names."""
+    """Write a flat dict of tensors whole, as .pth or .hkl. InputError for other names."""
     check_format(path)
     params = {k: v.detach().cpu().contiguous() for k, v in params.items()}
     data = io.BytesIO()
