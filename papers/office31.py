@@ -20,14 +20,14 @@ MADA = {
 }
 # by others, at the best epoch on the test images except for JAN's and transferlearning's last epoch
 RESNET50 = {
-    'source': {'TLlib': '75.8 95.5 99.0 79.3 63.6 63.8',
-               'DeepDA': '80.63 97.61 100.0 82.73 66.17 65.07'},
-    'ddc': {'easezyc': '78.3±0.4 97.1±0.1 100.0 81.7±0.9 65.2±0.6 65.1±0.4'},
+    'source': {'TLlib, best epoch': '75.8 95.5 99.0 79.3 63.6 63.8',
+               'DeepDA, best epoch': '80.63 97.61 100.0 82.73 66.17 65.07'},
+    'ddc': {'easezyc, best epoch': '78.3±0.4 97.1±0.1 100.0 81.7±0.9 65.2±0.6 65.1±0.4'},
     'dan': {"JAN's paper": '80.5 97.1 99.6 78.6 63.6 62.8',
             'transferlearning, last epoch': '81.6±0.7 97.2±0.1 99.5±0.1 80.0±0.7 66.2±0.6 65.6±0.4',
-            'its best epoch': '82.6±0.7 97.7±0.1 100.0 83.1±0.9 66.8±0.3 66.6±0.4',
-            'DeepDA': '85.79 97.48 100.0 84.34 68.16 66.56'},
-    'dan_tllib': {'TLlib': '84.2 98.4 100.0 87.3 66.9 65.2'},
+            'transferlearning, best epoch': '82.6±0.7 97.7±0.1 100.0 83.1±0.9 66.8±0.3 66.6±0.4',
+            'DeepDA, best epoch': '85.79 97.48 100.0 84.34 68.16 66.56'},
+    'dan_tllib': {'TLlib, best epoch': '84.2 98.4 100.0 87.3 66.9 65.2'},
 }
 # DAN's Caffe recipe, except for the weight decay: the learning rate decays in every step, and the
 # head's is ten times that of the other layers
