@@ -64,7 +64,8 @@ METHODS = ('l2', 'l2_sp', 'feature_map', 'delta', 'afd', 'ast', 'act')
 def parse(argv):
     """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
-    parser.add_argument('loop', choices=BATCHES, help='the script whose loop is measured')
+    parser.add_argument('loop', metavar='SCRIPT', choices=BATCHES, help='whose loop is measured: ' +
+                        ', '.join(BATCHES))
     m = parser.add_argument_group('measurement')
     m.add_argument('--rounds', default=3 if CUDA else 7, type=int, metavar='N', help='turns of '
                    'each way')

@@ -26,7 +26,10 @@ def new_net(arch, classes):
     """Make a net of random parameters by its name -> (f, params). InputError for unknown names."""
     if m := re.fullmatch(r'(wrn|cifar_resnet)-(\d+)-(\d+(?:\.\d+)?)', arch):
         make = cifar.resnet if m[1] == 'wrn' else cifar.cifar_resnet
-        return make(int(m[2]), float(m[3]), classes)
+        try:
+            return make(int(m[2]), float(m[3]), classes)
+        except InputError as e:
+            raise InputError(f'--arch {arch}: {e}') from None
     if arch not in imagenet.ARCHS:
         raise InputError(f'--arch {arch}: choose from {", ".join(imagenet.ARCHS)}, '
                          f'wrn-depth-width, cifar_resnet-depth-width')

@@ -253,16 +253,18 @@ def show_tables(names, root, only=''):
 def parse(argv):
     """Parse the command line `argv` -> the options. InputError for invalid ones."""
     parser = flags.make_parser(__doc__)
-    parser.add_argument('what', choices=['commands', 'run', 'show', 'report'])
-    parser.add_argument('table', nargs='*', help=f'one or more of {", ".join(TABLES)}; none for '
-                        'report; docs/experiments.md describes them')
+    parser.add_argument('what', metavar='COMMAND', choices=['commands', 'run', 'show', 'report'],
+                        help='commands, run, show or report, as above')
+    parser.add_argument('table', nargs='*', metavar='TABLE', help='one or more of '
+                        f'{", ".join(TABLES)}; none for report; docs/experiments.md describes them')
     parser.add_argument('--root', default='results', metavar='DIR', help='folder of the runs')
     parser.add_argument('--epochs', type=int, metavar='N', help="a schedule of N epochs instead of "
                         "the paper's")
     parser.add_argument('--seeds', type=int, metavar='N',
                         help="seeds 0 to N-1 (default: each row's own number)")
     parser.add_argument('--only', default='', metavar='ROW',
-                        help='only this row and the teachers that it needs')
+                        help='only this row and the teachers that it needs; its name is that of '
+                        'its folder in what `commands` prints')
     parser.add_argument('--at_once', default=1, type=int, metavar='K', help='run: train up to K '
                         'runs at a time: on a GPU in one process, if they share images, batch size '
                         'and number of epochs; on a CPU each in a process with one thread, and at '
@@ -295,6 +297,8 @@ def main(argv=None):
             print('python', shlex.join(words))
     elif opt.what == 'run':
         run_tables(names, opt.root, opt.seeds, opt.only, opt.at_once, opt.minutes)
+    elif not pathlib.Path(opt.root).is_dir():
+        raise InputError(f'there is no folder {opt.root}: give the --root of the runs')
     else:
         show_tables(names, opt.root, opt.only)
 

@@ -95,9 +95,12 @@ def images_below(folder):
 
 
 def files_named(paths):
-    """List the images that paths stand for, bytes (N,). InputError for a folder without images."""
+    """List the images that paths stand for, bytes (N,). InputError for a folder without images, and
+    for what does not exist."""
     files = []
     for path in paths:
+        if not os.path.exists(path):
+            raise InputError(f'there is no image or folder {path}')
         found, others = images_below(path) if os.path.isdir(path) else ([path], [])
         if not found:
             raise InputError(f'{path} holds no images')

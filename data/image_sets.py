@@ -44,9 +44,9 @@ def add_flags(group):
                        'less contrast and more noise the target has, 0 to 1; with --domain shifted '
                        'these images are trained on')
     group.add_argument('--per_class', default=0, type=int, metavar='N', help='train on N '
-                       'images of each class, drawn by --seed')
+                       'images of each class, drawn by --seed; 0: all')
     group.add_argument('--fraction', default=0, type=float, metavar='X', help='train on this '
-                       'fraction of each class, drawn by --seed')
+                       'fraction of each class, drawn by --seed; 0: all')
     group.add_argument('--download', action='store_true', help='first download dogs, cub, '
                        'caltech256 or food101 into --dataroot')
     image_files.add_flags(group)
@@ -126,8 +126,9 @@ def check_choice(name, domain, target, shift):
         if not shift:
             raise InputError('--domain shifted of shapes needs --shift, which says by how much')
     elif name not in DOMAINS and (domain or target):
-        raise InputError(f'{name} has no domains: leave out --domain and --target, or choose from '
-                         f'{", ".join(DOMAINS)}')
+        own = 'no domain but --domain shifted' if name == 'shapes' else 'no domains'
+        raise InputError(f'{name} has {own}: leave out --domain and --target; the data sets with '
+                         f'domains are {", ".join(DOMAINS)}')
     if name == 'office31' and not domain:
         raise InputError(f'office31 needs --domain, one of {", ".join(OFFICE)}')
     if target and domain in ('', target):

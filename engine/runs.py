@@ -223,6 +223,8 @@ def check_options(opt, lines):
         said = '; '.join(
             f'--{k} was {"the default" if old is None else old or repr(old)}, is {new or repr(new)}'
             for k, (old, new) in found.items())
+        if 'epoch_step' in found and last['epochs'] != opt.epochs:
+            said += '; fractions of --epochs move with it'
         raise InputError(f'{opt.save} holds a run with other options ({said}{reason}); repeat '
                          f'those, or give another --save')
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from engine import runs, step
 from system import processes
-from utils import at_least_float, flatten, without_prefix
+from utils import InputError, at_least_float, flatten, without_prefix
 from weights import facts, store
 
 # ---- initial entries, for features (C, H, W) of a layer -----------------------------------------
@@ -124,6 +124,9 @@ def with_fixed(opt, f, params, layers, batches):
     path = store.locate(opt.fixed_attention)
     learned = {k: v for k, v in store.checkpoint(path)['params'].items()
                if k.startswith('attention.')}
+    if not learned:
+        raise InputError(f'--fixed_attention {opt.fixed_attention}: this run has learned no '
+                         f'attention; name one of --method {opt.method}')
     store.check_same(learned, drawn, path)
     params = {**params, **{k: learned[k].to(v) for k, v in drawn.items()}}
     found = processes.from_first(lambda: means(opt, f, params, layers, batches))

@@ -177,8 +177,8 @@ def steps_of(opt, n):
     passes = STEPS * opt.batch_size / n
     if passes <= PASSES:
         return STEPS
-    print(f'--iterations: {STEPS:,} steps would be {passes:,.0f} passes over {n:,} training '
-          f'images; {PASSES} are made')
+    print(f'{PASSES} passes over {n:,} training images are made ({STEPS:,} steps would be '
+          f'{passes:,.0f}); --iterations or --epochs changes this')
     return max(1, round(PASSES * n / opt.batch_size))
 
 

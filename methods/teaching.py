@@ -184,7 +184,7 @@ def make_training(opt, device, checkpoint, lines, make_net, teacher, train, test
         error, _ = step.test_errors(f_t, teacher, test, opt.dtype, device)
         print(f'teacher {name}: {loop.tested_on(vars(opt))} error {error:.2f} %')
         if not (opt.alpha or opt.beta):
-            print(f'{name} has no effect: --alpha and --beta are both zero')
+            print(f'the teacher {name} has no effect: --alpha and --beta are both zero')
     params = {**utils.with_prefix(step.on_device(student, opt.dtype, device), 'student.'),
               **step.on_device(params, opt.dtype, device),
               **utils.with_prefix(teacher, 'teacher.')}

@@ -205,6 +205,7 @@ def test_attention_can_be_fixed_to_the_mean_over_images(method, monkeypatch):
 def test_fixed_attention_is_that_of_the_same_method(fails):
     write_net()
     call('logs/a', '--method', 'ast', '--alpha', 1e-4)
+    call('logs/l2')
     for method, run, message in (('act', 'logs/a', 'of another architecture'),
                                  ('l2', 'logs/a', 'has no effect with --method l2'),
                                  ('ast', 'source.pth', 'not a checkpoint of a run')):

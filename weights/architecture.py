@@ -155,8 +155,9 @@ def net_of(functions, params, path):
     net is of no such kind, or some entries do not fit."""
     found = architecture_of(params)
     if found.kind not in functions:
-        raise InputError(f'{path} is {found.arch and found.arch + ", "}not a net of this script; '
-                         f'its first entries are {", ".join(list(params)[:3])}')
+        known = f'{found.arch}, not a net of this script; finetune.py takes it'
+        raise InputError(f'{path} is ' + (known if found.arch else (
+            f'not a net of this script; its first entries are {", ".join(list(params)[:3])}')))
     f, bias = functions[found.kind](found), found.head + '.bias'
     classes = facts.classes_of(f, params, found.head, path)
     if params[bias].shape != (classes,):        # it would be broadcast
