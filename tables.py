@@ -297,8 +297,6 @@ def main(argv=None):
             print('python', shlex.join(words))
     elif opt.what == 'run':
         run_tables(names, opt.root, opt.seeds, opt.only, opt.at_once, opt.minutes)
-    elif not pathlib.Path(opt.root).is_dir():
-        raise InputError(f'there is no folder {opt.root}: give the --root of the runs')
     else:
         show_tables(names, opt.root, opt.only)
 

@@ -430,7 +430,7 @@ def test_lists_that_are_missing():
 
 
 @pytest.mark.parametrize('choice, match', [
-    *((dict(name=name, domain='amazon'), f'{name} has no domains') for name in
+    *((dict(name=name, domain='amazon'), f'{name} has no domain') for name in
       ('dogs', 'cub', 'mit67', 'caltech256-30', 'food101', 'CIFAR10', 'shapes')),
     (dict(name='CIFAR100', target='amazon'), 'CIFAR100 has no domains'),
     (dict(target='night'), '--target needs another --domain'),
@@ -440,7 +440,7 @@ def test_lists_that_are_missing():
     (dict(domain='day', target='../night'), 'not a path'),
     (dict(shift=.5), '--shift 0.5 is for shapes only'),
     (dict(name='shapes', domain='shifted'), 'needs --shift'),
-    (dict(name='shapes', domain='shifted', target='plain', shift=.5), 'no domains'),
+    (dict(name='shapes', domain='shifted', target='plain', shift=.5), 'no domain but'),
     (dict(name='CIFAR10', shift=.5), '--shift 0.5 is for shapes only'),
     *((dict(name='shapes', shift=shift), 'from 0 to 1') for shift in (-.1, 1.1, float('nan'))),
 ])

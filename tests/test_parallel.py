@@ -194,6 +194,7 @@ loop.averages = averages
 '''
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_and_the_run_goes_on(torchrun):
     flags = ['--epochs', 3, '--epoch_step', '[2]', '--dtype', 'float', '--save_every', 0]
     done = torchrun(*flags, '--save', 'logs/killed', before=KILL, options=['--max-restarts=1'])

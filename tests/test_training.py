@@ -212,10 +212,9 @@ def test_finished_run_says_so(cifar_run, capsys):
     assert 'logs/a is finished' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('epochs, steps, stays', [
-    (2, '[3]', True), (2, '[2,3]', False), (2, '[]', False), (1, '[3]', False)])
-def test_a_learning_rate_that_does_not_drop_is_told(cifar_run, capsys, epochs, steps, stays):
-    cifar_run('logs/a', '--epochs', epochs, '--epoch_step', steps)
+@pytest.mark.parametrize('steps, stays', [('[3]', True), ('[2,3]', False)])
+def test_a_learning_rate_that_does_not_drop_is_told(cifar_run, capsys, steps, stays):
+    cifar_run('logs/a', '--epochs', 2, '--epoch_step', steps)
     assert ('does not drop before --epoch_step [3]' in capsys.readouterr().out) == stays
 
 
