@@ -224,7 +224,8 @@ COMPARED = {
 
 
 @pytest.mark.parametrize('case, arch', [
-    pytest.param(case, arch, marks=[pytest.mark.slow] * (case == 'delta' and arch != 'wrn-10-1'))
+    pytest.param(case, arch, marks=[pytest.mark.slow] * (
+        case in ('delta', 'afd pruned') and arch != 'wrn-10-1'))
     for case in COMPARED for arch in NETS])
 def test_what_a_net_is_compared_with_stays(case, arch, monkeypatch):
     """It shares no memory with the net that is trained, so that further copies change nothing."""
