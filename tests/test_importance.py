@@ -124,7 +124,7 @@ def test_quiet_noise_goes_first_by_magnitude_and_gates(arch, scale):
     f, params, counts = made(arch)
     noisy = with_noise(params, scale)
     keep = channels.to_target(f, noisy, channels.by_magnitude(noisy), 8, .5)
-    assert all((kept < counts[c]).double().mean() > .95 for c, kept in keep.items())
+    assert all((kept < counts[c]).all() for c, kept in keep.items())
     gated = trained(f, gates.with_gates(noisy), 20)
     assert above(channels.by_magnitude(gated), counts) > .95
     assert above(afs(f, gated), counts) > .95
